@@ -1,0 +1,108 @@
+"""Writes that survive a power cut, and scratch directories that tell whether their owner still lives."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import psutil
+
+STAGING = ".staging"
+# A process's start time is derived from the clock, which may be adjusted while it runs.
+CLOCK_TOLERANCE_S = 60.0
+# Whether a process of another host lives cannot be asked here, so its scratch is left alone this long.
+FOREIGN_STALE_S = 7 * 24 * 3600.0
+_OWNER = re.compile(r"(?P<host>[A-Za-z0-9_-]+)\.(?P<pid>[0-9]+)\.(?P<start>[0-9]+)\.[0-9a-f]{32}")
+
+
+@cache
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "_", socket.gethostname()) or "_"
+
+
+def scratch_name() -> str:
+    """A unique name `<host>.<pid>.<start, s since the epoch>.<random>` owned by this process."""
+    pid = os.getpid()  # not cached: a forked child is an owner of its own
+    return f"{_host()}.{pid}.{int(psutil.Process(pid).create_time())}.{uuid.uuid4().hex}"
+
+
+def is_stale(scratch: Path) -> bool:
+    """Whether the process that made this scratch entry is gone, so that nothing will ever come of it."""
+    owner = _OWNER.match(scratch.name)
+    if owner is None or owner["host"] != _host():
+        return time.time() - scratch.stat().st_mtime > FOREIGN_STALE_S
+    try:
+        started = float(psutil.Process(int(owner["pid"])).create_time())
+    except psutil.NoSuchProcess:
+        return True
+    return abs(started - int(owner["start"])) > CLOCK_TOLERANCE_S
+
+
+@contextmanager
+def scratch(root: Path) -> Iterator[Path]:
+    """A fresh directory below `root`/.staging, on the file system of `root`; removed afterwards, if still there."""
+    directory = root / STAGING / scratch_name()
+    directory.mkdir(parents=True)
+    try:
+        yield directory
+    finally:
+        remove_tree(directory)
+
+
+def remove_stale(root: Path) -> None:
+    """Remove the scratch entries below `root` whose processes are dead."""
+    staging = root / STAGING
+    for entry in list(staging.iterdir()) if staging.is_dir() else []:
+        try:
+            if is_stale(entry):
+                remove_tree(entry)
+        except FileNotFoundError:  # its owner has just removed it
+            continue
+
+
+def remove_tree(directory: Path) -> None:
+    """Remove a directory, if it is there, whoever else is removing it."""
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Make a file's content, or a directory's entries, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directory(path: Path) -> None:
+    """Create a directory and its missing parents, durably."""
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    path.mkdir(exist_ok=True)
+    sync(path.parent)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a new file and make its content durable."""
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_whole(root: Path, path: Path, content: bytes) -> None:
+    """Put a file at `path` (below `root`) such that readers see all of it or nothing, even after a power cut."""
+    make_directory(path.parent)
+    with scratch(root) as directory:
+        write_bytes(directory / "file", content)
+        (directory / "file").rename(path)
+    sync(path.parent)

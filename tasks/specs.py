@@ -1,0 +1,195 @@
+"""The vocabulary of recipes: one frozen model per kind of step, with units and bounds.
+
+A recipe is a list of these, in the order they are applied to the base model, ending in an engine. A study's YAML is
+validated against them before anything is computed, and Prefect draws its parameter forms from them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+
+class Spec(BaseModel):
+    """Base of every spec: immutable, and an unknown field is an error rather than silently ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+
+
+class PythonTrees(Spec):
+    """Python source below directories: by default the standard library and the environment's installed packages."""
+
+    source: Literal["python-trees"] = "python-trees"
+    roots: tuple[Path, ...] = Field((), description="Directories to read; empty: standard library and site-packages.")
+
+
+class CodeXGlue(Spec):
+    """A directory in CodeXGLUE's own layout: train.txt, dev.txt and test.txt, one lexed file a line."""
+
+    source: Literal["codexglue"] = "codexglue"
+    directory: Path
+
+
+class HubData(Spec):
+    """CodeXGLUE's token-level code completion through `datasets.load_dataset`: a hub id, or a local directory."""
+
+    source: Literal["hub"] = "hub"
+    id: str = "google/code_x_glue_cc_code_completion_token"
+    config: str | None = "python"
+    revision: str = "main"
+
+
+DataSource = Annotated[PythonTrees | CodeXGlue | HubData, Field(discriminator="source")]
+
+
+class Data(Spec):
+    """Which files to learn from and which lines to complete."""
+
+    origin: DataSource = PythonTrees()
+    train_files: PositiveInt = Field(600, description="Files to train on; the first of a seeded shuffle.")
+    dev_files: PositiveInt = Field(100, description="Files to watch the loss on.")
+    samples: PositiveInt = Field(200, le=100_000, description="Line-completion samples of the test split.")
+    seed: NonNegativeInt = 0
+
+
+# -------------------------------------------------------------------------------------------------------- base models
+
+
+class HubBase(Spec):
+    """A GPT-2-type model of the Hugging Face hub."""
+
+    source: Literal["hub"] = "hub"
+    id: str = "microsoft/CodeGPT-small-py"
+    revision: str = "main"
+
+
+class PathBase(Spec):
+    """A local GPT-2 checkpoint directory (config.json, model.safetensors, tokenizer files)."""
+
+    source: Literal["path"] = "path"
+    directory: Path
+
+
+class BundledBase(Spec):
+    """The small code model that ships with slimline."""
+
+    source: Literal["bundled"] = "bundled"
+
+
+class RandomBase(Spec):
+    """A named architecture with random weights: for size, memory and speed only; its EM and ES mean nothing."""
+
+    source: Literal["random"] = "random"
+    architecture: Literal["codegpt-small", "bundled", "tiny"] = "codegpt-small"
+    tokenizer: Literal["bundled", "train"] = Field(
+        "bundled", description="`train`: learn a byte-pair vocabulary from the study's training files."
+    )
+    seed: NonNegativeInt = 0
+
+
+Base = Annotated[HubBase | PathBase | BundledBase | RandomBase, Field(discriminator="source")]
+
+
+# --------------------------------------------------------------------------------------------------------------- steps
+
+
+class Training(Spec):
+    """What every step that trains shares."""
+
+    window: PositiveInt = Field(512, le=1024, description="Tokens per packed training window.")
+    batch_size: PositiveInt = Field(16, description="Windows per optimizer step.")
+    learning_rate: PositiveFloat = Field(5e-5, lt=1.0)
+    seed: NonNegativeInt = 0
+
+
+class Pretrain(Training):
+    """Train from random weights for a fixed time: Muon for the blocks' matrices, AdamW for everything else."""
+
+    step: Literal["pretrain"] = "pretrain"
+    minutes: PositiveFloat = Field(120.0, description="Wall time; the rate decays linearly over its second half.")
+    learning_rate: PositiveFloat = Field(3e-3, lt=1.0, description="AdamW's rate (embeddings, norms, biases).")
+    muon_learning_rate: PositiveFloat = Field(0.02, lt=1.0, description="Muon's rate (the blocks' matrices).")
+    checkpoint_minutes: PositiveFloat = 5.0
+
+
+class EpochTraining(Training):
+    """Training measured in passes over the data."""
+
+    epochs: PositiveFloat = Field(1.0, le=100)
+    max_steps: PositiveInt | None = Field(None, description="Optimizer steps at most; null: whole epochs.")
+
+
+class FineTune(EpochTraining):
+    """Fine-tune on code completion with the Hugging Face Trainer."""
+
+    step: Literal["fine-tune"] = "fine-tune"
+
+
+class GroupLasso(EpochTraining):
+    """Group-lasso pruning as published: whole blocks of every matrix go to zero, and the zeros stay in place."""
+
+    step: Literal["group-lasso"] = "group-lasso"
+    sparsity: float = Field(0.6, gt=0.0, lt=1.0, description="Share of every matrix set to zero.")
+    block: tuple[PositiveInt, PositiveInt] = Field((4, 1), description="Outputs x inputs of one block.")
+    strength: PositiveFloat = Field(1e-3, description="Weight of the group-lasso penalty.")
+    warmup_share: float = Field(0.1, ge=0.0, lt=1.0, description="Share of the steps before pruning starts.")
+    ramp_share: float = Field(0.6, gt=0.0, le=1.0, description="Share of the steps over which sparsity rises.")
+
+
+class DynamicInt8(Spec):
+    """Post-training dynamic int8 as published: torch's, which swaps nn.Linear only and so skips GPT-2's Conv1D."""
+
+    step: Literal["dynamic-int8"] = "dynamic-int8"
+
+
+class ExportOnnx(Spec):
+    """One ONNX graph with key/value cache in and out."""
+
+    step: Literal["export-onnx"] = "export-onnx"
+
+
+class OnnxInt8(Spec):
+    """Dynamic int8 of every projection of an ONNX graph, the tied head included."""
+
+    step: Literal["onnx-int8"] = "onnx-int8"
+    per_channel: bool = True
+
+
+class Engine(Spec):
+    """What runs the artifact: the last step of every recipe."""
+
+    step: Literal["engine"] = "engine"
+    name: Literal["torch", "onnxruntime"]
+
+
+Step = Annotated[
+    Pretrain | FineTune | GroupLasso | DynamicInt8 | ExportOnnx | OnnxInt8 | Engine, Field(discriminator="step")
+]
+
+# ----------------------------------------------------------------------------------------------------------- measuring
+
+
+class Decoding(Spec):
+    """How a completion is produced; part of what EM and ES mean."""
+
+    beams: PositiveInt = Field(1, le=16, description="1: greedy; 5: as CodeXGLUE.")
+    max_new_tokens: PositiveInt = Field(100, le=512)
+    fixed_new_tokens: PositiveInt | None = Field(
+        None, description="Generate exactly this many tokens: for random weights, which never end a line."
+    )
+
+
+class Measuring(Spec):
+    """How often and on how much a variant is measured."""
+
+    rounds: PositiveInt = Field(3, le=1000, description="Interleaved passes over all variants.")
+    speed_samples: PositiveInt = Field(20, description="Samples timed per variant and round, batch 1.")
+    warmup_samples: PositiveInt = Field(3, description="Untimed samples first, with the real shapes.")
+    quality_batch_size: PositiveInt = Field(8, description="Batch for EM and ES; does not change them.")
+    threads: NonNegativeInt = Field(0, description="Intra-op threads; 0: every core this process may use.")
+    decoding: Decoding = Decoding()

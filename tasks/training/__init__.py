@@ -1,0 +1,1 @@
+"""GPT-2 models and tokenizers: bases, pre-training, fine-tuning."""

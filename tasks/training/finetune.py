@@ -1,0 +1,193 @@
+"""Fine-tune a GPT-2 checkpoint on packed code with the Hugging Face Trainer, on the CPU; kill it, and it resumes."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from transformers import (
+    GPT2LMHeadModel,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+
+from tasks.specs import EpochTraining
+from tasks.training.callbacks import LossBar, TimedCheckpoints
+from tasks.training.checkpoint import last_checkpoint, load_gpt2, save_gpt2
+from tasks.training.packing import Windows, pack_split
+
+Notes = dict[str, object]
+
+_CHECKPOINT_MINUTES = 5.0
+_LOSS_POINTS = 50
+# Adam's second moments start empty: its first steps are too long at the full rate.
+_RATE_WARMUP_SHARE = 0.03
+# The logits are the largest tensor of a training step: 2^26 of them are 256 MB in fp32, and a few copies are alive.
+_LOGITS_AT_ONCE = 2**26
+
+
+class _Material(NamedTuple):
+    model: GPT2LMHeadModel
+    train: Windows
+    dev: Windows
+
+
+def fine_tune(
+    spec: EpochTraining,
+    model_dir: Path,
+    slice_dir: Path,
+    target: Path,
+    work_dir: Path,
+    callbacks: Sequence[TrainerCallback] = (),
+    decay_share: float = 1.0,
+) -> Notes:
+    """Train `model_dir` on the slice's train.parquet and write the result to `target` as a standard checkpoint.
+
+    AdamW without weight decay; the rate falls linearly to zero over the last `decay_share` of the steps. The model
+    keeps its own configuration (dropout included). `work_dir` belongs to this spec and these inputs: a checkpoint
+    found there is resumed. The caller removes it once `target` is published.
+
+    Returns train_loss (mean over the run, nats a token), dev_loss, train_tokens_per_s (of this process), steps,
+    tokens, bf16 and loss_curve ([step, mean loss since the entry before] each).
+    Raises ValueError for a model or a slice that cannot be trained on, FloatingPointError if the training diverged.
+    """
+    set_seed(spec.seed)
+    material = _load(spec, model_dir, slice_dir)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    use_cache = material.model.config.use_cache
+    trainer = _trainer(_arguments(spec, material, work_dir, decay_share), material, callbacks)
+    notes = _run(trainer, last_checkpoint(work_dir))
+    # The Trainer switches the key/value cache off in the configuration it trains, and would publish it so.
+    material.model.config.use_cache = use_cache
+    save_gpt2(material.model, model_dir, target)
+    return notes
+
+
+def total_steps(spec: EpochTraining, windows: int) -> int:
+    """Optimizer steps of a training over `windows` packed windows."""
+    whole = math.ceil(spec.epochs * math.ceil(windows / spec.batch_size))
+    return min(whole, spec.max_steps or whole)
+
+
+def has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 in hardware; emulated, bf16 is slower than fp32."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def micro_batch(batch_size: int, window: int, vocabulary: int) -> int:
+    """The largest divisor of `batch_size` whose logits, [batch, window, vocabulary], stay within the memory bound."""
+    fitting = max(1, _LOGITS_AT_ONCE // (window * vocabulary))
+    return max(size for size in range(1, min(batch_size, fitting) + 1) if batch_size % size == 0)
+
+
+def _load(spec: EpochTraining, model_dir: Path, slice_dir: Path) -> _Material:
+    model = load_gpt2(model_dir)
+    if spec.window > model.config.n_positions:
+        raise ValueError(f"window: {spec.window}, allowed: at most the model's {model.config.n_positions} positions")
+    tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
+    if tokenizer.get_vocab_size() > model.config.vocab_size:
+        raise ValueError(
+            f"{model_dir}/tokenizer.json: {tokenizer.get_vocab_size()} tokens, "
+            f"allowed: at most config.json's vocab_size {model.config.vocab_size}"
+        )
+    train, dev = (pack_split(slice_dir, split, tokenizer, spec.window) for split in ("train", "dev"))
+    return _Material(model, train, dev)
+
+
+def _arguments(spec: EpochTraining, material: _Material, work_dir: Path, decay_share: float) -> TrainingArguments:
+    steps = total_steps(spec, len(material.train))
+    micro = micro_batch(spec.batch_size, spec.window, material.model.config.vocab_size)
+    return TrainingArguments(
+        output_dir=str(work_dir),
+        max_steps=steps,
+        per_device_train_batch_size=micro,
+        per_device_eval_batch_size=micro,
+        gradient_accumulation_steps=spec.batch_size // micro,
+        learning_rate=spec.learning_rate,
+        lr_scheduler_type="warmup_stable_decay",
+        lr_scheduler_kwargs={"num_decay_steps": _decay_steps(steps, decay_share), "decay_type": "linear"},
+        warmup_steps=_warmup_steps(steps),
+        weight_decay=0.0,
+        seed=spec.seed,
+        use_cpu=True,
+        bf16=has_bf16(),
+        # TimedCheckpoints decides; two are kept because the newest may be unfinished when the process dies. The
+        # Trainer writes them with torch.save and reads them with torch.load(weights_only=True): optimizer, schedule
+        # and random state hold tensors and plain values, and nothing in them can run.
+        save_strategy="no",
+        save_total_limit=2,
+        logging_strategy="steps",
+        logging_steps=max(1, steps // _LOSS_POINTS),
+        include_num_input_tokens_seen="all",
+        disable_tqdm=not sys.stderr.isatty(),
+        report_to="none",
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
+
+
+def _warmup_steps(steps: int) -> int:
+    return int(_RATE_WARMUP_SHARE * steps)
+
+
+def _decay_steps(steps: int, share: float) -> int:
+    return min(steps - _warmup_steps(steps), math.ceil(share * steps))
+
+
+def _trainer(arguments: TrainingArguments, material: _Material, callbacks: Sequence[TrainerCallback]) -> Trainer:
+    trainer = Trainer(
+        model=material.model,
+        args=arguments,
+        train_dataset=list(material.train),
+        eval_dataset=list(material.dev),
+        data_collator=_collate,
+        callbacks=[*callbacks, TimedCheckpoints(_CHECKPOINT_MINUTES)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if not arguments.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(LossBar)
+    return trainer
+
+
+def _collate(windows: Sequence[NDArray[np.int32]]) -> dict[str, torch.Tensor]:
+    tokens = torch.from_numpy(np.stack(windows).astype(np.int64))
+    return {"input_ids": tokens, "labels": tokens}
+
+
+def _run(trainer: Trainer, checkpoint: Path | None) -> Notes:
+    tokens_before = _tokens_seen(checkpoint) if checkpoint else 0
+    metrics = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics
+    dev_loss = trainer.evaluate()["eval_loss"]
+    if not math.isfinite(dev_loss):
+        raise FloatingPointError(f"dev loss {dev_loss}: lower learning_rate {trainer.args.learning_rate}")
+    # The log is part of every checkpoint, so these cover the whole run, not only what followed the last resumption.
+    curve = [[entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry]
+    tokens = trainer.state.num_input_tokens_seen
+    return {
+        "train_loss": float(np.mean([loss for _, loss in curve])),
+        "dev_loss": dev_loss,
+        "train_tokens_per_s": (tokens - tokens_before) / metrics["train_runtime"],
+        "steps": trainer.state.global_step,
+        "tokens": tokens,
+        "bf16": trainer.args.bf16,
+        "loss_curve": curve,
+    }
+
+
+def _tokens_seen(checkpoint: Path) -> int:
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    return int(state.num_input_tokens_seen)
