@@ -130,18 +130,20 @@ class ArtifactStore:
             raise ArtifactMissing(f"{prefix!r} is ambiguous in {self.url}: {_names(matches)}")
         raise ArtifactMissing(f"no artifact {prefix!r} in {self.url}; there are: {_names(same_kind or published)}")
 
-    def gc(self, keep: Collection[ArtifactRef]) -> Refs:
+    def gc(self, keep: Collection[ArtifactRef], dry_run: bool = False) -> Refs:
         """Remove every artifact that is neither in `keep` nor among its ancestors, and dead processes' leftovers.
 
-        Returns what was removed. Raises ArtifactMissing, before removing anything, if one of `keep` is not there.
+        Returns what was removed, or in a dry run what would be. Raises ArtifactMissing, before removing anything, if
+        one of `keep` is not there.
         Nothing may publish meanwhile what is not in `keep`.
         """
         published = self.list()
         reachable = self._with_ancestors(keep, set(published))
         removed = [ref for ref in published if ref not in reachable]
-        for ref in removed:
-            self._backend.remove(ref)
-        self._backend.remove_stale()
+        if not dry_run:
+            for ref in removed:
+                self._backend.remove(ref)
+            self._backend.remove_stale()
         return removed
 
     def _with_ancestors(self, keep: Collection[ArtifactRef], published: set[ArtifactRef]) -> set[ArtifactRef]:

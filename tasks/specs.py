@@ -167,9 +167,9 @@ class Engine(Spec):
     name: Literal["torch", "onnxruntime"]
 
 
-Step = Annotated[
-    Pretrain | FineTune | GroupLasso | DynamicInt8 | ExportOnnx | OnnxInt8 | Engine, Field(discriminator="step")
-]
+Work = Pretrain | FineTune | GroupLasso | DynamicInt8 | ExportOnnx | OnnxInt8
+Step = Annotated[Work | Engine, Field(discriminator="step")]
+Preparation = Annotated[Work, Field(discriminator="step")]
 
 # ----------------------------------------------------------------------------------------------------------- measuring
 
@@ -193,3 +193,13 @@ class Measuring(Spec):
     quality_batch_size: PositiveInt = Field(8, description="Batch for EM and ES; does not change them.")
     threads: NonNegativeInt = Field(0, description="Intra-op threads; 0: every core this process may use.")
     decoding: Decoding = Decoding()
+
+
+class Scoring(Spec):
+    """Everything the completions of a model depend on besides the model and the samples."""
+
+    step: Literal["score"] = "score"
+    engine: Literal["torch", "onnxruntime"]
+    decoding: Decoding
+    batch_size: PositiveInt
+    threads: PositiveInt

@@ -37,8 +37,12 @@ def read_corpus(origin: DataSource, limits: Mapping[Split, int], seed: int) -> C
     Raises:
         ValueError: a source or one of its splits is missing or empty; the message names the field.
     """
-    readers = {"python-trees": _read_trees, "codexglue": _read_codexglue, "hub": _read_hub}
-    corpus = readers[origin.source](origin, limits, seed)  # type: ignore[operator]
+    if isinstance(origin, PythonTrees):
+        corpus = _read_trees(origin, limits, seed)
+    elif isinstance(origin, CodeXGlue):
+        corpus = _read_codexglue(origin, limits, seed)
+    else:
+        corpus = _read_hub(origin, limits, seed)
     for split, files in corpus.files.items():
         if not files and limits[split]:
             raise ValueError(
@@ -49,7 +53,7 @@ def read_corpus(origin: DataSource, limits: Mapping[Split, int], seed: int) -> C
 
 
 def source_digest(origin: DataSource) -> str:
-    """What a cached slice depends on beyond its spec: the listing of trees, the content of files, the hub's revision."""
+    """What a cached slice depends on beyond its spec: the listing of trees, or the content of local files."""
     if isinstance(origin, PythonTrees):
         return listing_digest(find_files(origin.roots or default_roots()))
     digest = hashlib.sha256()
@@ -60,7 +64,9 @@ def source_digest(origin: DataSource) -> str:
     elif Path(origin.id).is_dir():
         for path in sorted(Path(origin.id).rglob("*")):
             if path.is_file():
-                digest.update(f"{path.relative_to(origin.id)}\0{path.stat().st_size}\0{path.stat().st_mtime_ns}".encode())
+                digest.update(
+                    f"{path.relative_to(origin.id)}\0{path.stat().st_size}\0{path.stat().st_mtime_ns}".encode()
+                )
     return digest.hexdigest()
 
 
@@ -124,9 +130,7 @@ def _lexed(
     # A little more than the limit at a time: enough work for every core, little of it wasted.
     while batch := list(islice(remaining, max(64, min(limit + limit // 8, 4096)))):
         outcomes = pool.map(lex_file, [file.path for file in batch], chunksize=16)
-        yield from zip(
-            batch, track(outcomes, f"lexing {split}", len(batch), transient=True), strict=True
-        )
+        yield from zip(batch, track(outcomes, f"lexing {split}", len(batch), transient=True), strict=True)
 
 
 def _shuffled(items: Iterable[T], seed: int) -> list[T]:
@@ -141,13 +145,17 @@ def _shuffled(items: Iterable[T], seed: int) -> list[T]:
 def _split_file(origin: CodeXGlue, split: Split) -> Path:
     path = origin.directory / f"{split}.txt"
     if not path.is_file():
-        raise ValueError(f"data.origin.directory: {path} is missing; CodeXGLUE's layout has train.txt, dev.txt, test.txt")
+        raise ValueError(
+            f"data.origin.directory: {path} is missing; CodeXGLUE's layout has train.txt, dev.txt, test.txt"
+        )
     return path
 
 
 def _read_codexglue(origin: CodeXGlue, limits: Mapping[Split, int], seed: int) -> Corpus:
     lines = {split: _split_file(origin, split).read_text("utf8").split("\n") for split in limits}
-    return _from_lines({split: [line for line in texts if line.strip()] for split, texts in lines.items()}, limits, seed)
+    return _from_lines(
+        {split: [line for line in texts if line.strip()] for split, texts in lines.items()}, limits, seed
+    )
 
 
 def _from_lines(lines: Mapping[Split, Sequence[str]], limits: Mapping[Split, int], seed: int) -> Corpus:
@@ -202,6 +210,8 @@ def _read_hub(origin: HubData, limits: Mapping[Split, int], seed: int) -> Corpus
         last = len(train) - max(1, len(train) // _DEV_SHARE_OF_TRAIN)
         train, dev = train.select(range(last)), train.select(range(last, len(train)))
     columns: dict[Split, Sequence[str]] = {
-        "train": _CodeColumn(train), "dev": _CodeColumn(dev), "test": _CodeColumn(loaded["test"])
+        "train": _CodeColumn(train),
+        "dev": _CodeColumn(dev),
+        "test": _CodeColumn(loaded["test"]),
     }
     return _from_lines(columns, limits, seed)

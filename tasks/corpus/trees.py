@@ -97,9 +97,7 @@ def _walk(directory: Path) -> Iterator[Path]:
 def looks_generated(name: str, content: bytes) -> bool:
     """Whether a file was written by a program: by its name, a notice in its head, or lines no person writes."""
     lines = content.count(b"\n") + 1
-    return bool(
-        _GENERATED_NAME.search(name) or _GENERATED_TEXT.search(content[:1500]) or len(content) / lines > 200
-    )
+    return bool(_GENERATED_NAME.search(name) or _GENERATED_TEXT.search(content[:1500]) or len(content) / lines > 200)
 
 
 class Selection(NamedTuple):

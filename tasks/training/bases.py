@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from storage import BUNDLED_MODEL
 from tasks.corpus.lexing import END, EOL, PAD, START, UNKNOWN
-from tasks.corpus.slices import read_codes
+from tasks.corpus.parquet import read_codes
 from tasks.specs import Base, BundledBase, HubBase, PathBase, RandomBase
 from tasks.training.architectures import ARCHITECTURES
 from tasks.training.checkpoint import load_gpt2

@@ -23,7 +23,8 @@ class TimedCheckpoints(TrainerCallback):  # type: ignore[misc]  # transformers i
         self._saved = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Ask for a checkpoint if the last one is old; none after the final step, where the model itself is saved."""
+        """Ask for a checkpoint if the last one is old."""
+        # None after the last step: resumed from there, the Trainer does one step too many.
         if time.monotonic() - self._saved >= self._seconds and state.global_step < state.max_steps:
             control.should_save = True
 

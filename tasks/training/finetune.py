@@ -95,6 +95,7 @@ def micro_batch(batch_size: int, window: int, vocabulary: int) -> int:
 
 def _load(spec: EpochTraining, model_dir: Path, slice_dir: Path) -> _Material:
     model = load_gpt2(model_dir)
+    model.loss_type = "ForCausalLM"  # what transformers falls back to for GPT-2, with a warning each time
     if spec.window > model.config.n_positions:
         raise ValueError(f"window: {spec.window}, allowed: at most the model's {model.config.n_positions} positions")
     tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))

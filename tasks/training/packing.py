@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from tasks.corpus.slices import read_codes
+from tasks.corpus.parquet import read_codes
 
 Windows = NDArray[np.int32]
 

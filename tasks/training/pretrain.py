@@ -15,11 +15,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tasks.corpus.slices import read_codes
+from tasks.corpus.parquet import read_codes
+from tasks.specs import Pretrain
 from tasks.training.checkpoint import load_gpt2, save_gpt2
 from tasks.training.packing import Windows, pack
 from tasks.training.tokenizer import load_tokenizer
-from tasks.specs import Pretrain
 
 _WARMUP_STEPS = 100
 _LOG_EVERY = 20
@@ -42,8 +42,8 @@ def learning_rate_share(spent: float, step: int) -> float:
 def optimizers(model: nn.Module, spec: Pretrain) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al. 2024) for the blocks' matrices, AdamW for embeddings, norms and biases.
 
-    Muon's rate is matched to AdamW's update size (Liu et al. 2025, arXiv:2502.16982), which does not depend on whether a
-    matrix is stored transposed, as GPT-2's Conv1D is.
+    Muon's rate is matched to AdamW's update size (Liu et al. 2025, arXiv:2502.16982), which does not depend on whether
+    a matrix is stored transposed, as GPT-2's Conv1D is.
     """
     matrices = [weight for name, weight in model.named_parameters() if ".h." in name and weight.ndim == 2]
     chosen = set(map(id, matrices))
@@ -86,7 +86,7 @@ def mean_loss(model: nn.Module, windows: Windows, batch_size: int) -> float:
     model.eval()
     with torch.no_grad():
         losses = [_loss(model, batch).item() * len(batch) for batch in _batches(windows, batch_size)]
-    return sum(losses) / len(windows)
+    return float(sum(losses) / len(windows))
 
 
 def _train(
@@ -103,7 +103,7 @@ def _train(
     recent: list[float] = []
     model.train()
     with _progress() as progress:
-        bar = progress.add_task("pre-training", total=total, completed=clock.seconds, note="")
+        bar = progress.add_task("pre-training", total=total, completed=int(clock.seconds), note="")
         while clock.seconds < total:
             started = time.monotonic()
             batch = _nth_batch(windows, clock.steps, spec)
@@ -137,7 +137,7 @@ def _step(
             group["lr"] = rate * share
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    value = loss.item()
+    value = float(loss.item())
     if not math.isfinite(value):
         raise ValueError(f"pretrain: the loss is {value}; lower learning_rate or muon_learning_rate")
     return value
@@ -186,9 +186,7 @@ def _save(
     unfinished.replace(work_dir / "checkpoint.safetensors")
 
 
-def _restore(
-    work_dir: Path, model: nn.Module, trained: list[torch.optim.Optimizer]
-) -> tuple[Clock, list[list[float]]]:
+def _restore(work_dir: Path, model: nn.Module, trained: list[torch.optim.Optimizer]) -> tuple[Clock, list[list[float]]]:
     path = work_dir / "checkpoint.safetensors"
     if not path.exists():
         return Clock(), []

@@ -67,7 +67,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
 
 def stop_ids(tokenizer: Tokenizer) -> list[int]:
     """A completion ends at the end of the line, or of the file."""
-    return [tokenizer.token_to_id(EOL), tokenizer.token_to_id(END)]
+    return [index for token in (EOL, END) if (index := tokenizer.token_to_id(token)) is not None]
 
 
 def encode_prompts(tokenizer: Tokenizer, texts: Sequence[str], limit: int) -> list[list[int]]:

@@ -106,7 +106,7 @@ def test_a_blank_prediction_is_a_sample(files):
 @pytest.mark.parametrize(
     ("answers", "predictions", "message"),
     [
-        ('{"gt": "a"}\n', "a\nb\n", r"predictions.txt has 2 lines and .*answers.json has 1"),
+        ('{"gt": "a"}\n', "a\nb\n", r"predictions.txt has 2 lines, .*answers.json has 1: expected one"),
         ('{"gt": "a"}\n{"gt": \n', "a\nb\n", r"answers.json:2: not JSON"),
         ('{"gt": "a"}\n\n', "a\nb\n", r"answers.json:2: not JSON"),
         ('{"gold": "a"}\n', "a\n", r'answers.json:1: expected an object with a string "gt"'),

@@ -1,0 +1,49 @@
+# slimline: `make bench` and `make test` set up everything they need.
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+TORCH_CPU := https://download.pytorch.org/whl/cpu
+
+.PHONY: help setup bench test check format lock clean
+
+help: ## Print this help
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: .venv/.ready ## Virtual environment at .venv with every dependency pinned, torch for the CPU
+
+# torch comes first and from its CPU index where that can be reached: its default build on Linux carries CUDA (3 GB).
+.venv/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=26'
+	index=$$($(BIN)/python -c "import urllib.request as u; u.urlopen('$(TORCH_CPU)/torch/', timeout=5)" 2>/dev/null \
+		&& echo "--index-url $(TORCH_CPU)" || true); \
+	$(BIN)/python -m pip install --quiet $$index "$$(grep '^torch==' requirements.lock)"
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+bench: setup ## Build every variant of the default study, measure it here, print the result table
+	$(BIN)/slimline run
+
+test: setup ## Run every test
+	$(BIN)/python -m pytest
+
+check: setup ## Lint, format, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## Format and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: ## Resolve requirements.lock anew from pyproject.toml
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --upgrade 'pip>=26'
+	.venv-lock/bin/python -m pip install --quiet '.[dev]'
+	.venv-lock/bin/python -m pip freeze --exclude slimline | sed 's/+cpu$$//' > requirements.lock
+	rm -rf .venv-lock
+
+clean: ## Remove the environment and all state
+	rm -rf .venv .slimline

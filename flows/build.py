@@ -1,0 +1,25 @@
+"""One variant's recipe, step by step, to the artifact its engine loads."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.study import Study
+from storage.artifacts import ArtifactRef, ArtifactStore
+from tasks import steps
+from tasks.specs import DynamicInt8, ExportOnnx, OnnxInt8, Work
+
+
+@flow(name="build", flow_run_name="build {variant}", validate_parameters=False)
+def build(study: Study, variant: str, base: ArtifactRef, slice_: ArtifactRef, store: ArtifactStore) -> ArtifactRef:
+    """Apply the variant's steps to the base; steps it shares with another variant are made once."""
+    artifact = base
+    for step in (*study.prepare, *study.variants[variant].steps):
+        artifact = _applied(step, artifact, slice_, store)
+    return artifact
+
+
+def _applied(step: Work, artifact: ArtifactRef, slice_: ArtifactRef, store: ArtifactStore) -> ArtifactRef:
+    if isinstance(step, DynamicInt8 | ExportOnnx | OnnxInt8):
+        return steps.convert(step, artifact, store)
+    return steps.train(step, artifact, slice_, store)

@@ -1,0 +1,199 @@
+"""A study: base model, data, variants, hosts and rounds; read from YAML, checked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from tasks.specs import (
+    Base,
+    BundledBase,
+    Data,
+    DynamicInt8,
+    Engine,
+    ExportOnnx,
+    FineTune,
+    GroupLasso,
+    Measuring,
+    OnnxInt8,
+    Preparation,
+    Pretrain,
+    Spec,
+    Step,
+    Work,
+)
+
+STUDIES = Path(__file__).parent / "studies"
+
+Form = Literal["checkpoint", "quantized checkpoint", "graph", "quantized graph"]
+# What a step can be applied to, and what becomes of it. A form that is quantized is nobody's input but an engine's:
+# that is why no recipe can quantize twice.
+_TAKES: dict[type[Spec], tuple[Form, Form]] = {
+    Pretrain: ("checkpoint", "checkpoint"),
+    FineTune: ("checkpoint", "checkpoint"),
+    GroupLasso: ("checkpoint", "checkpoint"),
+    DynamicInt8: ("checkpoint", "quantized checkpoint"),
+    ExportOnnx: ("checkpoint", "graph"),
+    OnnxInt8: ("graph", "quantized graph"),
+}
+_RUNS: dict[str, tuple[Form, ...]] = {
+    "torch": ("checkpoint", "quantized checkpoint"),
+    "onnxruntime": ("graph", "quantized graph"),
+}
+
+
+class StudyError(ValueError):
+    """A study that cannot run: the message names the field, its value, and what is allowed."""
+
+
+def form_after(steps: Sequence[Step]) -> Form:
+    """What a checkpoint has become after these steps.
+
+    Raises:
+        ValueError: a step cannot follow the one before it.
+    """
+    form: Form = "checkpoint"
+    for number, step in enumerate(steps):
+        if isinstance(step, Engine):
+            raise ValueError(f"recipe.{number}: engine {step.name} stands before the end; it must be the last step")
+        takes, gives = _TAKES[type(step)]
+        if "quantized" in form and "quantized" in gives:
+            raise ValueError(f"recipe.{number}: {step.step} quantizes what is quantized already; allowed: once")
+        if form != takes:
+            raise ValueError(f"recipe.{number}: {step.step} takes a {takes}, but here stands a {form}")
+        form = gives
+    return form
+
+
+class Variant(Spec):
+    """A recipe with a label that says what it claims to be."""
+
+    label: Literal["baseline", "as published", "repaired", "ours"] = "ours"
+    recipe: tuple[Step, ...]
+
+    @model_validator(mode="after")
+    def _recipe_fits_together(self) -> Self:
+        if not self.engine:
+            end = f"ends with {self.recipe[-1].step}" if self.recipe else "is empty"
+            raise ValueError(f"recipe: {end}; the last step must be an engine ({', '.join(_RUNS)})")
+        form = form_after(self.recipe[:-1])
+        if form not in _RUNS[self.engine]:
+            allowed = " or ".join(_RUNS[self.engine])
+            raise ValueError(f"recipe.{len(self.steps)}: engine {self.engine} runs a {allowed}, not a {form}")
+        return self
+
+    @property
+    def steps(self) -> tuple[Work, ...]:
+        """The recipe without its engine."""
+        return tuple(step for step in self.recipe if not isinstance(step, Engine))
+
+    @property
+    def engine(self) -> str:
+        """The name of the engine at the recipe's end."""
+        last = self.recipe[-1] if self.recipe else None
+        return last.name if isinstance(last, Engine) else ""
+
+
+class Study(Spec):
+    """What to run."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    description: str = ""
+    base: Base = BundledBase()
+    prepare: tuple[Preparation, ...] = Field((), description="Steps every variant starts with, such as fine-tuning.")
+    data: Data = Data()
+    variants: dict[str, Variant] = Field(min_length=1)
+    baseline: str = "original"
+    hosts: tuple[str, ...] = ("local",)
+    measuring: Measuring = Measuring()
+    seed: int = 0
+
+    @field_validator("variants")
+    @classmethod
+    def _names_are_plain(cls, variants: dict[str, Variant]) -> dict[str, Variant]:
+        for name in variants:
+            if not name.replace("-", "").replace("_", "").isalnum():
+                raise ValueError(f"{name!r} is no name; allowed: letters, digits, '-' and '_'")
+        return variants
+
+    @model_validator(mode="after")
+    def _baseline_is_there(self) -> Self:
+        if self.baseline not in self.variants:
+            raise ValueError(f"baseline: {self.baseline!r} is not a variant; allowed: {', '.join(self.variants)}")
+        return self
+
+    @field_validator("prepare")
+    @classmethod
+    def _prepares_a_checkpoint(cls, prepare: tuple[Preparation, ...]) -> tuple[Preparation, ...]:
+        if (form := form_after(prepare)) != "checkpoint":
+            raise ValueError(f"leaves a {form}; every variant starts from a checkpoint")
+        return prepare
+
+    @property
+    def random_weights(self) -> bool:
+        """Whether EM and ES mean nothing here: random weights, and nothing that trains them."""
+        return self.base.source == "random" and not any(isinstance(step, Pretrain) for step in self.prepare)
+
+    def only(self, names: Sequence[str]) -> Study:
+        """The study with these variants and its baseline.
+
+        Raises:
+            StudyError: a name is not a variant of it.
+        """
+        for name in names:
+            if name not in self.variants:
+                raise StudyError(f"variants: {unknown(name, self.variants)}")
+        kept = {name: variant for name, variant in self.variants.items() if name in {*names, self.baseline}}
+        return self.model_copy(update={"variants": kept})
+
+
+def study_names() -> list[str]:
+    """The studies that ship with slimline."""
+    return sorted(path.stem for path in STUDIES.glob("*.yaml"))
+
+
+def load_study(name: str) -> Study:
+    """A study by name, or from a YAML file.
+
+    Raises:
+        StudyError: there is no such study, or it is invalid; the message names every offending field.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else STUDIES / f"{name}.yaml"
+    if not path.is_file():
+        raise StudyError(f"study: {unknown(name, study_names())}, or the path of a .yaml file")
+    try:
+        content = yaml.safe_load(path.read_text("utf8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path}: no YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise StudyError(f"{path}: a study is a mapping of fields, found {type(content).__name__}")
+    return parse_study({"name": path.stem, **content})
+
+
+def parse_study(content: Mapping[str, Any]) -> Study:
+    """A study from plain data, or a `StudyError` that lists every problem."""
+    try:
+        return Study.model_validate(content)
+    except ValidationError as error:
+        raise StudyError("\n".join(problems_of(error))) from error
+
+
+def problems_of(error: ValidationError) -> Iterator[str]:
+    """One line a problem: the field's path, what is allowed, and what was found."""
+    for problem in error.errors():
+        field = ".".join(str(part) for part in problem["loc"]) or "study"
+        value = problem["input"]
+        shown = f" (found {value!r})" if isinstance(value, str | int | float | bool) else ""
+        yield f"{field}: {problem['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def unknown(name: str, known: Mapping[str, object] | Sequence[str]) -> str:
+    """Says that a name is unknown, what comes close, and what is allowed."""
+    close = get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ";"
+    return f"{name!r} is unknown{hint} allowed: {', '.join(known)}"

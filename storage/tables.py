@@ -1,0 +1,161 @@
+"""The result table: what one run measured, variant by variant, with the published figures beside."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from storage.metrics import MetricsStore
+from storage.sheets import html, latex, markdown, plain_text, sheets
+
+if TYPE_CHECKING:
+    import duckdb
+
+Row = dict[str, object]
+
+METRICS = (
+    "disk_mb",
+    "disk_gzip_mb",
+    "memory_mb",
+    "memory_over_base_mb",
+    "samples_per_s",
+    "speed_ratio",
+    "es",
+    "em",
+    "params_m",
+    "params_nonzero_m",
+    "latency_p50_ms",
+    "latency_p95_ms",
+    "latency_p99_ms",
+    "prefill_tokens_per_s",
+    "decode_tokens_per_s",
+    "es_drop",
+    "em_drop",
+    "em_p_value",
+    "energy_j_per_sample",
+)
+HEAD = (
+    "variant",
+    "host",
+    "label",
+    "random_weights",
+    "error",
+    "study",
+    "run",
+    "started",
+    "baseline",
+    "rounds",
+    "samples",
+    "noise_floor",
+    "tainted",
+)
+FIGURES = ("disk_mb", "memory_mb", "samples_per_s", "speed_ratio", "es", "em", "params_m")
+SHOWN_NAMES = 10
+
+
+class NotMeasured(LookupError):  # noqa: N818 - read as a sentence
+    """The store has no such study or run: the message names what there is."""
+
+
+def result_rows(store: MetricsStore, study: str | None = None, run: str | None = None) -> list[Row]:
+    """One dict per host and variant of the chosen run (by default the newest), in the order they were measured.
+
+    Keys: variant, host, label, random_weights, error (reason or None), each metric (float or None) with `_lo` and `_hi`
+    (95 % interval), study, run, started (ISO 8601, UTC), baseline, rounds, samples, noise_floor, tainted, and
+    published: a list of dicts, one per published row of that variant, with host, published_name, source and FIGURES.
+    Units: MB are 10^6 bytes, es, em and their drops percentage points, latencies milliseconds. Raises NotMeasured.
+    """
+    with store.connect() as connection:
+        chosen = _chosen_run(connection, store.url, study, run)
+        columns = [*HEAD, *(name for metric in METRICS for name in (metric, f"{metric}_lo", f"{metric}_hi"))]
+        values = ", ".join("strftime(started, '%Y-%m-%dT%H:%M:%SZ')" if name == "started" else name for name in columns)
+        rows = connection.execute(
+            f"SELECT {values} FROM (SELECT * REPLACE (started AT TIME ZONE 'UTC' AS started) FROM result_table) "  # noqa: S608
+            "WHERE run = ? ORDER BY host, first_measured, first_written",
+            [chosen],
+        ).fetchall()
+        published = _published(connection)
+        if not rows:
+            raise NotMeasured(_nothing(connection, chosen))
+    found = [dict(zip(columns, row, strict=True)) for row in rows]
+    return [row | {"published": [figures for name, figures in published if name == row["variant"]]} for row in found]
+
+
+def _chosen_run(connection: duckdb.DuckDBPyConnection, url: str, study: str | None, run: str | None) -> str:
+    runs: list[tuple[str, str]] = connection.execute(
+        "SELECT run, any_value(study) FROM runs GROUP BY run ORDER BY min(started) DESC, run DESC"
+    ).fetchall()
+    if not runs:
+        raise NotMeasured(f"no run is stored in {url}")
+    studies = list(dict.fromkeys(name for _, name in runs))
+    if study is not None and study not in studies:
+        raise NotMeasured(f"no study {study!r} in {url}; there are: {_first(studies)}")
+    candidates = [name for name, its_study in runs if study in (None, its_study)]
+    if run is not None and run not in candidates:
+        of_study = f" of study {study!r}" if study is not None else ""
+        raise NotMeasured(f"no run {run!r}{of_study} in {url}; there are: {_first(candidates)}")
+    return candidates[0] if run is None else run
+
+
+def _first(names: Sequence[str]) -> str:
+    more = [f"and {len(names) - SHOWN_NAMES} older"] if len(names) > SHOWN_NAMES else []
+    return ", ".join([*names[:SHOWN_NAMES], *more])
+
+
+def _nothing(connection: duckdb.DuckDBPyConnection, run: str) -> str:
+    reasons = connection.execute("SELECT error FROM runs WHERE run = ? AND error IS NOT NULL", [run]).fetchall()
+    return f"run {run!r} measured nothing: {'; '.join(reason for (reason,) in reasons) or 'no reason is stored'}"
+
+
+def _published(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, Row]]:
+    columns = ["variant", "host", "published_name", "source", *FIGURES]
+    values = ", ".join(
+        "theirs.samples_per_s / base.samples_per_s" if name == "speed_ratio" else f"theirs.{name}" for name in columns
+    )
+    rows = connection.execute(
+        f"SELECT {values} FROM published AS theirs LEFT JOIN published AS base "  # noqa: S608
+        "ON base.host = theirs.host AND base.source = theirs.source AND base.variant = 'original' ORDER BY theirs.host"
+    ).fetchall()
+    return [(row[0], dict(zip(columns[1:], row[1:], strict=True))) for row in rows]
+
+
+def render(rows: Sequence[Mapping[str, object]], format: str) -> str:  # noqa: A002 - what the command line calls it
+    """The rows of `result_rows` as text, md, csv, json, html or latex, ending in a line break."""
+    if format not in _FORMATS:
+        raise ValueError(f"unknown format {format!r}; allowed: {', '.join(_FORMATS)}")
+    return _FORMATS[format](rows)
+
+
+def _json(rows: Sequence[Mapping[str, object]]) -> str:
+    return json.dumps(list(rows), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _csv(rows: Sequence[Mapping[str, object]]) -> str:
+    flat = [_flat(row) for row in rows]
+    names = list(dict.fromkeys(name for row in flat for name in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return out.getvalue()
+
+
+def _flat(row: Mapping[str, object]) -> Row:
+    flat = {name: value for name, value in row.items() if name != "published"}
+    published = row["published"]
+    for figures in published if isinstance(published, list) else []:
+        flat |= {f"published_{figures['host']}_{name}": figures[name] for name in FIGURES}
+    return flat
+
+
+_FORMATS: dict[str, Callable[[Sequence[Mapping[str, object]]], str]] = {
+    "text": lambda rows: "\n".join(plain_text(sheet) for sheet in sheets(rows)),
+    "md": lambda rows: "\n".join(markdown(sheet) for sheet in sheets(rows)),
+    "csv": _csv,
+    "json": _json,
+    "html": lambda rows: "\n".join(html(sheet) for sheet in sheets(rows)),
+    "latex": lambda rows: "\n".join(latex(sheet) for sheet in sheets(rows)),
+}

@@ -1,0 +1,64 @@
+-- The newest run of each study, host and variant, beside every published row of the same variant; a variant that was
+-- never published appears once, its published columns NULL. Our hosts are never theirs: see published_host.
+-- The published disk size is that of a gzip archive and its parameters are the non-zero ones (see docs), so each
+-- stands beside both of our columns, and the ratios compare like with like.
+WITH newest AS (
+    SELECT * FROM result_table
+    QUALIFY row_number() OVER (PARTITION BY study, host, variant ORDER BY started DESC NULLS LAST, run DESC) = 1
+),
+ours AS (
+    SELECT newest.*, newest.disk_gzip_mb / base.disk_gzip_mb AS disk_ratio
+    FROM newest
+    LEFT JOIN result_table AS base
+        ON base.run = newest.run AND base.host = newest.host AND base.variant = newest.baseline
+),
+theirs AS (
+    SELECT
+        published.*,
+        published.disk_mb / base.disk_mb AS disk_ratio,
+        published.samples_per_s / base.samples_per_s AS speed_ratio,
+        base.es - published.es AS es_drop,
+        base.em - published.em AS em_drop
+    FROM published
+    LEFT JOIN published AS base
+        ON base.host = published.host AND base.source = published.source AND base.variant = 'original'
+)
+SELECT
+    ours.study,
+    ours.run,
+    ours.started,
+    ours.host,
+    ours.variant,
+    ours.label,
+    ours.random_weights,
+    ours.error,
+    ours.noise_floor,
+    ours.tainted,
+    theirs.host AS published_host,
+    theirs.published_name,
+    ours.disk_mb,
+    theirs.disk_mb AS published_disk_mb,
+    ours.disk_gzip_mb,
+    theirs.disk_mb AS published_disk_gzip_mb,
+    ours.memory_mb,
+    theirs.memory_mb AS published_memory_mb,
+    ours.samples_per_s,
+    theirs.samples_per_s AS published_samples_per_s,
+    ours.es,
+    theirs.es AS published_es,
+    ours.em,
+    theirs.em AS published_em,
+    ours.params_m,
+    theirs.params_m AS published_params_m,
+    ours.params_nonzero_m,
+    theirs.params_m AS published_params_nonzero_m,
+    ours.disk_ratio,
+    theirs.disk_ratio AS published_disk_ratio,
+    ours.speed_ratio,
+    theirs.speed_ratio AS published_speed_ratio,
+    ours.es_drop,
+    theirs.es_drop AS published_es_drop,
+    ours.em_drop,
+    theirs.em_drop AS published_em_drop
+FROM ours
+LEFT JOIN theirs USING (variant)

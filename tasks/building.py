@@ -1,0 +1,184 @@
+"""Steps that make artifacts: from references to references, through the store, with provenance.
+
+Each function is a plain one, without Prefect: `tasks/steps.py` is its door. The work itself is in the rooms; here a
+step's inputs are looked up, its result is published, and what it depends on is named.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from storage import BUNDLED_MODEL, home
+from storage.artifacts import ArtifactRef, ArtifactStore, Provenance
+from tasks.fingerprint import fingerprint, library_versions
+from tasks.specs import (
+    Base,
+    BundledBase,
+    Data,
+    DynamicInt8,
+    EpochTraining,
+    ExportOnnx,
+    HubBase,
+    OnnxInt8,
+    PathBase,
+    Pretrain,
+    RandomBase,
+    Scoring,
+    Spec,
+)
+
+Making = Callable[..., dict[str, Any]]
+Conversion = DynamicInt8 | ExportOnnx | OnnxInt8
+TrainingStep = Pretrain | EpochTraining
+
+
+class StepKind(NamedTuple):
+    """Where a step's code is, and the kind of artifact it makes."""
+
+    module: str
+    function: str
+    makes: Literal["slice", "model", "onnx", "predictions"]
+
+    def load(self) -> Making:
+        """The step's function; imported only when it runs, so that a cached step costs no torch import."""
+        making: Making = getattr(import_module(self.module), self.function)
+        return making
+
+
+KINDS: dict[str, StepKind] = {
+    "data": StepKind("tasks.corpus.slices", "prepare_slice", "slice"),
+    "base": StepKind("tasks.training.bases", "make_base", "model"),
+    "pretrain": StepKind("tasks.training.pretrain", "pretrain", "model"),
+    "fine-tune": StepKind("tasks.training.finetune", "fine_tune", "model"),
+    "group-lasso": StepKind("tasks.pruning.group_lasso", "group_lasso", "model"),
+    "dynamic-int8": StepKind("tasks.quantization.dynamic_int8", "quantize_linear_only", "model"),
+    "export-onnx": StepKind("tasks.engines.export_onnx", "export_onnx", "onnx"),
+    "onnx-int8": StepKind("tasks.quantization.onnx_int8", "quantize_onnx", "onnx"),
+    "score": StepKind("tasks.evaluation.completing", "complete_samples", "predictions"),
+}
+
+
+def kind_name(spec: Spec) -> str:
+    """The step's name in `KINDS`: a recipe step's own, or that of the slice or the base."""
+    if isinstance(spec, Data):
+        return "data"
+    return str(getattr(spec, "step", "base"))
+
+
+# ------------------------------------------------------------------------------------------------------------ the steps
+
+
+def prepare_data(spec: Data, store: ArtifactStore) -> ArtifactRef:
+    """The data slice of a study."""
+    return _make(spec, (), store, lambda target, _: (spec, target))
+
+
+def make_base(spec: Base, slice_: ArtifactRef, store: ArtifactStore) -> ArtifactRef:
+    """The base model of a study; the slice matters only where a tokenizer is learnt from it."""
+    return _make(spec, _used(spec, [slice_]), store, lambda target, _: (spec, store.path(slice_), target))
+
+
+def train(spec: TrainingStep, model: ArtifactRef, slice_: ArtifactRef, store: ArtifactStore) -> ArtifactRef:
+    """A trained model: pre-trained, fine-tuned or pruned. A killed training resumes from its last checkpoint."""
+    paths = (store.path(model), store.path(slice_))
+    return _make(spec, (model, slice_), store, lambda target, work: (spec, *paths, target, work))
+
+
+def convert(spec: Conversion, model: ArtifactRef, store: ArtifactStore) -> ArtifactRef:
+    """A model quantized or exported, without any data."""
+    extra = (spec.per_channel,) if isinstance(spec, OnnxInt8) else ()
+    return _make(spec, (model,), store, lambda target, _: (store.path(model), target, *extra))
+
+
+def complete(spec: Scoring, model: ArtifactRef, slice_: ArtifactRef, store: ArtifactStore) -> ArtifactRef:
+    """A model's completions of the slice's samples."""
+    paths = (store.path(model), store.path(slice_))
+    return _make(spec, (model, slice_), store, lambda target, _: (spec, *paths, target))
+
+
+def _make(
+    spec: Spec,
+    inputs: Sequence[ArtifactRef],
+    store: ArtifactStore,
+    arguments: Callable[[Path, Path], tuple[Any, ...]],
+) -> ArtifactRef:
+    kind = KINDS[kind_name(spec)]
+    started = time.monotonic()
+    with store.stage() as target, _work_directory(spec, inputs) as work:
+        notes = kind.load()(*arguments(target, work))
+        provenance = Provenance(
+            step={"step": kind_name(spec), **spec.model_dump(mode="json")},
+            inputs=list(inputs),
+            versions=library_versions(kind.module),
+            host=platform.node(),
+            created=datetime.now(UTC),
+            seconds=time.monotonic() - started,
+            notes={**_inherited(inputs, store), **notes},
+        )
+        return store.publish(target, kind.makes, provenance)
+
+
+def _inherited(inputs: Sequence[ArtifactRef], store: ArtifactStore) -> dict[str, Any]:
+    """Random weights stay random whatever is done to them, short of pre-training."""
+    return {"random_weights": any(store.provenance(ref).notes.get("random_weights") for ref in inputs)}
+
+
+@contextmanager
+def _work_directory(spec: Spec, inputs: Sequence[ArtifactRef]) -> Iterator[Path]:
+    """Where a step keeps what lets it resume after a kill: found again by its cache key, removed once it is done."""
+    work = home() / "work" / step_key(spec, inputs)[:16]
+    yield work
+    shutil.rmtree(work, ignore_errors=True)
+
+
+# ------------------------------------------------------------------------------------------------------------ cache key
+
+
+def step_key(spec: Spec, inputs: Sequence[ArtifactRef]) -> str:
+    """What a step's result depends on: its spec, its inputs' content, its code, its libraries, and files outside."""
+    kind = KINDS[kind_name(spec)]
+    parts = (
+        kind_name(spec),
+        spec.model_dump_json(),
+        *(ref.digest for ref in _used(spec, inputs)),
+        fingerprint(kind.module),
+        _outside(spec),
+    )
+    return sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _used(spec: Spec, inputs: Sequence[ArtifactRef]) -> Sequence[ArtifactRef]:
+    """The inputs a step looks at: a base depends on the slice only if it learns its tokenizer from it."""
+    is_base = isinstance(spec, HubBase | PathBase | BundledBase | RandomBase)
+    learns = isinstance(spec, RandomBase) and spec.tokenizer == "train"
+    return () if is_base and not learns else inputs
+
+
+def _outside(spec: Spec) -> str:
+    """Digest of the files outside the store that a step reads."""
+    if isinstance(spec, Data):
+        from tasks.corpus.sources import source_digest
+
+        return source_digest(spec.origin)
+    if isinstance(spec, PathBase):
+        return directory_digest(spec.directory)
+    if isinstance(spec, BundledBase | RandomBase):
+        return directory_digest(BUNDLED_MODEL)
+    return spec.revision if isinstance(spec, HubBase) else ""
+
+
+def directory_digest(directory: Path) -> str:
+    """SHA-256 over the names and contents of a directory's files; of a missing one, that of nothing."""
+    digest = sha256()
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(directory)}\0".encode() + sha256(path.read_bytes()).digest())
+    return digest.hexdigest()

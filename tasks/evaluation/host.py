@@ -1,0 +1,226 @@
+"""What this host is, and what about it makes measurements slow or unsteady.
+
+Linux first; elsewhere what cannot be found out is left empty rather than guessed. Every function that reads the system
+takes the root of its file tree, so that any machine can be described from its files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import psutil
+
+_ROOT = Path("/")
+_X86_FLAGS = (
+    *("avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx_vnni"),
+    *("avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "amx_fp16"),
+)
+_ARM_FLAGS = ("asimd", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme")
+_INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+_LIBRARIES = (
+    *("numpy", "onnx", "onnxruntime", "pydantic", "rapidfuzz", "safetensors", "scipy"),
+    *("tokenizers", "torch", "transformers"),
+)
+_BUSY_LOAD = 0.25
+_MB = 1e6
+
+
+def describe_host() -> dict[str, object]:
+    """A row of the table `hosts`, but for the run and the time.
+
+    `cores` and `threads` are the physical cores and hardware threads this process may run on, `memory_mb` what it may
+    use (10^6 bytes), `fingerprint` a hash of what decides speed: the same for two equal machines, whatever their name.
+    """
+    cpus = usable_cpus()
+    hardware = {
+        "cpu": cpu_model(),
+        "cores": _physical_cores(cpus),
+        "threads": len(cpus),
+        "memory_mb": round(_memory_bytes() / _MB),
+        "isa": isa_flags(),
+    }
+    return {
+        "host": platform.node(),
+        "fingerprint": fingerprint(hardware),
+        **hardware,
+        "os": f"{_distribution()}, {platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "versions": library_versions(),
+    }
+
+
+def fingerprint(hardware: dict[str, object]) -> str:
+    """16 hex digits over cpu, cores, threads, isa and memory to the nearest 10^9 bytes (boots differ in the rest)."""
+    memory_gb = round(float(str(hardware["memory_mb"])) / 1000)
+    canonical = json.dumps({**hardware, "memory_mb": memory_gb * 1000}, sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def usable_cpus() -> list[int]:
+    """Numbers of the CPUs this process may run on, sorted; all of them where the system has no affinity (macOS)."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def usable_threads(root: Path = _ROOT) -> int:
+    """How many threads can run at once: the usable CPUs, or fewer if a cgroup quota grants less time; at least 1."""
+    quota = cgroup_quota(root)
+    cpus = len(usable_cpus())
+    return cpus if quota is None else max(1, min(cpus, int(quota)))
+
+
+def cpu_model(root: Path = _ROOT) -> str:
+    """The processor's marketing name, else its architecture."""
+    names = {name for key, name in _cpuinfo(root) if key == "model name"}
+    return min(names) if names else platform.processor() or platform.machine()
+
+
+def isa_flags(root: Path = _ROOT) -> list[str]:
+    """The instruction sets that decide which precision is fast, as Linux names them; empty where it is not Linux."""
+    present = {flag for key, flags in _cpuinfo(root) if key in {"flags", "Features"} for flag in flags.split()}
+    return [flag for flag in (*_X86_FLAGS, *_ARM_FLAGS) if flag in present]
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the installed libraries that influence results, found without importing them."""
+    installed = {}
+    for name in _LIBRARIES:
+        try:
+            installed[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return installed
+
+
+def cgroup_quota(root: Path = _ROOT) -> float | None:
+    """CPUs' worth of time the control groups (v1 or v2) grant this process; None: no limit.
+
+    The tightest limit from the process's group up to the root counts. Source: docs.kernel.org, admin-guide/cgroup-v2
+    (cpu.max) and scheduler/sched-bwc (cpu.cfs_quota_us).
+    """
+    quotas = [_quota(directory) for directory in _cgroup_directories(root, "cpu")]
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What may slow or disturb a measurement: `quota` in CPUs (null: none), `load` runnable threads over one minute."""
+
+    cpus: int
+    quota: float | None
+    isa: tuple[str, ...]
+    load: float
+    governor: str | None
+    swap_used_mb: float
+
+    @classmethod
+    def now(cls, root: Path = _ROOT) -> Conditions:
+        """The conditions at this moment."""
+        governor = root / "sys/devices/system/cpu" / f"cpu{usable_cpus()[0]}" / "cpufreq/scaling_governor"
+        return cls(
+            cpus=len(usable_cpus()),
+            quota=cgroup_quota(root),
+            isa=tuple(isa_flags(root)),
+            load=psutil.getloadavg()[0],
+            governor=_text(governor),
+            swap_used_mb=psutil.swap_memory().used / _MB,
+        )
+
+
+def warnings(conditions: Conditions) -> list[str]:
+    """What will be slow or noisy here and why, one sentence each; empty if nothing is."""
+    checks = (_instruction_warnings, _processor_warnings, _disturbance_warnings)
+    return [warning for check in checks for warning in check(conditions)]
+
+
+def _instruction_warnings(now: Conditions) -> Iterable[str]:
+    if not now.isa:
+        yield "The processor's instruction sets are unknown: whether int8 and bf16 are fast here cannot be told."
+        return
+    if not _INT8_FLAGS & set(now.isa):
+        yield "No int8 dot product (VNNI, AMX or its Arm kin): int8 saves disk here, but gains little speed or none."
+    if not _BF16_FLAGS & set(now.isa):
+        yield "No bf16 arithmetic: bf16 is emulated here, and slower than fp32."
+
+
+def _processor_warnings(now: Conditions) -> Iterable[str]:
+    if now.cpus == 1:
+        yield "One CPU only: the system's own work interrupts every measurement."
+    if now.quota is not None and now.quota < now.cpus:
+        yield f"A cgroup grants {now.quota:g} of {now.cpus} CPUs: with more threads than that, timings are throttled."
+    if now.governor == "powersave":
+        yield "The CPU frequency governor is powersave: the clock, and with it every timing, may vary."
+
+
+def _disturbance_warnings(now: Conditions) -> Iterable[str]:
+    if now.load > _BUSY_LOAD * now.cpus:
+        yield f"The load average is {now.load:.2f} on {now.cpus} CPUs: other work is running and disturbs timings."
+    if now.swap_used_mb >= 1:
+        yield f"{now.swap_used_mb:.0f} MB of swap are in use: resident memory may be understated and timings unsteady."
+
+
+def _physical_cores(cpus: list[int], root: Path = _ROOT) -> int:
+    topologies = [root / f"sys/devices/system/cpu/cpu{cpu}/topology" for cpu in cpus]
+    cores = {(_text(path / "physical_package_id"), _text(path / "core_id")) for path in topologies}
+    if any(None in core for core in cores):
+        return min(len(cpus), psutil.cpu_count(logical=False) or len(cpus))
+    return len(cores)
+
+
+def _memory_bytes(root: Path = _ROOT) -> int:
+    limits = [int(psutil.virtual_memory().total)]
+    for directory in _cgroup_directories(root, "memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            limit = _text(directory / name)
+            limits += [int(limit)] if limit and limit.isdecimal() else []
+    return min(limits)
+
+
+def _quota(directory: Path) -> float | None:
+    unified = (_text(directory / "cpu.max") or "max").split()
+    quota, period = unified if len(unified) == 2 else (_text(directory / "cpu.cfs_quota_us"), None)
+    period = period or _text(directory / "cpu.cfs_period_us")
+    if quota in {None, "max", "-1"} or not period:
+        return None
+    return int(str(quota)) / int(period)
+
+
+def _cgroup_directories(root: Path, controller: str) -> list[Path]:
+    """The process's own group of that controller and all its parents, in both hierarchies, where they are visible."""
+    mount = root / "sys/fs/cgroup"
+    directories = []
+    for line in (_text(root / "proc/self/cgroup") or "").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "" or controller in controllers.split(","):
+            top = mount / controller if controllers else mount
+            group = PurePosixPath(path.lstrip("/"))
+            directories += [top / group, *(top / parent for parent in group.parents)]
+    return directories
+
+
+def _cpuinfo(root: Path) -> list[tuple[str, str]]:
+    lines = (_text(root / "proc/cpuinfo") or "").splitlines()
+    return [(key.strip(), value.strip()) for key, _, value in (line.partition(":") for line in lines)]
+
+
+def _distribution() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return platform.platform(terse=True)
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,1 @@
+"""Pruning: whole blocks of weights to zero."""

@@ -1,0 +1,99 @@
+"""Blocks of weights: their view, their norms, and which of them a sparsity takes. Plain tensor functions.
+
+A matrix is seen as [outputs, inputs]. `nn.Linear` and embeddings store it so ("out-in"); GPT-2's Conv1D stores the
+transpose ("in-out"). A dimension that the block does not divide ends in a row of smaller blocks; blocks of different
+size are compared by the root mean square of their weights, which is their norm over the root of their size.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from transformers.pytorch_utils import Conv1D
+
+Block = tuple[int, int]
+Layout = Literal["out-in", "in-out"]
+_Indices = NDArray[np.intp]
+
+
+def matrices(model: nn.Module) -> list[tuple[str, nn.Parameter, Layout]]:
+    """Every weight matrix of a model once (tied ones under their first name), embeddings included."""
+    found: dict[nn.Parameter, tuple[str, Layout]] = {}
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, nn.Parameter) and weight.ndim == 2:
+            found.setdefault(weight, (f"{name}.weight", "in-out" if isinstance(module, Conv1D) else "out-in"))
+    return [(name, weight, layout) for weight, (name, layout) in found.items()]
+
+
+def as_blocks(matrix: Tensor, block: Block, layout: Layout) -> Tensor:
+    """The matrix as [block rows, outputs of a block, block columns, inputs of a block], padded with zeros."""
+    oriented = _oriented(matrix, layout)
+    missing = [-size % edge for size, edge in zip(oriented.shape, block, strict=True)]
+    if any(missing):
+        oriented = pad(oriented, (0, missing[1], 0, missing[0]))
+    return oriented.unflatten(1, (-1, block[1])).unflatten(0, (-1, block[0]))
+
+
+def block_norms(matrix: Tensor, block: Block, layout: Layout) -> Tensor:
+    """The 2-norm of each block's weights, [block rows, block columns]."""
+    # vector_norm over such strided dimensions takes seven times as long.
+    return as_blocks(matrix, block, layout).square().sum((1, 3)).sqrt()
+
+
+def block_sizes(matrix: Tensor, block: Block, layout: Layout) -> Tensor:
+    """How many weights each block has, [block rows, block columns], int64."""
+    rows, columns = (_edges(size, edge) for size, edge in zip(_oriented(matrix, layout).shape, block, strict=True))
+    return rows[:, None] * columns[None, :]
+
+
+def prune_mask(norms: Tensor, sizes: Tensor, sparsity: float) -> Tensor:
+    """True for the blocks to keep, [block rows, block columns].
+
+    Those of the smallest norm / sqrt(size) go, as many as bring the share of weights gone closest to `sparsity`.
+    """
+    weights, scores = sizes.flatten().numpy(), (norms / sizes.sqrt()).flatten().numpy()
+    goal = sparsity * int(weights.sum())
+    sure, unsure = _lowest(scores, weights, goal)
+    before = weights[sure].sum() + weights[unsure].cumsum() - weights[unsure] / 2
+    kept = np.ones(len(scores), np.bool_)
+    kept[sure] = False
+    # A block goes if its middle lies below the goal: the nearest count, not the next below.
+    kept[unsure[before < goal]] = False
+    return torch.from_numpy(kept).view(norms.shape)
+
+
+def scale_blocks(matrix: Tensor, factors: Tensor, block: Block, layout: Layout) -> None:
+    """Multiply each block by its factor, [block rows, block columns], in place."""
+    oriented = _oriented(matrix, layout)
+    spread = factors.repeat_interleave(block[0], 0)[: oriented.shape[0]]
+    oriented.mul_(spread.repeat_interleave(block[1], 1)[:, : oriented.shape[1]])
+    # Negative weights times zero are -0.0, whose sign bits would not compress: the archive is a tenth larger.
+    oriented.add_(0.0)
+
+
+def _oriented(matrix: Tensor, layout: Layout) -> Tensor:
+    return matrix.t() if layout == "in-out" else matrix
+
+
+def _edges(size: int, edge: int) -> Tensor:
+    return torch.tensor([min(edge, size - start) for start in range(0, size, edge)])
+
+
+def _lowest(scores: NDArray[np.float32], weights: NDArray[np.int64], goal: float) -> tuple[_Indices, _Indices]:
+    """Blocks that certainly are among the lowest `goal` weights, and those next to them in ascending order.
+
+    A partition, because sorting millions of blocks after every step would cost as much as the step. How many blocks
+    make up `goal` is uncertain only by the number of smaller blocks among them.
+    """
+    full = weights.max()
+    fewest = min(int(goal / full), len(scores) - 1)
+    most = min(fewest + int((weights < full).sum()) + 1, len(scores) - 1)
+    order = np.argpartition(scores, (fewest, most))
+    unsure = np.sort(order[fewest : most + 1])
+    return order[:fewest], unsure[np.argsort(scores[unsure], kind="stable")]
