@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-BUNDLED_MODEL = Path(__file__).parent / "bundled" / "model"
+# An artifact store like any other, with one model in it.
+BUNDLED = Path(__file__).parent / "bundled"
 
 
 def home() -> Path:

@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from storage import BUNDLED_MODEL, home
+from storage import BUNDLED, home
 from storage.artifacts import ArtifactRef, ArtifactStore, Provenance
 from tasks.fingerprint import fingerprint, library_versions
 from tasks.specs import (
@@ -172,7 +172,7 @@ def _outside(spec: Spec) -> str:
     if isinstance(spec, PathBase):
         return directory_digest(spec.directory)
     if isinstance(spec, BundledBase | RandomBase):
-        return directory_digest(BUNDLED_MODEL)
+        return directory_digest(BUNDLED)
     return spec.revision if isinstance(spec, HubBase) else ""
 
 

@@ -7,9 +7,9 @@ validated against them before anything is computed, and Prefect draws its parame
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 
 class Spec(BaseModel):
@@ -136,9 +136,16 @@ class GroupLasso(EpochTraining):
     step: Literal["group-lasso"] = "group-lasso"
     sparsity: float = Field(0.6, gt=0.0, lt=1.0, description="Share of every matrix set to zero.")
     block: tuple[PositiveInt, PositiveInt] = Field((4, 1), description="Outputs x inputs of one block.")
-    strength: PositiveFloat = Field(1e-3, description="Weight of the group-lasso penalty.")
-    warmup_share: float = Field(0.1, ge=0.0, lt=1.0, description="Share of the steps before pruning starts.")
-    ramp_share: float = Field(0.6, gt=0.0, le=1.0, description="Share of the steps over which sparsity rises.")
+    learning_rate: PositiveFloat = Field(5e-4, lt=1.0)
+    strength: PositiveFloat = Field(1e-3, le=0.1, description="Weight of the group-lasso penalty.")
+    warmup_share: float = Field(0.0, ge=0.0, lt=1.0, description="Share of the steps before pruning starts.")
+    ramp_share: float = Field(0.5, gt=0.0, le=1.0, description="Share of the steps over which sparsity rises.")
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> Self:
+        if (end := self.warmup_share + self.ramp_share) > 1:
+            raise ValueError(f"warmup_share + ramp_share is {end:g}; allowed: at most 1")
+        return self
 
 
 class DynamicInt8(Spec):

@@ -61,14 +61,15 @@ def cut_samples(files: Sequence[CodeFile], count: int, seed: int) -> list[Sample
 
 
 def _draw(files: Sequence[CodeFile], count: int, seed: int) -> Iterator[tuple[CodeFile, int]]:
-    shuffled: list[tuple[CodeFile, list[int]]] = []
-    for file in files:
-        positions = cut_positions(file)
-        random.Random(f"{CUT_VERSION}/{seed}/{file.name}").shuffle(positions)
-        shuffled.append((file, positions))
+    waiting = [(file, _shuffled_positions(file, seed)) for file in files]
     left = count
-    while left > 0 and shuffled:
-        for file, positions in shuffled[:left]:
+    while left > 0 and (waiting := [(file, positions) for file, positions in waiting if positions]):
+        for file, positions in waiting[:left]:
             yield file, positions.pop()
-        left -= min(left, len(shuffled))
-        shuffled = [(file, positions) for file, positions in shuffled if positions]
+        left -= len(waiting)
+
+
+def _shuffled_positions(file: CodeFile, seed: int) -> list[int]:
+    positions = cut_positions(file)
+    random.Random(f"{CUT_VERSION}/{seed}/{file.name}").shuffle(positions)
+    return positions

@@ -56,9 +56,12 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     """The fast tokenizer of a model or ONNX artifact.
 
     Raises:
-        ValueError: it lacks one of the special tokens line completion needs.
+        ValueError: there is none, or it lacks one of the special tokens line completion needs.
     """
-    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        raise ValueError(f"{path} is missing")
+    tokenizer = Tokenizer.from_file(str(path))
     missing = [token for token in (START, END, EOL) if tokenizer.token_to_id(token) is None]
     if missing:
         raise ValueError(f"{directory}: the tokenizer lacks {', '.join(missing)}")

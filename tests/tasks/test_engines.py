@@ -60,7 +60,6 @@ def test_greedy_tokens_are_equal_for_every_engine_and_batch_size(engines: dict[s
     batch = prompts(21)
     single = [tokens(engines["torch"], [prompt])[0] for prompt in batch]
     assert any(len(row) < 12 for row in single)
-    assert any(len(row) == 12 for row in single) or all(len(row) < 12 for row in single)
     for engine in engines.values():
         assert [tokens(engine, [prompt])[0] for prompt in batch] == single
         assert [row for start in range(0, 21, 7) for row in tokens(engine, batch[start : start + 7])] == single

@@ -1,11 +1,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +17,7 @@ from tasks.specs import FineTune
 from tasks.training.checkpoint import last_checkpoint, load_gpt2
 from tasks.training.finetune import fine_tune, micro_batch, total_steps
 from tasks.training.packing import pack
-from tests.tasks.tiny import write_model, write_slice
+from tests.tasks.tiny import kill_after_first_checkpoint, write_model, write_slice
 
 SPEC = FineTune(window=16, batch_size=4, learning_rate=1e-2, epochs=1, max_steps=12)
 
@@ -190,13 +186,7 @@ def test_survives_sigkill(model_dir: Path, slice_dir: Path, tmp_path: Path) -> N
     spec = SPEC.model_copy(update={"epochs": 100, "max_steps": 60})
     target, work = tmp_path / "target", tmp_path / "work"
     command = [sys.executable, "-c", KILLED, spec.model_dump_json(), *map(str, (model_dir, slice_dir, target, work))]
-    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=Path(__file__).parents[2])
-    deadline = time.monotonic() + 60
-    while not list(work.glob("checkpoint-*/complete")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    kill_after_first_checkpoint(command, work)
     assert not target.exists()
     notes = fine_tune(spec, model_dir, slice_dir, target, work)
     assert notes["steps"] == 60

@@ -2,11 +2,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +28,7 @@ from tasks.pruning.group_lasso import (
 from tasks.specs import GroupLasso
 from tasks.training.checkpoint import load_gpt2
 from tasks.training.finetune import fine_tune
-from tests.tasks.tiny import write_model, write_slice
+from tests.tasks.tiny import kill_after_first_checkpoint, write_model, write_slice
 
 SPEC = GroupLasso(window=16, batch_size=4, learning_rate=5e-3, max_steps=12)
 
@@ -300,13 +296,7 @@ def test_survives_sigkill(model_dir: Path, slice_dir: Path, tmp_path: Path) -> N
     spec = SPEC.model_copy(update={"epochs": 100, "max_steps": 60})
     target, work = tmp_path / "target", tmp_path / "work"
     command = [sys.executable, "-c", KILLED, spec.model_dump_json(), *map(str, (model_dir, slice_dir, target, work))]
-    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=Path(__file__).parents[2])
-    deadline = time.monotonic() + 60
-    while not list(work.glob("checkpoint-*/complete")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    kill_after_first_checkpoint(command, work)
     assert not target.exists()
     notes: Any = group_lasso(spec, model_dir, slice_dir, target, work)
     assert notes["steps"] == 60

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -65,3 +68,17 @@ def _sentence(choose: random.Random) -> list[str]:
         sentence.append(f"w{word}")
         word = (word * 5 + choose.choice((1, 7))) % WORDS
     return sentence
+
+
+def kill_after_first_checkpoint(command: list[str], work_dir: Path) -> None:
+    """Run a training in a second process and SIGKILL it once `work_dir` holds a whole checkpoint."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[2]) as process:
+        try:
+            deadline = time.monotonic() + 300
+            while not list(work_dir.glob("checkpoint-*/complete")):
+                assert process.poll() is None, "the training ended before its first checkpoint"
+                assert time.monotonic() < deadline, "no checkpoint in 5 minutes"
+                time.sleep(0.02)
+        finally:
+            process.kill()
