@@ -1,0 +1,1 @@
+"""Pages and reports over the store; arrives with the dashboard."""

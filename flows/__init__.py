@@ -14,6 +14,7 @@ def _prefer(name: str, value: str) -> None:
 _prefer("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 _prefer("DO_NOT_TRACK", "1")
 _prefer("HF_HUB_DISABLE_TELEMETRY", "1")
+_prefer("ORT_DISABLE_TELEMETRY", "1")
 _prefer("PREFECT_LOGGING_LEVEL", "WARNING")
 _prefer("PREFECT_RESULTS_LOCAL_STORAGE_PATH", str(home() / "results"))
 _prefer("PREFECT_SERVER_DATABASE_CONNECTION_URL", f"sqlite+aiosqlite:///{home()}/prefect.db")

@@ -13,7 +13,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.build import build
-from flows.measure import Report, measure
+from flows.measure import Built, Report, measure
 from flows.progress import say
 from flows.study import Study
 from storage import home
@@ -58,7 +58,7 @@ def _run(run: str, study: Study, store: ArtifactStore, metrics: MetricsStore) ->
     artifacts, failed = _build_all(study, base, slice_, store)
     if study.baseline not in artifacts:
         raise RuntimeError(f"the baseline {study.baseline} could not be built: {failed[study.baseline]}")
-    return measure(run, study, artifacts, failed, slice_, store, metrics)
+    return measure(Built(run, study, slice_, artifacts, failed), store, metrics)
 
 
 def _build_all(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flows.progress import say
 from flows.study import Study
 from storage.artifacts import ArtifactRef, ArtifactStore
 from tasks import steps
@@ -21,5 +22,9 @@ def build(study: Study, variant: str, base: ArtifactRef, slice_: ArtifactRef, st
 
 def _applied(step: Work, artifact: ArtifactRef, slice_: ArtifactRef, store: ArtifactStore) -> ArtifactRef:
     if isinstance(step, DynamicInt8 | ExportOnnx | OnnxInt8):
-        return steps.convert(step, artifact, store)
-    return steps.train(step, artifact, slice_, store)
+        state = steps.convert(step, artifact, store, return_state=True)
+    else:
+        state = steps.train(step, artifact, slice_, store, return_state=True)
+    made = state.result()
+    say(f"  {step.step}: {'kept' if state.name == 'Cached' else 'made'} {made}")
+    return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -19,6 +20,17 @@ from tasks.evaluation.score import Score
 from tasks.specs import Scoring
 
 
+@dataclass(frozen=True)
+class Built:
+    """What there is to measure: a run's study, its data slice, its variants' artifacts, and why others have none."""
+
+    run: str
+    study: Study
+    slice_: ArtifactRef
+    artifacts: Mapping[str, ArtifactRef]
+    failed: Mapping[str, str]
+
+
 class Report(NamedTuple):
     """How measuring went on one host: the noise floor, and why a variant failed."""
 
@@ -28,98 +40,95 @@ class Report(NamedTuple):
     failed: dict[str, str]
 
 
-@flow(name="measure", flow_run_name="measure {study.name}", validate_parameters=False)
-def measure(
-    run: str,
-    study: Study,
-    artifacts: Mapping[str, ArtifactRef],
-    unbuilt: Mapping[str, str],
-    slice_: ArtifactRef,
-    store: ArtifactStore,
-    metrics: MetricsStore,
-) -> Report:
+@flow(name="measure", flow_run_name="measure {built.study.name}", validate_parameters=False)
+def measure(built: Built, store: ArtifactStore, metrics: MetricsStore) -> Report:
     """Measure every built variant on this host and append the rows; what could not be built gets a row saying so."""
     described = describe_host()
     host = str(described["host"])
-    metrics.append("hosts", [{**described, "run": run, "recorded": datetime.now(UTC)}])
-    predictions, failed = _complete(study, artifacts, slice_, store)
+    metrics.append("hosts", [{**described, "run": built.run, "recorded": datetime.now(UTC)}])
+    predictions, failed = _complete(built, store)
     scores = measuring.scores_of(predictions, store)
-    metrics.append("predictions", measuring.prediction_rows(run, host, predictions, scores, store))
-    rounds = _rounds(run, host, study, artifacts, slice_, store, metrics)
-    failed |= {row["variant"]: row["error"] for row in rounds if row["error"]} | dict(unbuilt)
+    metrics.append("predictions", measuring.prediction_rows(built.run, host, predictions, scores, store))
+    rounds = _rounds(built, host, store, metrics)
+    failed |= {row["variant"]: row["error"] for row in rounds if row["error"]} | dict(built.failed)
     measured = [
-        *_absent(study, unbuilt),
-        *summarise.speed_measurements(rounds, study.baseline),
-        *summarise.quality_measurements(_quality(study, scores, failed), study.baseline),
+        *summarise.speed_measurements(rounds, built.study.baseline),
+        *summarise.quality_measurements(_quality(built.study, scores, failed), built.study.baseline),
+        *(made for variant in built.artifacts for made in _of_artifact(built, variant, store)),
+        *(summarise.absent(variant, "samples_per_s", reason) for variant, reason in built.failed.items()),
     ]
-    for variant, artifact in artifacts.items():
-        measured += measuring.measure_size(variant, artifact, store)
-        measured += measuring.note_measurements(variant, artifact, store)
-    subjects = {variant: _subject(study, variant, artifacts.get(variant)) for variant in study.variants}
-    metrics.append(
-        "measurements",
-        summarise.measurement_rows(measured, subjects, run=run, study=study.name, host=host, time=datetime.now(UTC)),
-    )
-    return Report(host, *summarise.session_noise(rounds, study.baseline), failed)
+    _append_measurements(built, host, measured, metrics)
+    return Report(host, *summarise.session_noise(rounds, built.study.baseline), failed)
 
 
-def _complete(
-    study: Study, artifacts: Mapping[str, ArtifactRef], slice_: ArtifactRef, store: ArtifactStore
-) -> tuple[dict[str, ArtifactRef], dict[str, str]]:
+def _complete(built: Built, store: ArtifactStore) -> tuple[dict[str, ArtifactRef], dict[str, str]]:
     """Every variant's completions, and the reason where there are none; random weights are not asked."""
     predictions: dict[str, ArtifactRef] = {}
     failed: dict[str, str] = {}
-    for variant, artifact in {}.items() if study.random_weights else artifacts.items():
-        say(f"completing {study.data.samples} lines with {variant}")
-        scoring = Scoring(
-            engine=study.variants[variant].engine,
-            decoding=study.measuring.decoding,
-            batch_size=study.measuring.quality_batch_size,
-            threads=measuring.threads_of(study.measuring),
-        )
-        state = steps.complete(scoring, artifact, slice_, store, return_state=True)
+    for variant, artifact in built.artifacts.items():
+        if built.study.random_weights:
+            break
+        scoring = _scoring(built.study, variant)
+        state = steps.complete(scoring, artifact, built.slice_, store, return_state=True)
         result = state.result(raise_on_failure=False)
         if isinstance(result, ArtifactRef):
             predictions[variant] = result
+            say(f"completions of {variant}: {'kept' if state.name == 'Cached' else 'made'} {result}")
         else:
             failed[variant] = str(result)
+            say(f"completions of {variant} failed: {result}")
     return predictions, failed
 
 
-def _rounds(
-    run: str,
-    host: str,
-    study: Study,
-    artifacts: Mapping[str, ArtifactRef],
-    slice_: ArtifactRef,
-    store: ArtifactStore,
-    metrics: MetricsStore,
-) -> list[summarise.Row]:
+def _scoring(study: Study, variant: str) -> Scoring:
+    return Scoring(
+        engine=study.variants[variant].engine_name,
+        decoding=study.measuring.decoding,
+        batch_size=study.measuring.quality_batch_size,
+        threads=measuring.threads_of(study.measuring),
+    )
+
+
+def _rounds(built: Built, host: str, store: ArtifactStore, metrics: MetricsStore) -> list[summarise.Row]:
     rows: list[summarise.Row] = []
-    spec = study.measuring
-    with Turns(spec.rounds * (len(artifacts) + 1)) as turns:
+    study, spec = built.study, built.study.measuring
+    with Turns(spec.rounds * (len(built.artifacts) + 1)) as turns:
         for number in range(1, spec.rounds + 1):
-            order = measuring.round_order(list(artifacts), study.baseline, study.seed, number)
+            order = measuring.round_order(list(built.artifacts), study.baseline, study.seed, number)
             for position, (variant, replicate) in enumerate(order):
-                visit = summarise.Visit(run, host, number, position, variant, replicate)
+                visit = summarise.Visit(built.run, host, number, position, variant, replicate)
                 turns.begin(f"round {number} of {spec.rounds}: {variant}")
-                engine = study.variants[variant].engine
-                rows.append(steps.measure_speed(visit, artifacts[variant], engine, slice_, spec, store))
+                engine = study.variants[variant].engine_name
+                rows.append(steps.measure_speed(visit, built.artifacts[variant], engine, built.slice_, spec, store))
                 metrics.append("rounds", rows[-1:])
                 turns.end(rows[-1]["samples_per_s"])
     return rows
 
 
-def _absent(study: Study, unbuilt: Mapping[str, str]) -> list[summarise.Measured]:
-    return [summarise.Measured(variant, "samples_per_s", None, None, None, 0, unbuilt[variant]) for variant in unbuilt]
-
-
 def _quality(study: Study, scores: Mapping[str, Score], failed: Mapping[str, str]) -> dict[str, Score | str]:
-    reasons = {
-        variant: "random weights" if study.random_weights else failed.get(variant, "") for variant in study.variants
+    """Every variant's score, or the reason why it has none."""
+    reasons = dict.fromkeys(study.variants, "random weights") if study.random_weights else failed
+    return {variant: scores.get(variant) or reasons[variant] for variant in study.variants}
+
+
+def _of_artifact(built: Built, variant: str, store: ArtifactStore) -> list[summarise.Measured]:
+    artifact = built.artifacts[variant]
+    return [
+        *measuring.measure_size(variant, artifact, store),
+        *measuring.note_measurements(variant, artifact, store),
+    ]
+
+
+def _append_measurements(built: Built, host: str, measured: list[summarise.Measured], metrics: MetricsStore) -> None:
+    study = built.study
+    subjects = {
+        variant: summarise.Subject(
+            built.artifacts[variant].digest if variant in built.artifacts else None, each.label, study.random_weights
+        )
+        for variant, each in study.variants.items()
     }
-    return {variant: scores.get(variant, reasons[variant]) for variant in study.variants}
-
-
-def _subject(study: Study, variant: str, artifact: ArtifactRef | None) -> summarise.Subject:
-    return summarise.Subject(artifact.digest if artifact else None, study.variants[variant].label, study.random_weights)
+    in_order = sorted(measured, key=lambda each: list(study.variants).index(each.variant))
+    rows = summarise.measurement_rows(
+        in_order, subjects, run=built.run, study=study.name, host=host, time=datetime.now(UTC)
+    )
+    metrics.append("measurements", rows)

@@ -16,6 +16,7 @@ from tasks.specs import (
     Data,
     DynamicInt8,
     Engine,
+    EngineName,
     ExportOnnx,
     FineTune,
     GroupLasso,
@@ -78,13 +79,13 @@ class Variant(Spec):
 
     @model_validator(mode="after")
     def _recipe_fits_together(self) -> Self:
-        if not self.engine:
+        if not self.recipe or not isinstance(self.recipe[-1], Engine):
             end = f"ends with {self.recipe[-1].step}" if self.recipe else "is empty"
             raise ValueError(f"recipe: {end}; the last step must be an engine ({', '.join(_RUNS)})")
         form = form_after(self.recipe[:-1])
-        if form not in _RUNS[self.engine]:
-            allowed = " or ".join(_RUNS[self.engine])
-            raise ValueError(f"recipe.{len(self.steps)}: engine {self.engine} runs a {allowed}, not a {form}")
+        if form not in _RUNS[self.engine_name]:
+            allowed = " or ".join(_RUNS[self.engine_name])
+            raise ValueError(f"recipe.{len(self.steps)}: engine {self.engine_name} runs a {allowed}, not a {form}")
         return self
 
     @property
@@ -93,10 +94,11 @@ class Variant(Spec):
         return tuple(step for step in self.recipe if not isinstance(step, Engine))
 
     @property
-    def engine(self) -> str:
-        """The name of the engine at the recipe's end."""
-        last = self.recipe[-1] if self.recipe else None
-        return last.name if isinstance(last, Engine) else ""
+    def engine_name(self) -> EngineName:
+        """The engine at the recipe's end."""
+        last = self.recipe[-1]
+        assert isinstance(last, Engine)  # _recipe_fits_together has seen to it
+        return last.name
 
 
 class Study(Spec):

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 from storage import BUNDLED, home
 from storage.artifacts import ArtifactRef, ArtifactStore, Provenance
+from tasks.engines.parity import Loadable, parity_in_new_process
 from tasks.fingerprint import fingerprint, library_versions
 from tasks.specs import (
     Base,
@@ -96,7 +98,26 @@ def train(spec: TrainingStep, model: ArtifactRef, slice_: ArtifactRef, store: Ar
 def convert(spec: Conversion, model: ArtifactRef, store: ArtifactStore) -> ArtifactRef:
     """A model quantized or exported, without any data."""
     extra = (spec.per_channel,) if isinstance(spec, OnnxInt8) else ()
-    return _make(spec, (model,), store, lambda target, _: (store.path(model), target, *extra))
+    source = store.path(model)
+    check = partial(_parity, spec, source)
+    return _make(spec, (model,), store, lambda target, _: (source, target, *extra), check)
+
+
+# The engine that runs a conversion's input, the one that runs its result, and how far their logits may be apart: an
+# export only rounds differently, what quantization does is measured and left to EM and ES to judge.
+_PARITY: dict[str, tuple[str, str, float | None]] = {
+    "dynamic-int8": ("torch", "torch", None),
+    "export-onnx": ("torch", "onnxruntime", 1e-3),
+    "onnx-int8": ("onnxruntime", "onnxruntime", None),
+}
+
+
+def _parity(spec: Conversion, source: Path, target: Path) -> dict[str, Any]:
+    before, after, bound = _PARITY[spec.step]
+    found = parity_in_new_process(Loadable(before, source), Loadable(after, target))
+    if bound is not None and found.max_abs > bound:
+        raise ValueError(f"{spec.step}: logits differ by {found.max_abs:g}, allowed: {bound:g}")
+    return {"parity_max_abs": found.max_abs, "parity_bound": bound, "greedy_agreement": found.greedy_agreement}
 
 
 def complete(spec: Scoring, model: ArtifactRef, slice_: ArtifactRef, store: ArtifactStore) -> ArtifactRef:
@@ -110,11 +131,13 @@ def _make(
     inputs: Sequence[ArtifactRef],
     store: ArtifactStore,
     arguments: Callable[[Path, Path], tuple[Any, ...]],
+    check: Callable[[Path], dict[str, Any]] = lambda target: {},
 ) -> ArtifactRef:
     kind = KINDS[kind_name(spec)]
     started = time.monotonic()
     with store.stage() as target, _work_directory(spec, inputs) as work:
         notes = kind.load()(*arguments(target, work))
+        notes |= check(target)
         provenance = Provenance(
             step={"step": kind_name(spec), **spec.model_dump(mode="json")},
             inputs=list(inputs),

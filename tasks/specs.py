@@ -12,6 +12,9 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 
+EngineName = Literal["torch", "onnxruntime"]
+
+
 class Spec(BaseModel):
     """Base of every spec: immutable, and an unknown field is an error rather than silently ignored."""
 
@@ -171,7 +174,7 @@ class Engine(Spec):
     """What runs the artifact: the last step of every recipe."""
 
     step: Literal["engine"] = "engine"
-    name: Literal["torch", "onnxruntime"]
+    name: EngineName
 
 
 Work = Pretrain | FineTune | GroupLasso | DynamicInt8 | ExportOnnx | OnnxInt8
@@ -206,7 +209,7 @@ class Scoring(Spec):
     """Everything the completions of a model depend on besides the model and the samples."""
 
     step: Literal["score"] = "score"
-    engine: Literal["torch", "onnxruntime"]
+    engine: EngineName
     decoding: Decoding
     batch_size: PositiveInt
     threads: PositiveInt

@@ -1,14 +1,27 @@
-"""Do two engines compute the same model? Logits side by side, and what greedy decoding makes of them."""
+"""Do two engines compute the same model? Logits side by side, and what greedy decoding makes of them.
+
+    python -m tasks.engines.parity REFERENCE_ENGINE DIRECTORY OTHER_ENGINE DIRECTORY
+
+After every conversion this runs as a process of its own, so that what is compared is what was written to disk.
+"""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from tasks.engines.base import CompletionEngine
+from tasks.engines.base import CompletionEngine, load_engine
+from tasks.engines.checkpoint import read_gpt2_config
 from tasks.specs import Decoding
+
+_PROMPT_LENGTHS = (1, 2, 7, 24, 60, 100, 180, 240)
+_NEW_TOKENS = 10
 
 
 class Parity(NamedTuple):
@@ -40,3 +53,45 @@ def logits_parity(
         tokens = [engine.complete([prompt], (), decoding)[0].tokens for engine in (reference, other)]
         agreements.append(tokens[0] == tokens[1])
     return Parity(max(differences), float(np.mean(agreements)))
+
+
+class Loadable(NamedTuple):
+    """An engine's name and the directory it loads."""
+
+    engine: str
+    directory: Path
+
+
+def parity_in_new_process(reference: Loadable, other: Loadable) -> Parity:
+    """`logits_parity` of two artifacts, reloaded from disk by a fresh process, on seeded random prompts.
+
+    Raises:
+        RuntimeError: one of them does not load there; the message ends with what the process said last.
+    """
+    command = [sys.executable, "-m", "tasks.engines.parity", *map(str, (*reference, *other))]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
+    if finished.returncode:
+        raise RuntimeError(f"{other.directory} does not reload: {' '.join(finished.stderr.splitlines()[-1:])}")
+    return Parity(**json.loads(finished.stdout.splitlines()[-1]))
+
+
+def random_prompts(directory: Path) -> list[list[int]]:
+    """Seeded prompts of several lengths that fit the model's vocabulary and positions."""
+    config = read_gpt2_config(directory)
+    random = np.random.default_rng(0)
+    longest = config["n_positions"] - _NEW_TOKENS
+    return [
+        random.integers(0, config["vocab_size"], length).tolist() for length in _PROMPT_LENGTHS if length <= longest
+    ]
+
+
+def main() -> None:
+    """Print the parity of the two artifacts named on the command line as a line of JSON."""
+    reference, other = Loadable(sys.argv[1], Path(sys.argv[2])), Loadable(sys.argv[3], Path(sys.argv[4]))
+    engines = [load_engine(each.engine, each.directory, threads=1) for each in (reference, other)]
+    found = logits_parity(engines[0], engines[1], random_prompts(reference.directory), _NEW_TOKENS)
+    print(json.dumps(found._asdict()))
+
+
+if __name__ == "__main__":
+    main()

@@ -30,7 +30,8 @@ class TorchEngine:
 
     def __init__(self, directory: Path, threads: int) -> None:
         _use_threads(threads)
-        self._model = load_quantized(directory) if is_dynamic_int8(directory) else load_fp32(directory)
+        self._int8 = is_dynamic_int8(directory)
+        self._model = load_quantized(directory) if self._int8 else load_fp32(directory)
         # A checkpoint's generation_config.json may ask for sampling, lengths or penalties: no part of a measurement.
         self._model.generation_config = GenerationConfig()
         self.n_positions: int = self._model.config.n_positions
@@ -44,7 +45,9 @@ class TorchEngine:
         with torch.inference_mode():
             if decoding.beams > 1:
                 return search(_CachedTorch(self._model), prompts, stop, decoding)
-            return self._generate(prompts, frozenset() if decoding.fixed_new_tokens else frozenset(stop), decoding)
+            # torch takes one activation range per tensor: in a batch, int8 would make each row depend on the others.
+            batches = [[prompt] for prompt in prompts] if self._int8 else [prompts]
+            return [completion for batch in batches for completion in self._generate(batch, stop, decoding)]
 
     def logits(self, prompt: Sequence[int]) -> Logits:
         """See `CompletionEngine.logits`."""
@@ -53,13 +56,16 @@ class TorchEngine:
             logits: Logits = _CachedTorch(self._model).prefill([prompt], 0)[0]
         return logits
 
-    def _generate(self, prompts: Sequence[Sequence[int]], stop: frozenset[int], decoding: Decoding) -> list[Completion]:
+    def _generate(
+        self, prompts: Sequence[Sequence[int]], stop: Collection[int], decoding: Decoding
+    ) -> list[Completion]:
+        ends = frozenset() if decoding.fixed_new_tokens else frozenset(stop)
         tokens, mask = _pad_left(prompts)
         config = GenerationConfig(
             max_new_tokens=new_tokens(decoding),
             do_sample=False,
             use_cache=True,
-            eos_token_id=sorted(stop) or None,
+            eos_token_id=sorted(ends) or None,
             pad_token_id=_PAD,
         )
         clock = _FirstTokenClock()
@@ -70,7 +76,7 @@ class TorchEngine:
         end = perf_counter()
         first = clock.first if clock.first is not None else end
         seconds = (first - begin) / len(prompts), (end - first) / len(prompts)
-        return [Completion(until_stop(row, stop), *seconds) for row in output[:, tokens.shape[1] :].tolist()]
+        return [Completion(until_stop(row, ends), *seconds) for row in output[:, tokens.shape[1] :].tolist()]
 
 
 class _FirstTokenClock(StoppingCriteria):  # type: ignore[misc]

@@ -191,7 +191,7 @@ def measurement_rows(
 def _speed_of(rounds: Sequence[Row], variant: str, baseline: str) -> list[Measured]:
     by_metric = {metric: _by_round(rounds, variant, metric) for metric in _OF_ROUNDS}
     if not by_metric["samples_per_s"]:
-        return [_absent(variant, metric, _failure(rounds, variant)) for metric in (*_TIMED, "speed_ratio")]
+        return [absent(variant, metric, _failure(rounds, variant)) for metric in (*_TIMED, "speed_ratio")]
     measured = [
         _present(variant, metric, median_interval(list(values.values())))
         for metric, values in by_metric.items()
@@ -203,18 +203,18 @@ def _speed_of(rounds: Sequence[Row], variant: str, baseline: str) -> list[Measur
 def _speed_ratio(ours: Mapping[int, float], rounds: Sequence[Row], variant: str, baseline: str) -> Measured:
     theirs = _by_round(rounds, baseline, "samples_per_s")
     if not ours.keys() & theirs.keys():
-        return _absent(variant, "speed_ratio", f"no round has both it and the baseline ({baseline})")
+        return absent(variant, "speed_ratio", f"no round has both it and the baseline ({baseline})")
     return _present(variant, "speed_ratio", paired_ratio(ours, theirs))
 
 
 def _quality_of(variant: str, score: Score | str, reference: Score | str) -> list[Measured]:
     if isinstance(score, str):
-        return [_absent(variant, metric, score) for metric in (*_SCORED, *_PAIRED)]
+        return [absent(variant, metric, score) for metric in (*_SCORED, *_PAIRED)]
     own = [mean_interval(score.similarities), proportion_interval(score.exact).scaled(100)]
     measured = [_present(variant, metric, interval) for metric, interval in zip(_SCORED, own, strict=True)]
     if isinstance(reference, str):
         reason = f"the baseline has no score: {reference}"
-        return [*measured, *(_absent(variant, metric, reason) for metric in _PAIRED)]
+        return [*measured, *(absent(variant, metric, reason) for metric in _PAIRED)]
     paired = _paired(reference, score)
     return [*measured, *(_present(variant, metric, value) for metric, value in zip(_PAIRED, paired, strict=True))]
 
@@ -231,7 +231,8 @@ def _present(variant: str, metric: str, interval: Interval) -> Measured:
     return Measured(variant, metric, interval.value, interval.lo, interval.hi, interval.n, None)
 
 
-def _absent(variant: str, metric: str, reason: str) -> Measured:
+def absent(variant: str, metric: str, reason: str) -> Measured:
+    """A metric that could not be measured, and why."""
     return Measured(variant, metric, None, None, None, 0, reason)
 
 

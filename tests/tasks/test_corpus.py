@@ -110,7 +110,7 @@ def test_empty_and_missing_trees_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="roots: no Python file below"):
         read(tmp_path / "empty")
-    with pytest.raises(ValueError, match="roots: .* is not a directory"):
+    with pytest.raises(ValueError, match=r"roots: .* is not a directory"):
         read(tmp_path / "missing")
 
 
@@ -157,7 +157,7 @@ def test_codexglues_layout(codexglue: Path) -> None:
 
 def test_codexglue_names_the_missing_file(codexglue: Path) -> None:
     (codexglue / "dev.txt").unlink()
-    with pytest.raises(ValueError, match="dev.txt is missing"):
+    with pytest.raises(ValueError, match=r"dev\.txt is missing"):
         read_corpus(CodeXGlue(directory=codexglue), LIMITS, 0)
 
 

@@ -1,6 +1,7 @@
 """PY150 lexing against lines that CodeXGLUE's own preprocessing wrote (Python 3.11)."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -46,4 +47,4 @@ def test_line_ends_never_repeat_nor_stand_outside(lines: list[str]) -> None:
     except ValueError:
         return
     assert tokens[1] != EOL and tokens[-2] != EOL
-    assert all(pair != (EOL, EOL) for pair in zip(tokens, tokens[1:], strict=False))
+    assert all(pair != (EOL, EOL) for pair in pairwise(tokens))

@@ -1,0 +1,32 @@
+"""What tests of every room share."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.command import ROOT, run_command
+
+
+@pytest.fixture(scope="session")
+def session_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """State that the end-to-end tests share: filled once, by a real run of the smoke study."""
+    return tmp_path_factory.mktemp("slimline")
+
+
+@pytest.fixture(scope="session")
+def smoke(session_home: Path) -> subprocess.CompletedProcess[str]:
+    """The first run of the smoke study."""
+    return run_command("run", "smoke", home=session_home)
+
+
+@pytest.fixture
+def source_copy(tmp_path: Path) -> Iterator[Path]:
+    """A copy of slimline's source that a test may edit."""
+    copy = tmp_path / "source"
+    for room in ("flows", "tasks", "storage", "dashboards"):
+        shutil.copytree(ROOT / room, copy / room, ignore=shutil.ignore_patterns("__pycache__"))
+    yield copy
+    shutil.rmtree(copy)

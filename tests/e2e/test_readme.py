@@ -1,0 +1,53 @@
+"""The README tells the truth: every command in it runs."""
+
+import json
+import re
+import shlex
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from flows.study import study_names
+from storage.artifacts import ArtifactStore
+from tests.command import ROOT, run_command
+
+pytestmark = pytest.mark.e2e
+
+README = (ROOT / "README.md").read_text("utf8")
+COMMANDS = [
+    line
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("slimline ")
+]
+
+
+@pytest.fixture
+def files(smoke: subprocess.CompletedProcess[str], session_home: Path, tmp_path: Path) -> dict[str, str]:
+    """What the README's commands name, and where it is here."""
+    store = ArtifactStore(session_home / "artifacts")
+    checkpoint = next(ref for ref in store.list() if store.provenance(ref).step["step"] == "base")
+    (study,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    study = study.replace("/path/to/a/gpt2/checkpoint", str(store.path(checkpoint)))
+    study = study.replace("/path/to/your/code, /path/to/more", sysconfig.get_paths()["stdlib"])
+    (tmp_path / "my-study.yaml").write_text(study, "utf8")
+    (tmp_path / "answers.json").write_text("".join(json.dumps({"gt": f"x = {n}"}) + "\n" for n in range(3)), "utf8")
+    (tmp_path / "predictions.txt").write_text("x = 0\nx = 1\ny = 2\n", "utf8")
+    return {name: str(tmp_path / name) for name in ("my-study.yaml", "answers.json", "predictions.txt")}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_runs(command: str, files: dict[str, str], session_home: Path) -> None:
+    words = [files.get(word, word) for word in shlex.split(command, comments=True)[1:]]
+    assert run_command(*words, home=session_home).stdout
+
+
+def test_every_study_is_described() -> None:
+    assert all(f"`{name}`" in README for name in study_names())
+
+
+def test_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf8"), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z]+)\b", README)) - {"help"} <= targets | {"help"}

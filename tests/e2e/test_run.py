@@ -1,0 +1,146 @@
+"""The whole line on real input: one smoke run, what it leaves behind, and what a second run does not do again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from storage.artifacts import ArtifactRef, ArtifactStore
+from storage.metrics import MetricsStore
+from tests.command import ROOT, run_command
+
+pytestmark = pytest.mark.e2e
+
+VARIANTS = ["original", "pruned", "quantized", "onnx", "int8"]
+
+
+def built(home: Path) -> dict[ArtifactRef, str]:
+    store = ArtifactStore(home / "artifacts")
+    return {ref: str(store.provenance(ref).created) for ref in store.list()}
+
+
+def records(home: Path) -> set[str]:
+    return {path.name for path in (home / "results").iterdir()}
+
+
+def test_the_table_has_every_variant_and_the_published_figures(
+    smoke: subprocess.CompletedProcess[str], session_home: Path
+) -> None:
+    assert all(variant in smoke.stdout for variant in VARIANTS)
+    assert "delftblue" in smoke.stdout and "462.26" in smoke.stdout
+    rows = json.loads(run_command("table", "--format", "json", home=session_home).stdout)
+    assert [row["variant"] for row in rows] == VARIANTS
+    for row in rows:
+        assert row["error"] is None
+        for metric in ("disk_mb", "disk_gzip_mb", "memory_mb", "memory_over_base_mb", "params_m", "params_nonzero_m"):
+            assert row[metric] > 0
+        for metric in ("samples_per_s", "es", "em"):
+            assert row[f"{metric}_lo"] <= row[metric] <= row[f"{metric}_hi"]
+
+
+def test_what_the_compressions_did(smoke: subprocess.CompletedProcess[str], session_home: Path) -> None:
+    rows = {
+        row["variant"]: row for row in json.loads(run_command("table", "--format", "json", home=session_home).stdout)
+    }
+    zeros = 1 - rows["pruned"]["params_nonzero_m"] / rows["pruned"]["params_m"]
+    assert zeros == pytest.approx(0.6, abs=0.001)
+    assert rows["pruned"]["disk_mb"] == pytest.approx(rows["original"]["disk_mb"], rel=0.01)
+    assert rows["pruned"]["disk_gzip_mb"] < 0.6 * rows["original"]["disk_gzip_mb"]
+    assert rows["int8"]["disk_mb"] < 0.6 * rows["original"]["disk_mb"]
+    answer = MetricsStore(session_home / "metrics").query(
+        "SELECT metric, value FROM measurements WHERE variant = 'int8' AND metric IN ('matmuls', 'int8_matmuls')"
+    )
+    assert {row["metric"]: row["value"] for row in answer.to_pylist()} == {"matmuls": 25, "int8_matmuls": 25}
+    parity = MetricsStore(session_home / "metrics").query(
+        "SELECT value FROM measurements WHERE variant = 'onnx' AND metric = 'parity_max_abs'"
+    )
+    assert parity.to_pylist()[0]["value"] < 1e-3
+
+
+def test_rounds_are_interleaved_with_the_baseline_twice(
+    smoke: subprocess.CompletedProcess[str], session_home: Path
+) -> None:
+    rows = MetricsStore(session_home / "metrics").query("FROM rounds ORDER BY round, position").to_pylist()
+    for number in (1, 2):
+        turns = [row["variant"] for row in rows if row["round"] == number]
+        assert sorted(turns) == sorted([*VARIANTS, "original"])
+    assert all(row["finished"] <= following["started"] for row, following in pairwise(rows))
+    assert len({row["pid"] for row in rows}) == len(rows)
+    assert max(row["base_mb"] for row in rows) < 100
+
+
+def test_versus_published_has_both(smoke: subprocess.CompletedProcess[str], session_home: Path) -> None:
+    out = run_command("sql", "from versus_published", "--format", "json", home=session_home).stdout
+    rows = json.loads(out)
+    hosts = {(row["variant"], row["published_host"]) for row in rows}
+    assert {("original", "delftblue"), ("onnx", "laptop"), ("int8", None)} <= hosts
+
+
+def test_a_second_run_builds_and_scores_nothing(smoke: subprocess.CompletedProcess[str], session_home: Path) -> None:
+    before, keys = built(session_home), records(session_home)
+    run_command("run", "smoke", "--variants", "pruned", "--rounds", "1", home=session_home)
+    assert built(session_home) == before
+    assert records(session_home) == keys
+
+
+def test_an_edit_of_the_pruning_code_rebuilds_pruned_and_what_follows(
+    smoke: subprocess.CompletedProcess[str], session_home: Path, source_copy: Path
+) -> None:
+    before = built(session_home)
+    code = source_copy / "tasks" / "pruning" / "group_lasso.py"
+    assert "** 3" in code.read_text("utf8")
+    code.write_text(code.read_text("utf8").replace("** 3", "** 2"), "utf8")
+    run_command("run", "smoke", "--variants", "onnx,int8", "--rounds", "1", home=session_home, source=source_copy)
+    store = ArtifactStore(session_home / "artifacts")
+    new = [store.provenance(ref).step["step"] for ref in built(session_home).keys() - before.keys()]
+    assert sorted(new) == ["export-onnx", "group-lasso", "score"]
+
+
+def test_a_damaged_artifact_is_built_again(smoke: subprocess.CompletedProcess[str], session_home: Path) -> None:
+    store = ArtifactStore(session_home / "artifacts")
+    damaged = next(ref for ref in store.list() if store.provenance(ref).step["step"] == "onnx-int8")
+    weights = store.path(damaged) / "model.onnx"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.chmod(0o644)
+    weights.write_bytes(content)
+    verified = run_command("artifacts", "verify", home=session_home, check=False)
+    assert verified.returncode == 1 and "model.onnx" in verified.stderr
+    run_command("run", "smoke", "--variants", "int8", "--rounds", "1", home=session_home)
+    run_command("artifacts", "verify", home=session_home)
+
+
+@pytest.mark.parametrize("seconds", [6.0, 14.0, 24.0])
+def test_kill_at_any_second_leaves_the_store_whole(tmp_path_factory: pytest.TempPathFactory, seconds: float) -> None:
+    home = tmp_path_factory.getbasetemp() / "killed"  # one home for all kills: each run goes on where the last ended
+    home.mkdir(exist_ok=True)
+    before = built(home) if (home / "artifacts").exists() else {}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "run", "smoke", "--rounds", "1"],
+        cwd=ROOT,
+        env={**os.environ, "SLIMLINE_HOME": str(home)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    run_command("artifacts", "verify", home=home)
+    after = built(home)
+    assert before.items() <= after.items()
+
+
+def test_the_run_after_kills_finishes(tmp_path_factory: pytest.TempPathFactory) -> None:
+    home = tmp_path_factory.getbasetemp() / "killed"
+    before = built(home)
+    run_command("run", "smoke", "--rounds", "1", home=home)
+    assert before.items() <= built(home).items()
+    rows = json.loads(run_command("table", "--format", "json", home=home).stdout)
+    assert [row["variant"] for row in rows] == VARIANTS
