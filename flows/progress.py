@@ -8,7 +8,8 @@ from typing import Self
 from prefect import get_run_logger
 from prefect.exceptions import MissingContextError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from tasks.progress import progress_bar
 
 _console = Console(stderr=True, highlight=False)
 
@@ -26,8 +27,7 @@ class Turns:
     """A progress bar over measuring processes; off a terminal, a line each instead."""
 
     def __init__(self, total: int) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._bar = Progress(*columns, TimeRemainingColumn(), console=_console, disable=not _console.is_terminal)
+        self._bar = progress_bar()
         # The bar must not take the core that is being measured: it is drawn between measurements only.
         self._bar.live.auto_refresh = False
         self._task = self._bar.add_task("measuring", total=total)

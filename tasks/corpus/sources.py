@@ -12,11 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from rich.progress import track
-
 from tasks.corpus.lexing import END, START, lex_line
 from tasks.corpus.samples import CodeFile
 from tasks.corpus.trees import SourceFile, Split, default_roots, find_files, listing_digest, select
+from tasks.progress import tracked
 from tasks.specs import CodeXGlue, DataSource, HubData, PythonTrees
 
 T = TypeVar("T")
@@ -130,7 +129,7 @@ def _lexed(
     # A little more than the limit at a time: enough work for every core, little of it wasted.
     while batch := list(islice(remaining, max(64, min(limit + limit // 8, 4096)))):
         outcomes = pool.map(lex_file, [file.path for file in batch], chunksize=16)
-        yield from zip(batch, track(outcomes, f"lexing {split}", len(batch), transient=True), strict=True)
+        yield from zip(batch, tracked(outcomes, f"lexing {split}", len(batch)), strict=True)
 
 
 def _shuffled(items: Iterable[T], seed: int) -> list[T]:

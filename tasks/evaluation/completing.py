@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
-from rich.progress import Progress
 
 from tasks.corpus.parquet import read_samples
 from tasks.engines.base import new_tokens
 from tasks.engines.checkpoint import read_gpt2_config
 from tasks.evaluation.probe import ProbeRequest, run_probe
 from tasks.evaluation.score import Score, score_pairs
+from tasks.progress import progress_bar
 from tasks.specs import Decoding, Scoring
 from tasks.training.tokenizer import decode_line, encode_prompts, load_tokenizer, stop_ids
 
@@ -64,7 +62,7 @@ def complete_samples(spec: Scoring, artifact: Path, slice_dir: Path, target: Pat
         mode="quality",
         batch_size=spec.batch_size,
     )
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+    with progress_bar() as progress:
         bar = progress.add_task("completing lines", total=len(samples))
         result = run_probe(
             request, timeout_for(len(samples)), lambda done, total: progress.update(bar, completed=done, total=total)

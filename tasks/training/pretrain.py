@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tasks.corpus.parquet import read_codes
+from tasks.progress import progress_bar
 from tasks.specs import Pretrain
 from tasks.training.checkpoint import load_gpt2, save_gpt2
 from tasks.training.packing import Windows, pack
@@ -63,13 +64,17 @@ def pretrain(spec: Pretrain, model_dir: Path, slice_dir: Path, target: Path, wor
     torch.manual_seed(spec.seed)
     model = load_gpt2(model_dir)
     tokenizer = load_tokenizer(model_dir)
-    training = pack(_shuffled(read_codes(slice_dir, "train"), spec.seed), tokenizer, spec.window)
+    codes = _shuffled(read_codes(slice_dir, "train"), spec.seed)
+    training = pack(codes, tokenizer, spec.window)
     dev = pack(read_codes(slice_dir, "dev"), tokenizer, spec.window)
     trained = [*optimizers(model, spec)]
     clock, curve = _restore(work_dir, model, trained)
     clock = _train(spec, model, trained, training, clock, curve, work_dir)
     save_gpt2(model, model_dir, target)
     return {
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "files": len(codes),
+        "packages": sorted({f"{one.name} {one.version}" for one in distributions()}),
         "steps": clock.steps,
         "tokens": clock.tokens,
         "corpus_tokens": training.size,
@@ -102,8 +107,8 @@ def _train(
     saved = clock.seconds
     recent: list[float] = []
     model.train()
-    with _progress() as progress:
-        bar = progress.add_task("pre-training", total=total, completed=int(clock.seconds), note="")
+    with progress_bar(TextColumn("{task.fields[note]}")) as progress:
+        bar = progress.add_task("pre-training, seconds", total=int(total), completed=int(clock.seconds), note="")
         while clock.seconds < total:
             started = time.monotonic()
             batch = _nth_batch(windows, clock.steps, spec)
@@ -114,16 +119,11 @@ def _train(
                 curve.append([round(clock.seconds / 60, 2), round(sum(recent) / len(recent), 4)])
                 recent.clear()
                 note = f"step {clock.steps}, loss {curve[-1][1]:.3f}, {clock.tokens / clock.seconds:,.0f} tokens/s"
-                progress.update(bar, completed=clock.seconds, note=note)
+                progress.update(bar, completed=int(clock.seconds), note=note)
             if clock.seconds - saved >= spec.checkpoint_minutes * 60:
                 _save(work_dir, model, trained, clock, curve)
                 saved = clock.seconds
     return clock
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
-    return Progress(*columns, console=Console(stderr=True), refresh_per_second=1)
 
 
 def _step(

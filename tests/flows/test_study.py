@@ -49,8 +49,8 @@ REFUSED = {  # name: content, field, value, what is allowed
     "sparsity not a number": (lasso(sparsity=float("nan")), SPARSITY, "nan", "finite|less than 1"),
     "schedule beyond the end": (
         lasso(warmup_share=0.8, ramp_share=0.5),
-        "variants.odd.recipe.0.group-lasso: warmup_share + ramp_share",
-        "1.3",
+        "variants.odd.recipe.0.group-lasso",
+        "warmup_share + ramp_share is 1.3",
         "at most 1",
     ),
     "block of no rows": (lasso(block=[0, 1]), "variants.odd.recipe.0.group-lasso.block.0", "0", "greater than 0"),
@@ -113,14 +113,14 @@ REFUSED = {  # name: content, field, value, what is allowed
         "'torch' or 'onnxruntime'",
     ),
     "unknown step": (recipe({"step": "prune"}, TORCH), "variants.odd.recipe.0", "'prune'", "'group-lasso'"),
-    "unknown field of a study": (study_of(variant=3), "variant", "3", "baseline, hosts, measuring"),
+    "unknown field of a study": (study_of(variant=3), "study", "'variant'", "baseline, hosts, measuring"),
     "unknown field of a step": (
         lasso(sparsty=0.5),
         "variants.odd.recipe.0.group-lasso",
-        "sparsty",
-        "epochs, max_steps, step, sparsity, block",
+        "'sparsty'",
+        "sparsity, block",
     ),
-    "unknown field of a part": (study_of(measuring={"round": 4}), "measuring", "round", "rounds, speed_samples"),
+    "unknown field of a part": (study_of(measuring={"round": 4}), "measuring", "'round'", "rounds, speed_samples"),
     "unknown label": (recipe(TORCH, label="best"), "variants.odd.label", "'best'", "'as published', 'repaired' or"),
     "graph after preparation": (study_of(prepare=[EXPORT]), "prepare", "leaves a graph", "starts from a checkpoint"),
     "quantized after preparation": (
@@ -132,14 +132,14 @@ REFUSED = {  # name: content, field, value, what is allowed
     "engine in the preparation": (study_of(prepare=[TORCH]), "prepare.0", "'engine'", "'pretrain', 'fine-tune'"),
     "preparation that does not fit": (
         study_of(prepare=[ONNX_INT8]),
-        "prepare.0",
-        "here stands a checkpoint",
+        "prepare",
+        "prepare.0: onnx-int8",
         "onnx-int8 takes a graph",
     ),
     "baseline that is no variant": (
         study_of(baseline="orignal"),
         "baseline",
-        "'orignal' is not a variant",
+        "'orignal'",
         "allowed: original",
     ),
     "no variants": (study_of(variants={}), "variants", "not 0", "at least 1"),
@@ -179,7 +179,7 @@ REFUSED = {  # name: content, field, value, what is allowed
 def test_bad_input_is_refused_with_field_value_and_what_is_allowed(name):
     content, field, value, allowed = REFUSED[name]
     (line,) = refusal(content).splitlines()
-    assert line.startswith(f"{field}:") or line.startswith(field)
+    assert line.startswith(f"{field}:")
     assert value in line.removeprefix(field)
     assert any(words in line for words in allowed.split("|"))
 
@@ -206,7 +206,7 @@ FILES = {  # name: content, what the message says
     "a NUL": (b"name: \x00", "special characters are not allowed"),
     "a Python object": (b"name: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
     "no such day": (f"description: 2024-13-45\n{BODY}".encode(), "month must be in 1..12"),
-    "nested too deeply": (b"[" * 3000, "nested too deeply"),
+    "nested too deeply": (b"[" * 800, "nested too deeply"),
     "a variant twice": (
         b"variants:\n"
         b"  original: {label: baseline, recipe: [{step: engine, name: torch}]}\n"
@@ -325,7 +325,7 @@ def test_specs_are_frozen():
                 setattr(spec, field, getattr(spec, field))
 
 
-# ------------------------------------------------------------------------------------------------------ any recipe at all
+# --------------------------------------------------------------------------------------------------- any recipe at all
 
 LETTERS = {  # the grammar of recipes in one letter a step: t trains, d, x and q convert, T and O run
     "t": [{"step": "pretrain"}, {"step": "fine-tune"}, {"step": "group-lasso"}],
@@ -336,6 +336,7 @@ LETTERS = {  # the grammar of recipes in one letter a step: t trains, d, x and q
     "O": [ONNXRUNTIME],
 }
 VALID = r"t*(d?T|xq?O)"
+WORDS = [trained + end for trained in ("", "t", "tt", "ttt") for end in ("T", "dT", "xO", "xqO")]
 
 
 def accepted(content):
@@ -365,6 +366,7 @@ def steps_of(words):
     return words.flatmap(lambda word: st.tuples(*(st.sampled_from(LETTERS[letter]) for letter in word)))
 
 
+@settings(max_examples=50, deadline=None)
 @given(steps_of(st.text(st.sampled_from(sorted(LETTERS)), max_size=12)))
 def test_a_recipe_of_any_length_is_accepted_iff_the_grammar_has_it(steps):
     word = "".join(next(letter for letter, those in LETTERS.items() if step in those) for step in steps)
@@ -389,7 +391,7 @@ fields = {
 
 @st.composite
 def studies(draw):
-    words = draw(st.lists(st.from_regex(VALID, fullmatch=True).filter(lambda word: len(word) < 9), min_size=1))
+    words = draw(st.lists(st.sampled_from(WORDS), min_size=1, max_size=5))
     variants = {}
     for number, word in enumerate(words):
         steps = [draw(st.sampled_from(LETTERS[letter])) for letter in word]
@@ -399,7 +401,7 @@ def studies(draw):
     return study_of(variants=variants, baseline=baseline, data={"samples": samples}, description=draw(st.text()))
 
 
-@settings(max_examples=50)
+@settings(max_examples=25, deadline=None)
 @given(studies())
 def test_a_valid_study_survives_json_and_yaml(content):
     study = parse_study(content)
@@ -408,6 +410,7 @@ def test_a_valid_study_survives_json_and_yaml(content):
     assert parse_study(yaml.safe_load(yaml.safe_dump(study.model_dump(mode="json")))) == study
 
 
+@settings(deadline=None)
 @given(st.floats() | st.sampled_from([0.0, 1.0, -0.0, 5e-324, 1 - 2**-53]))
 def test_sparsity_is_any_share_between_none_and_all(value):
     assert accepted(lasso(sparsity=value)) == (0 < value < 1)

@@ -182,7 +182,7 @@ def test_the_hubs_schema(hub: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_fa
     assert {file.code for file in corpus.files["test"]} == set(lines(20, 100))
 
 
-# ------------------------------------------------------------------------------------------------------------- line cuts
+# ------------------------------------------------------------------------------------------------------------ line cuts
 
 TOKENS = st.lists(st.sampled_from(["a", "=", "(", ")", "<NUM_LIT>", EOL]), min_size=1, max_size=40)
 
