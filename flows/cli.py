@@ -16,7 +16,7 @@ from storage import home
 
 if TYPE_CHECKING:
     from flows.study import Study
-    from storage.artifacts import ArtifactStore
+    from storage.artifacts import ArtifactRef, ArtifactStore
     from storage.metrics import MetricsStore
 
 BAD_INPUT = 2
@@ -279,14 +279,23 @@ _IN_USE = """
 def collect_garbage(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
-    """Keep what the newest run of every study on every host measured and was made of; remove everything else."""
+    """Keep what the newest run of every study on every host measured and was made of; remove everything else.
+
+    Not while a run is building: what it has made is in no table yet.
+    """
     with _refusing():
         store = _artifacts()
         used = {row["artifact"] for row in _metrics().query(_IN_USE).to_pylist()}
-        removed = store.gc([ref for ref in store.list() if ref.digest in used], dry_run=dry_run)
+        removed = store.gc([ref for ref in store.list() if _is_in_use(ref, used, store)], dry_run=dry_run)
     for ref in removed:
         typer.echo(f"{'would remove' if dry_run else 'removed'} {ref}")
     typer.echo(f"{len(removed)} artifacts {'would go' if dry_run else 'removed'}")
+
+
+def _is_in_use(ref: ArtifactRef, used: set[str], store: ArtifactStore) -> bool:
+    if ref.kind == "predictions":
+        return any(model.digest in used for model in store.provenance(ref).inputs)
+    return ref.digest in used
 
 
 def main() -> None:

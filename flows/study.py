@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from tasks.specs import (
     Base,
@@ -52,8 +52,8 @@ class StudyError(ValueError):
     """A study that cannot run: the message names the field, its value, and what is allowed."""
 
 
-def form_after(steps: Sequence[Step]) -> Form:
-    """What a checkpoint has become after these steps.
+def form_after(steps: Sequence[Step], field: str) -> Form:
+    """What a checkpoint has become after these steps of a study's field.
 
     Raises:
         ValueError: a step cannot follow the one before it.
@@ -61,12 +61,12 @@ def form_after(steps: Sequence[Step]) -> Form:
     form: Form = "checkpoint"
     for number, step in enumerate(steps):
         if isinstance(step, Engine):
-            raise ValueError(f"recipe.{number}: engine {step.name} stands before the end; it must be the last step")
+            raise ValueError(f"{field}.{number}: engine {step.name} stands before the end; it must be the last step")
         takes, gives = _TAKES[type(step)]
         if "quantized" in form and "quantized" in gives:
-            raise ValueError(f"recipe.{number}: {step.step} quantizes what is quantized already; allowed: once")
+            raise ValueError(f"{field}.{number}: {step.step} quantizes what is quantized already; allowed: once")
         if form != takes:
-            raise ValueError(f"recipe.{number}: {step.step} takes a {takes}, but here stands a {form}")
+            raise ValueError(f"{field}.{number}: {step.step} takes a {takes}, but here stands a {form}")
         form = gives
     return form
 
@@ -82,7 +82,7 @@ class Variant(Spec):
         if not self.recipe or not isinstance(self.recipe[-1], Engine):
             end = f"ends with {self.recipe[-1].step}" if self.recipe else "is empty"
             raise ValueError(f"recipe: {end}; the last step must be an engine ({', '.join(_RUNS)})")
-        form = form_after(self.recipe[:-1])
+        form = form_after(self.recipe[:-1], "recipe")
         if form not in _RUNS[self.engine_name]:
             allowed = " or ".join(_RUNS[self.engine_name])
             raise ValueError(f"recipe.{len(self.steps)}: engine {self.engine_name} runs a {allowed}, not a {form}")
@@ -110,8 +110,8 @@ class Study(Spec):
     prepare: tuple[Preparation, ...] = Field((), description="Steps every variant starts with, such as fine-tuning.")
     data: Data = Data()
     variants: dict[str, Variant] = Field(min_length=1)
-    baseline: str = "original"
-    hosts: tuple[str, ...] = ("local",)
+    baseline: str = Field("original", validate_default=True)
+    hosts: tuple[str, ...] = Field(("local",), min_length=1)
     measuring: Measuring = Measuring()
     seed: int = 0
 
@@ -123,16 +123,18 @@ class Study(Spec):
                 raise ValueError(f"{name!r} is no name; allowed: letters, digits, '-' and '_'")
         return variants
 
-    @model_validator(mode="after")
-    def _baseline_is_there(self) -> Self:
-        if self.baseline not in self.variants:
-            raise ValueError(f"baseline: {self.baseline!r} is not a variant; allowed: {', '.join(self.variants)}")
-        return self
+    @field_validator("baseline")
+    @classmethod
+    def _baseline_is_there(cls, baseline: str, others: ValidationInfo) -> str:
+        variants = others.data.get("variants", {baseline: None})  # absent where they are refused themselves
+        if baseline not in variants:
+            raise ValueError(unknown(baseline, variants))
+        return baseline
 
     @field_validator("prepare")
     @classmethod
     def _prepares_a_checkpoint(cls, prepare: tuple[Preparation, ...]) -> tuple[Preparation, ...]:
-        if (form := form_after(prepare)) != "checkpoint":
+        if (form := form_after(prepare, "prepare")) != "checkpoint":
             raise ValueError(f"leaves a {form}; every variant starts from a checkpoint")
         return prepare
 
@@ -154,6 +156,19 @@ class Study(Spec):
         return self.model_copy(update={"variants": kept})
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, but a key that stands twice is an error, where PyYAML silently keeps the last."""
+
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value!r} stands twice", problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        return node
+
+
 def study_names() -> list[str]:
     """The studies that ship with slimline."""
     return sorted(path.stem for path in STUDIES.glob("*.yaml"))
@@ -165,13 +180,16 @@ def load_study(name: str) -> Study:
     Raises:
         StudyError: there is no such study, or it is invalid; the message names every offending field.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else STUDIES / f"{name}.yaml"
-    if not path.is_file():
+    is_path = name.endswith((".yaml", ".yml"))
+    path = Path(name) if is_path else STUDIES / f"{name}.yaml"
+    if not (path.is_file() if is_path else name in study_names()):
         raise StudyError(f"study: {unknown(name, study_names())}, or the path of a .yaml file")
     try:
-        content = yaml.safe_load(path.read_text("utf8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.load(path.read_text("utf8"), _Loader)  # noqa: S506 - a safe one
+    except (yaml.YAMLError, ValueError) as error:  # such as a date that does not exist
         raise StudyError(f"{path}: no YAML: {error}") from error
+    except RecursionError as error:
+        raise StudyError(f"{path}: no YAML: nested too deeply") from error
     if not isinstance(content, dict):
         raise StudyError(f"{path}: a study is a mapping of fields, found {type(content).__name__}")
     return parse_study({"name": path.stem, **content})

@@ -89,7 +89,7 @@ def _chosen_run(connection: duckdb.DuckDBPyConnection, url: str, study: str | No
         "SELECT run, any_value(study) FROM runs GROUP BY run ORDER BY min(started) DESC, run DESC"
     ).fetchall()
     if not runs:
-        raise NotMeasured(f"no run is stored in {url}")
+        raise NotMeasured(f"no run is stored in {url}; `slimline run` makes one")
     studies = list(dict.fromkeys(name for _, name in runs))
     if study is not None and study not in studies:
         raise NotMeasured(f"no study {study!r} in {url}; there are: {_first(studies)}")

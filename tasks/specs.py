@@ -7,7 +7,7 @@ validated against them before anything is computed, and Prefect draws its parame
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -17,7 +17,16 @@ EngineName = Literal["torch", "onnxruntime"]
 class Spec(BaseModel):
     """Base of every spec: immutable, and an unknown field is an error rather than silently ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fields_are_known(cls, content: Any) -> Any:
+        # Pydantic's own message does not say which fields there are.
+        for name in content if isinstance(content, dict) else ():
+            if name not in cls.model_fields:
+                raise ValueError(f"{name!r} is no field; allowed: {', '.join(cls.model_fields)}")
+        return content
 
 
 # ---------------------------------------------------------------------------------------------------------------- data

@@ -55,7 +55,7 @@ def _from_directory(directory: Path, target: Path) -> GPT2LMHeadModel:
     if _completes_lines(directory):
         _copy_tokenizer(directory, target)
     else:
-        _extend_tokenizer(AutoTokenizer.from_pretrained(directory, local_files_only=True), target, model)
+        _extend_tokenizer(_local_tokenizer(directory), target, model)
     return model
 
 
@@ -83,9 +83,18 @@ def _random(base: RandomBase, slice_dir: Path, target: Path) -> GPT2LMHeadModel:
 def _completes_lines(directory: Path) -> bool:
     try:
         load_tokenizer(directory)
-    except ValueError:
+    except Exception:  # tokenizers raises that for a damaged file
         return False
     return True
+
+
+def _local_tokenizer(directory: Path) -> Any:
+    if not any((directory / name).is_file() for name in ("tokenizer.json", "vocab.json")):  # transformers invents one
+        raise ValueError(f"base.directory: {directory} has neither tokenizer.json nor vocab.json")
+    try:
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except Exception as error:  # tokenizers has no class of its own
+        raise ValueError(f"base.directory: {directory}: no readable tokenizer.json or vocab.json: {error}") from error
 
 
 def _copy_tokenizer(directory: Path, target: Path) -> None:

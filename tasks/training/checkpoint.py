@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
 
 import torch
 from transformers import GPT2LMHeadModel
+
+from tasks.engines.checkpoint import check_weights, read_gpt2_config
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -27,11 +28,15 @@ def load_gpt2(directory: Path) -> GPT2LMHeadModel:
     Raises ValueError for another architecture, and for weights that are not this configuration's (quantized,
     truncated): transformers would fill the gaps with random numbers.
     """
-    architecture = json.loads((directory / "config.json").read_text("utf8")).get("model_type")
-    if architecture != "gpt2":
-        raise ValueError(f"{directory}/config.json: model_type {architecture!r}, allowed: 'gpt2'")
+    read_gpt2_config(directory)
+    check_weights(directory)
     model, found = GPT2LMHeadModel.from_pretrained(
-        directory, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
+        directory,
+        dtype=torch.float32,
+        local_files_only=True,
+        use_safetensors=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused below, by name
     )
     wrong = sorted(str(key) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in found[kind])
     if wrong:

@@ -219,7 +219,7 @@ def test_refuses_a_window_longer_than_the_model(model_dir: Path, slice_dir: Path
 
 def test_refuses_another_architecture(slice_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    with pytest.raises(ValueError, match="model_type 'llama', allowed: 'gpt2'"):
+    with pytest.raises(ValueError, match="model_type is 'llama'; allowed: 'gpt2'"):
         fine_tune(SPEC, tmp_path, slice_dir, tmp_path / "target", tmp_path / "work")
 
 
