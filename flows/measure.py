@@ -53,7 +53,7 @@ def measure(built: Built, store: ArtifactStore, metrics: MetricsStore) -> Report
     failed |= {row["variant"]: row["error"] for row in rounds if row["error"]} | dict(built.failed)
     measured = [
         *summarise.speed_measurements(rounds, built.study.baseline),
-        *summarise.quality_measurements(_quality(built.study, scores, failed), built.study.baseline),
+        *_quality(built.study, scores, failed),
         *(made for variant in built.artifacts for made in _of_artifact(built, variant, store)),
         *(summarise.absent(variant, "samples_per_s", reason) for variant, reason in built.failed.items()),
     ]
@@ -105,10 +105,12 @@ def _rounds(built: Built, host: str, store: ArtifactStore, metrics: MetricsStore
     return rows
 
 
-def _quality(study: Study, scores: Mapping[str, Score], failed: Mapping[str, str]) -> dict[str, Score | str]:
-    """Every variant's score, or the reason why it has none."""
-    reasons = dict.fromkeys(study.variants, "random weights") if study.random_weights else failed
-    return {variant: scores.get(variant) or reasons[variant] for variant in study.variants}
+def _quality(study: Study, scores: Mapping[str, Score], failed: Mapping[str, str]) -> list[summarise.Measured]:
+    """EM and ES, or the reason why a variant has none; of random weights they mean nothing and are left out."""
+    if study.random_weights:
+        return []
+    found = {variant: scores.get(variant) or failed[variant] for variant in study.variants}
+    return summarise.quality_measurements(found, study.baseline)
 
 
 def _of_artifact(built: Built, variant: str, store: ArtifactStore) -> list[summarise.Measured]:
