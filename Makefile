@@ -20,6 +20,7 @@ setup: .venv/.ready ## Virtual environment at .venv with every dependency pinned
 	$(BIN)/python -m pip install --quiet $$index "$$(grep '^torch==' requirements.lock)"
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/python -m flows.running
 	touch $@
 
 bench: setup ## Build every variant of the default study, measure it here, print the result table

@@ -51,12 +51,16 @@ def _refusing() -> Iterator[None]:
     """Bad input ends in one clear message and exit status 2, not in a traceback."""
     try:
         yield
-    except (ValueError, LookupError, OSError) as error:
-        _fail(str(error) if not isinstance(error, KeyError) else repr(error))
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] not in ("storage", "tasks", "flows"):
-            raise
+    except _refusals() as error:
         _fail(str(error))
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    # Asked for only once something was raised: naming these classes costs an import of DuckDB.
+    from storage.artifacts import ArtifactError
+    from storage.metrics import QueryRefused
+
+    return ValueError, LookupError, OSError, ArtifactError, QueryRefused
 
 
 def _fail(message: str, status: int = BAD_INPUT) -> None:
@@ -223,16 +227,23 @@ def doctor(as_json: Json = False) -> None:
 @artifacts.command("list")
 def list_artifacts(as_json: Json = False) -> None:
     """Everything that was built: reference, size, when, by which step."""
-    with _refusing():
-        store = _artifacts()
-        summaries = [store.summary(ref) for ref in store.list()]
+    from storage.artifacts import ArtifactError
+
+    store = _artifacts()
+    summaries, damaged = [], []
+    for ref in store.list():
+        try:
+            summaries.append(store.summary(ref))
+        except ArtifactError as error:
+            damaged.append(str(error))
     if as_json:
-        typer.echo(
-            json.dumps([{**one._asdict(), "ref": str(one.ref), "created": str(one.created)} for one in summaries])
-        )
-        return
-    for one in summaries:
-        typer.echo(f"{one.ref!s:28} {one.size / 1e6:9.2f} MB  {one.created:%Y-%m-%d %H:%M}  {one.step}")
+        rows = [{**one._asdict(), "ref": str(one.ref), "created": one.created.isoformat()} for one in summaries]
+        typer.echo(json.dumps(rows))
+    else:
+        for one in summaries:
+            typer.echo(f"{one.ref!s:28} {one.size / 1e6:9.2f} MB  {one.created:%Y-%m-%d %H:%M}  {one.step}")
+    if damaged:
+        _fail("\n".join(damaged), status=1)
 
 
 @artifacts.command("show", epilog="Example: `slimline artifacts show model:ab12`")
