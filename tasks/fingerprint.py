@@ -50,6 +50,7 @@ def _closure(modules: tuple[str, ...]) -> list[str]:
             continue
         reached.add(module)
         waiting += [name for name in _imports(module) if name.startswith("tasks.") and _is_module(name)]
+        waiting += [package for package in [module.rpartition(".")[0]] if package]
     return sorted(reached)
 
 
@@ -65,7 +66,7 @@ def _imports(module: str) -> Iterator[str]:
 
 def _is_module(name: str) -> bool:
     path = Path(__file__).parents[1].joinpath(*name.split("."))
-    return path.with_suffix(".py").is_file()
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
 @lru_cache(maxsize=256)

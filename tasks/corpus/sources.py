@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 from tasks.corpus.lexing import END, START, lex_line
 from tasks.corpus.samples import CodeFile
 from tasks.corpus.trees import SourceFile, Split, default_roots, find_files, listing_digest, select
+from tasks.processes import die_with
 from tasks.progress import tracked
 from tasks.specs import CodeXGlue, DataSource, HubData, PythonTrees
 
@@ -81,7 +82,8 @@ def _read_trees(origin: PythonTrees, limits: Mapping[Split, int], seed: int) -> 
     files: dict[Split, list[CodeFile]] = {"test": [], "dev": [], "train": []}
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # Workers are spawned, not forked: the parent may hold torch's and Prefect's threads.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    spawning = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawning, initializer=die_with, initargs=(os.getpid(),)) as pool:
         for split, chosen in files.items():
             for file, outcome in _lexed(pool, _shuffled(selection.files[split], seed), limits[split], split):
                 if outcome.problem:

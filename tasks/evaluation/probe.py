@@ -10,7 +10,6 @@ carries the result and nothing else; whatever libraries print goes to standard e
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import re
@@ -30,6 +29,7 @@ from typing import IO, TYPE_CHECKING, Literal, Self, TextIO
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from tasks.evaluation import energy
+from tasks.processes import die_with
 from tasks.specs import Decoding
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ _ENVIRONMENT = {
 }
 _PROGRESS = re.compile(r'\{"progress": \[(\d+), (\d+)\]\}')
 _STDERR_LINES = 20
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _STATUS = Path("/proc/self/status")
 _MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
 _MB = 1e6
@@ -308,17 +307,6 @@ def _pin(cpus: Sequence[int] | None) -> None:
     os.sched_setaffinity(0, cpus)
 
 
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when the thread that started it ends, as it does with `parent` (Linux).
-
-    Unlike watching a pipe this works inside a library's long computation; that thread waits in `run_probe` throughout.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        sys.exit("the parent died before the measurement began")
-
-
 @contextlib.contextmanager
 def _stdout_for_the_result_only() -> Iterator[TextIO]:
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as stdout:
@@ -333,7 +321,7 @@ def _print_progress(done: int, total: int) -> None:
 def main() -> None:
     """Read a request from standard input, write the result to standard output; exit status 2 for a bad request."""
     if len(sys.argv) > 1:
-        _die_with(int(sys.argv[1]))
+        die_with(int(sys.argv[1]))
     with _stdout_for_the_result_only() as stdout:
         try:
             request = ProbeRequest.model_validate_json(sys.stdin.buffer.read())
