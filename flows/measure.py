@@ -57,7 +57,7 @@ def measure(built: Built, store: ArtifactStore, metrics: MetricsStore) -> Report
         *(made for variant in built.artifacts for made in _of_artifact(built, variant, store)),
         *(summarise.absent(variant, "samples_per_s", reason) for variant, reason in built.failed.items()),
     ]
-    _append_measurements(built, host, measured, metrics)
+    _append_measurements(built, host, measured, store, metrics)
     return Report(host, *summarise.session_noise(rounds, built.study.baseline), failed)
 
 
@@ -66,8 +66,8 @@ def _complete(built: Built, store: ArtifactStore) -> tuple[dict[str, ArtifactRef
     predictions: dict[str, ArtifactRef] = {}
     failed: dict[str, str] = {}
     for variant, artifact in built.artifacts.items():
-        if built.study.random_weights:
-            break
+        if measuring.has_random_weights(artifact, store):
+            continue
         scoring = _scoring(built.study, variant)
         state = steps.complete(scoring, artifact, built.slice_, store, return_state=True)
         result = state.result(raise_on_failure=False)
@@ -107,9 +107,8 @@ def _rounds(built: Built, host: str, store: ArtifactStore, metrics: MetricsStore
 
 def _quality(study: Study, scores: Mapping[str, Score], failed: Mapping[str, str]) -> list[summarise.Measured]:
     """EM and ES, or the reason why a variant has none; of random weights they mean nothing and are left out."""
-    if study.random_weights:
-        return []
-    found = {variant: scores.get(variant) or failed[variant] for variant in study.variants}
+    outcomes: dict[str, Score | str] = {**failed, **scores}
+    found = {variant: outcomes[variant] for variant in study.variants if variant in outcomes}
     return summarise.quality_measurements(found, study.baseline)
 
 
@@ -121,16 +120,20 @@ def _of_artifact(built: Built, variant: str, store: ArtifactStore) -> list[summa
     ]
 
 
-def _append_measurements(built: Built, host: str, measured: list[summarise.Measured], metrics: MetricsStore) -> None:
+def _append_measurements(
+    built: Built, host: str, measured: list[summarise.Measured], store: ArtifactStore, metrics: MetricsStore
+) -> None:
     study = built.study
-    subjects = {
-        variant: summarise.Subject(
-            built.artifacts[variant].digest if variant in built.artifacts else None, each.label, study.random_weights
-        )
-        for variant, each in study.variants.items()
-    }
+    subjects = {variant: _subject(built, variant, store) for variant in study.variants}
     in_order = sorted(measured, key=lambda each: list(study.variants).index(each.variant))
     rows = summarise.measurement_rows(
         in_order, subjects, run=built.run, study=study.name, host=host, time=datetime.now(UTC)
     )
     metrics.append("measurements", rows)
+
+
+def _subject(built: Built, variant: str, store: ArtifactStore) -> summarise.Subject:
+    label, artifact = built.study.variants[variant].label, built.artifacts.get(variant)
+    if artifact is None:
+        return summarise.Subject(None, label, random_weights=False)
+    return summarise.Subject(artifact.digest, label, measuring.has_random_weights(artifact, store))

@@ -138,11 +138,6 @@ class Study(Spec):
             raise ValueError(f"leaves a {form}; every variant starts from a checkpoint")
         return prepare
 
-    @property
-    def random_weights(self) -> bool:
-        """Whether EM and ES mean nothing here: random weights, and nothing that trains them."""
-        return self.base.source == "random" and not any(isinstance(step, Pretrain) for step in self.prepare)
-
     def only(self, names: Sequence[str]) -> Study:
         """The study with these variants and its baseline.
 

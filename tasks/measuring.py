@@ -93,6 +93,11 @@ def all_notes(artifact: ArtifactRef, store: ArtifactStore) -> dict[str, Any]:
     return notes
 
 
+def has_random_weights(artifact: ArtifactRef, store: ArtifactStore) -> bool:
+    """Whether a model was never trained: EM and ES of it mean nothing."""
+    return bool(store.provenance(artifact).notes.get("random_weights"))
+
+
 def scores_of(predictions: Mapping[str, ArtifactRef], store: ArtifactStore) -> dict[str, Score]:
     """EM and ES of every variant's completions."""
     return {variant: score_rows(read_predictions(store.path(ref))) for variant, ref in predictions.items()}

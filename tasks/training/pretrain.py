@@ -73,6 +73,7 @@ def pretrain(spec: Pretrain, model_dir: Path, slice_dir: Path, target: Path, wor
     save_gpt2(model, model_dir, target)
     return {
         "parameters": sum(weight.numel() for weight in model.parameters()),
+        "random_weights": False,
         "files": len(codes),
         "packages": sorted({f"{one.name} {one.version}" for one in distributions()}),
         "steps": clock.steps,
