@@ -61,7 +61,7 @@ def _card(ref: ArtifactRef, provenance: Provenance, config: dict[str, object]) -
     notes: dict[str, Any] = dict(provenance.notes)
     step: dict[str, Any] = dict(provenance.step)
     curve = list(notes["loss_curve"])
-    shown = curve[:: max(1, len(curve) // 12)] + curve[-1:]
+    shown = curve[: -1 : max(1, len(curve) // 12)] + curve[-1:]
     return _CARD.format(
         **{key: notes[key] for key in ("corpus_tokens", "tokens", "minutes", "steps", "dev_loss")},
         parameters=notes["parameters"] / 1e6,
