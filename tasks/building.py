@@ -81,18 +81,20 @@ def kind_name(spec: Spec) -> str:
 
 def prepare_data(spec: Data, store: ArtifactStore) -> ArtifactRef:
     """The data slice of a study."""
-    return _make(spec, (), store, lambda target, _: (spec, target))
+    return _make(spec, (), store, lambda target: (spec, target))
 
 
 def make_base(spec: Base, slice_: ArtifactRef, store: ArtifactStore) -> ArtifactRef:
     """The base model of a study; the slice matters only where a tokenizer is learnt from it."""
-    return _make(spec, _used(spec, [slice_]), store, lambda target, _: (spec, store.path(slice_), target))
+    return _make(spec, _used(spec, [slice_]), store, lambda target: (spec, store.path(slice_), target))
 
 
 def train(spec: TrainingStep, model: ArtifactRef, slice_: ArtifactRef, store: ArtifactStore) -> ArtifactRef:
     """A trained model: pre-trained, fine-tuned or pruned. A killed training resumes from its last checkpoint."""
-    paths = (store.path(model), store.path(slice_))
-    return _make(spec, (model, slice_), store, lambda target, work: (spec, *paths, target, work))
+    inputs = (model, slice_)
+    paths = [store.path(ref) for ref in inputs]
+    with _work_directory(spec, inputs) as work:
+        return _make(spec, inputs, store, lambda target: (spec, *paths, target, work))
 
 
 def convert(spec: Conversion, model: ArtifactRef, store: ArtifactStore) -> ArtifactRef:
@@ -100,7 +102,7 @@ def convert(spec: Conversion, model: ArtifactRef, store: ArtifactStore) -> Artif
     extra = (spec.per_channel,) if isinstance(spec, OnnxInt8) else ()
     source = store.path(model)
     check = partial(_parity, spec, source)
-    return _make(spec, (model,), store, lambda target, _: (source, target, *extra), check)
+    return _make(spec, (model,), store, lambda target: (source, target, *extra), check)
 
 
 # The engine that runs a conversion's input, the one that runs its result, and how far their logits may be apart: an
@@ -123,20 +125,20 @@ def _parity(spec: Conversion, source: Path, target: Path) -> dict[str, Any]:
 def complete(spec: Scoring, model: ArtifactRef, slice_: ArtifactRef, store: ArtifactStore) -> ArtifactRef:
     """A model's completions of the slice's samples."""
     paths = (store.path(model), store.path(slice_))
-    return _make(spec, (model, slice_), store, lambda target, _: (spec, *paths, target))
+    return _make(spec, (model, slice_), store, lambda target: (spec, *paths, target))
 
 
 def _make(
     spec: Spec,
     inputs: Sequence[ArtifactRef],
     store: ArtifactStore,
-    arguments: Callable[[Path, Path], tuple[Any, ...]],
+    arguments: Callable[[Path], tuple[Any, ...]],
     check: Callable[[Path], dict[str, Any]] = lambda target: {},
 ) -> ArtifactRef:
     kind = KINDS[kind_name(spec)]
     started = time.monotonic()
-    with store.stage() as target, _work_directory(spec, inputs) as work:
-        notes = kind.load()(*arguments(target, work))
+    with store.stage() as target:
+        notes = kind.load()(*arguments(target))
         notes |= check(target)
         provenance = Provenance(
             step={"step": kind_name(spec), **spec.model_dump(mode="json")},

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 Split = Literal["train", "dev", "test"]
 
 MAX_BYTES = 200_000
+_READERS = 8  # threads that wait for the disk: a fresh environment's files are not in memory yet
 _VENDORED = {"_vendor", "vendor", "_vendored", "vendored", "_vendored_packages", "externals", "third_party"}
 _SKIPPED = {"__pycache__", "site-packages", "node_modules"}
 _GENERATED_NAME = re.compile(r"(_pb2(_grpc)?|_pb|parsetab|lextab)\.py$")
@@ -74,24 +77,25 @@ def find_files(roots: Sequence[Path]) -> list[SourceFile]:
     for root in roots:
         if not root.is_dir():
             raise ValueError(f"data.origin.roots: {root} is not a directory")
-        for path in _walk(root):
+        for entry in _walk(root):
+            path = Path(entry.path)
             relative = path.relative_to(root)
-            found.setdefault(
-                path, SourceFile(path, str(relative), package_of(relative), path.stat(follow_symlinks=False).st_size)
-            )
+            size = entry.stat(follow_symlinks=False).st_size
+            found.setdefault(path, SourceFile(path, str(relative), package_of(relative), size))
     if not found:
         raise ValueError(f"data.origin.roots: no Python file below {', '.join(map(str, roots))}")
     return sorted(found.values(), key=lambda file: (file.name, str(file.path)))
 
 
-def _walk(directory: Path) -> Iterator[Path]:
-    for entry in sorted(directory.iterdir()):
-        if entry.is_symlink() or entry.name in _SKIPPED:
-            continue
-        if entry.is_dir():
-            yield from _walk(entry)
-        elif entry.suffix == ".py":
-            yield entry
+def _walk(directory: Path | str) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_symlink() or entry.name in _SKIPPED:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(entry.path)
+            elif entry.name.endswith(".py"):
+                yield entry
 
 
 def looks_generated(name: str, content: bytes) -> bool:
@@ -116,26 +120,22 @@ def select(files: Iterable[SourceFile]) -> Selection:
     left_out = {"oversized": 0, "generated": 0, "duplicate": 0}
     seen: set[bytes] = set()
     by_split = sorted(files, key=lambda file: list(chosen).index(file.split))
-    for file in by_split:
-        reason = _reason_to_leave_out(file, seen)
-        if reason is None:
-            chosen[file.split].append(file)
-        else:
-            left_out[reason] += 1
+    with ThreadPoolExecutor(_READERS) as readers:
+        for file, (reason, digest) in zip(by_split, readers.map(_examined, by_split), strict=True):
+            if not reason and digest not in seen:
+                chosen[file.split].append(file)
+            else:
+                left_out[reason or "duplicate"] += 1
+            seen.add(digest)
     return Selection(chosen, left_out)
 
 
-def _reason_to_leave_out(file: SourceFile, seen: set[bytes]) -> str | None:
+def _examined(file: SourceFile) -> tuple[str, bytes]:
+    """Why to leave a file out whatever the others hold ("" for no reason), and the SHA-256 of its content."""
     if file.size > MAX_BYTES:
-        return "oversized"
+        return "oversized", file.name.encode()
     content = file.path.read_bytes()
-    if looks_generated(file.name, content):
-        return "generated"
-    digest = hashlib.sha256(content).digest()
-    if digest in seen:
-        return "duplicate"
-    seen.add(digest)
-    return None
+    return "generated" if looks_generated(file.name, content) else "", hashlib.sha256(content).digest()
 
 
 def listing_digest(files: Iterable[SourceFile]) -> str:
