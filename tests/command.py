@@ -6,6 +6,14 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+FIRST_RUN = "slimline run smoke"
+SECOND_RUN = "slimline run smoke --variants pruned,int8 --rounds 1"
+
+
+def environment(home: Path) -> dict[str, str]:
+    """What the command sees: its state in `home`, and none of the settings that importing flows made for this process."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return {**inherited, "SLIMLINE_HOME": str(home)}
 
 
 def run_command(
@@ -17,7 +25,7 @@ def run_command(
         capture_output=True,
         text=True,
         cwd=source,
-        env={**os.environ, "SLIMLINE_HOME": str(home)},
+        env=environment(home),
         check=False,
     )
     if check and finished.returncode:

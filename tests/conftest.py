@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import ROOT, run_command
+from tests.command import FIRST_RUN, ROOT, run_command
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +19,7 @@ def session_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def smoke(session_home: Path) -> subprocess.CompletedProcess[str]:
     """The first run of the smoke study."""
-    return run_command("run", "smoke", home=session_home)
+    return run_command(*FIRST_RUN.split()[1:], home=session_home)
 
 
 @pytest.fixture

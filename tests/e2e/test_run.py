@@ -8,16 +8,28 @@ import sys
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from storage.artifacts import ArtifactRef, ArtifactStore
 from storage.metrics import MetricsStore
-from tests.command import ROOT, run_command
+from tests.command import ROOT, SECOND_RUN, environment, run_command
 
 pytestmark = pytest.mark.e2e
 
 VARIANTS = ["original", "pruned", "quantized", "onnx", "int8"]
+
+
+@pytest.fixture(scope="module")
+def run(smoke: subprocess.CompletedProcess[str]) -> str:
+    """The first run's identifier."""
+    return smoke.stderr.split("run ", 1)[1].split(":", 1)[0]
+
+
+def table_of(run: str, home: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(run_command("table", "--run", run, "--format", "json", home=home).stdout)
+    return rows
 
 
 def built(home: Path) -> dict[ArtifactRef, str]:
@@ -30,11 +42,11 @@ def records(home: Path) -> set[str]:
 
 
 def test_the_table_has_every_variant_and_the_published_figures(
-    smoke: subprocess.CompletedProcess[str], session_home: Path
+    smoke: subprocess.CompletedProcess[str], run: str, session_home: Path
 ) -> None:
     assert all(variant in smoke.stdout for variant in VARIANTS)
     assert "delftblue" in smoke.stdout and "462.26" in smoke.stdout
-    rows = json.loads(run_command("table", "--format", "json", home=session_home).stdout)
+    rows = table_of(run, session_home)
     assert [row["variant"] for row in rows] == VARIANTS
     for row in rows:
         assert row["error"] is None
@@ -44,10 +56,8 @@ def test_the_table_has_every_variant_and_the_published_figures(
             assert row[f"{metric}_lo"] <= row[metric] <= row[f"{metric}_hi"]
 
 
-def test_what_the_compressions_did(smoke: subprocess.CompletedProcess[str], session_home: Path) -> None:
-    rows = {
-        row["variant"]: row for row in json.loads(run_command("table", "--format", "json", home=session_home).stdout)
-    }
+def test_what_the_compressions_did(run: str, session_home: Path) -> None:
+    rows = {row["variant"]: row for row in table_of(run, session_home)}
     zeros = 1 - rows["pruned"]["params_nonzero_m"] / rows["pruned"]["params_m"]
     assert zeros == pytest.approx(0.6, abs=0.001)
     assert rows["pruned"]["disk_mb"] == pytest.approx(rows["original"]["disk_mb"], rel=0.01)
@@ -63,10 +73,9 @@ def test_what_the_compressions_did(smoke: subprocess.CompletedProcess[str], sess
     assert parity.to_pylist()[0]["value"] < 1e-3
 
 
-def test_rounds_are_interleaved_with_the_baseline_twice(
-    smoke: subprocess.CompletedProcess[str], session_home: Path
-) -> None:
-    rows = MetricsStore(session_home / "metrics").query("FROM rounds ORDER BY round, position").to_pylist()
+def test_rounds_are_interleaved_with_the_baseline_twice(run: str, session_home: Path) -> None:
+    query = f"FROM rounds WHERE run = '{run}' ORDER BY round, position"
+    rows = MetricsStore(session_home / "metrics").query(query).to_pylist()
     for number in (1, 2):
         turns = [row["variant"] for row in rows if row["round"] == number]
         assert sorted(turns) == sorted([*VARIANTS, "original"])
@@ -84,7 +93,7 @@ def test_versus_published_has_both(smoke: subprocess.CompletedProcess[str], sess
 
 def test_a_second_run_builds_and_scores_nothing(smoke: subprocess.CompletedProcess[str], session_home: Path) -> None:
     before, keys = built(session_home), records(session_home)
-    run_command("run", "smoke", "--variants", "pruned", "--rounds", "1", home=session_home)
+    run_command(*SECOND_RUN.split()[1:], home=session_home)
     assert built(session_home) == before
     assert records(session_home) == keys
 
@@ -124,7 +133,7 @@ def test_kill_at_any_second_leaves_the_store_whole(tmp_path_factory: pytest.Temp
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.cli", "run", "smoke", "--rounds", "1"],
         cwd=ROOT,
-        env={**os.environ, "SLIMLINE_HOME": str(home)},
+        env=environment(home),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
