@@ -11,7 +11,7 @@ SECOND_RUN = "slimline run smoke --variants pruned,int8 --rounds 1"
 
 
 def environment(home: Path) -> dict[str, str]:
-    """What the command sees: its state in `home`, and none of the settings that importing flows made for this process."""
+    """What the command sees: its state in `home`, none of the settings that importing flows made for this process."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     return {**inherited, "SLIMLINE_HOME": str(home)}
 
