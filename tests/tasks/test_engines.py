@@ -245,5 +245,5 @@ def test_onnxruntime_works_alone_and_gives_the_same_logits_in_a_fresh_process(
     exported: Path, engines: dict[str, CompletionEngine]
 ) -> None:
     command = [sys.executable, "-c", ALONE, str(exported)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
     np.testing.assert_allclose(json.loads(output), engines["torch"].logits([3, 4, 5]), atol=1e-4)

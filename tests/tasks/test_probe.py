@@ -202,7 +202,7 @@ def test_the_probe_dies_with_its_parent(endless):
         parent.stdin.close()
         probe = wait_for_a_loaded_child(parent.pid)
         parent.kill()
-    _, alive = psutil.wait_procs([probe], timeout=5)
+    _, alive = psutil.wait_procs([probe], timeout=60)
     assert alive == []
 
 

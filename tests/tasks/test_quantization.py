@@ -131,7 +131,7 @@ def test_torchs_int8_comes_back_whole_in_a_fresh_process(checkpoint: Path, tmp_p
         )
     expected = reference(torch.tensor([[3, 4, 5]]), logits_to_keep=1).logits[0, -1].detach().numpy()
     command = [sys.executable, "-c", RELOAD, str(tmp_path)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=90).stdout
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
     np.testing.assert_allclose(json.loads(output), expected, atol=1e-5)
 
 
