@@ -276,10 +276,6 @@ def test_a_file_without_a_name_takes_that_of_the_file(tmp_path):
     assert load_study(str(tmp_path / "my-own.yml")).name == "my-own"
 
 
-def test_only_training_gives_random_weights_a_meaning():
-    assert {name for name in study_names() if load_study(name).random_weights} == {"shape"}
-
-
 # ----------------------------------------------------------------------------------------------------------- one study
 
 

@@ -1,0 +1,61 @@
+"""Steps from references to references: provenance, parity, and what a step's key depends on."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from storage.artifacts import ArtifactRef, ArtifactStore, Provenance
+from tasks import building, measuring
+from tasks.engines.parity import Loadable, parity_in_new_process
+from tasks.specs import ExportOnnx, GroupLasso, OnnxInt8, RandomBase
+
+NO_SLICE = ArtifactRef(kind="slice", digest="0" * 64)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
+    return ArtifactStore(tmp_path_factory.mktemp("store") / "artifacts")
+
+
+@pytest.fixture(scope="module")
+def base(store: ArtifactStore) -> ArtifactRef:
+    made = Provenance(step={"step": "data"}, inputs=[], versions={}, host="h", created=datetime.now(UTC), seconds=0)
+    with store.stage() as directory:
+        (directory / "report.json").write_text("{}")
+        slice_ = store.publish(directory, "slice", made)
+    return building.make_base(RandomBase(architecture="tiny"), slice_, store)
+
+
+def test_conversions_are_checked_and_remember_where_they_come_from(store: ArtifactStore, base: ArtifactRef) -> None:
+    graph = building.convert(ExportOnnx(), base, store)
+    int8 = building.convert(OnnxInt8(), graph, store)
+    assert store.provenance(graph).inputs == [base] and store.provenance(int8).inputs == [graph]
+    assert store.provenance(graph).notes["parity_max_abs"] <= 1e-3
+    notes = measuring.all_notes(int8, store)
+    assert (notes["int8_matmuls"], notes["matmuls"]) == (9, 9)
+    assert all(measuring.has_random_weights(ref, store) for ref in (base, graph, int8))
+
+
+def test_what_does_not_reload_is_an_error(store: ArtifactStore, base: ArtifactRef, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="does not reload"):
+        parity_in_new_process(Loadable("torch", store.path(base)), Loadable("onnxruntime", tmp_path))
+
+
+def test_a_key_follows_the_spec_and_the_inputs(base: ArtifactRef) -> None:
+    other = ArtifactRef(kind="model", digest="1" * 64)
+    keys = {
+        building.step_key(GroupLasso(), (base, NO_SLICE)),
+        building.step_key(GroupLasso(sparsity=0.5), (base, NO_SLICE)),
+        building.step_key(GroupLasso(), (other, NO_SLICE)),
+        building.step_key(ExportOnnx(), (base,)),
+    }
+    assert len(keys) == 4
+    assert building.step_key(GroupLasso(), (base, NO_SLICE)) in keys
+
+
+def test_a_base_depends_on_the_slice_only_if_it_learns_from_it() -> None:
+    other = ArtifactRef(kind="slice", digest="1" * 64)
+    given, learnt = RandomBase(), RandomBase(tokenizer="train")
+    assert building.step_key(given, (NO_SLICE,)) == building.step_key(given, (other,))
+    assert building.step_key(learnt, (NO_SLICE,)) != building.step_key(learnt, (other,))
