@@ -8,23 +8,31 @@ from flows.progress import say
 from flows.study import Study
 from storage.artifacts import ArtifactRef, ArtifactStore
 from tasks import steps
-from tasks.specs import DynamicInt8, ExportOnnx, OnnxInt8, Work
+from tasks.specs import Calibration, Distill, TrainingStep, Work
 
 
 @flow(name="build", flow_run_name="build {variant}", validate_parameters=False)
 def build(study: Study, variant: str, base: ArtifactRef, slice_: ArtifactRef, store: ArtifactStore) -> ArtifactRef:
     """Apply the variant's steps to the base; steps it shares with another variant are made once."""
-    artifact = base
-    for step in (*study.prepare, *study.variants[variant].steps):
-        artifact = _applied(step, artifact, slice_, store)
+    teacher = artifact = base
+    for step in study.prepare:
+        teacher = artifact = _applied(step, artifact, base, slice_, store)
+    for step in study.variants[variant].steps:
+        artifact = _applied(step, artifact, teacher, slice_, store)
     return artifact
 
 
-def _applied(step: Work, artifact: ArtifactRef, slice_: ArtifactRef, store: ArtifactStore) -> ArtifactRef:
-    if isinstance(step, DynamicInt8 | ExportOnnx | OnnxInt8):
-        state = steps.convert(step, artifact, store, return_state=True)
-    else:
+def _applied(
+    step: Work, artifact: ArtifactRef, teacher: ArtifactRef, slice_: ArtifactRef, store: ArtifactStore
+) -> ArtifactRef:
+    if isinstance(step, Distill):
+        state = steps.distill(step, artifact, teacher, slice_, store, return_state=True)
+    elif isinstance(step, TrainingStep):
         state = steps.train(step, artifact, slice_, store, return_state=True)
+    elif isinstance(step, Calibration):
+        state = steps.calibrate(step, artifact, slice_, store, return_state=True)
+    else:
+        state = steps.convert(step, artifact, store, return_state=True)
     made = state.result()
     say(f"  {step.step}: {'kept' if state.name == 'Cached' else 'made'} {made}")
     return made

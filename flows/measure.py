@@ -82,7 +82,7 @@ def _complete(built: Built, store: ArtifactStore) -> tuple[dict[str, ArtifactRef
 
 def _scoring(study: Study, variant: str) -> Scoring:
     return Scoring(
-        engine=study.variants[variant].engine_name,
+        engine=study.variants[variant].engine,
         decoding=study.measuring.decoding,
         batch_size=study.measuring.quality_batch_size,
         threads=measuring.threads_of(study.measuring),
@@ -98,7 +98,7 @@ def _rounds(built: Built, host: str, store: ArtifactStore, metrics: MetricsStore
             for position, (variant, replicate) in enumerate(order):
                 visit = summarise.Visit(built.run, host, number, position, variant, replicate)
                 turns.begin(f"round {number} of {spec.rounds}: {variant}")
-                engine = study.variants[variant].engine_name
+                engine = study.variants[variant].engine
                 rows.append(steps.measure_speed(visit, built.artifacts[variant], engine, built.slice_, spec, store))
                 metrics.append("rounds", rows[-1:])
                 turns.end(rows[-1]["samples_per_s"])

@@ -14,37 +14,64 @@ from tasks.specs import (
     Base,
     BundledBase,
     Data,
+    Distill,
     DynamicInt8,
     Engine,
-    EngineName,
+    ExportCtranslate2,
     ExportOnnx,
+    ExportOpenvino,
     FineTune,
     GroupLasso,
     Measuring,
     OnnxInt8,
+    OnnxStaticInt8,
+    OpenvinoInt8,
+    Prebuilt,
     Preparation,
     Pretrain,
+    Slim,
     Spec,
     Step,
+    TrimVocabulary,
+    WeightOnly,
     Work,
 )
 
 STUDIES = Path(__file__).parent / "studies"
 
-Form = Literal["checkpoint", "quantized checkpoint", "graph", "quantized graph"]
+Form = Literal[
+    "checkpoint",
+    "quantized checkpoint",
+    "graph",
+    "quantized graph",
+    "OpenVINO model",
+    "quantized OpenVINO model",
+    "CTranslate2 model",
+]
 # What a step can be applied to, and what becomes of it. A form that is quantized is nobody's input but an engine's:
 # that is why no recipe can quantize twice.
 _TAKES: dict[type[Spec], tuple[Form, Form]] = {
     Pretrain: ("checkpoint", "checkpoint"),
     FineTune: ("checkpoint", "checkpoint"),
     GroupLasso: ("checkpoint", "checkpoint"),
+    Slim: ("checkpoint", "checkpoint"),
+    Distill: ("checkpoint", "checkpoint"),
+    TrimVocabulary: ("checkpoint", "checkpoint"),
+    Prebuilt: ("checkpoint", "checkpoint"),
+    WeightOnly: ("checkpoint", "quantized checkpoint"),
     DynamicInt8: ("checkpoint", "quantized checkpoint"),
     ExportOnnx: ("checkpoint", "graph"),
     OnnxInt8: ("graph", "quantized graph"),
+    OnnxStaticInt8: ("graph", "quantized graph"),
+    ExportOpenvino: ("checkpoint", "OpenVINO model"),
+    OpenvinoInt8: ("OpenVINO model", "quantized OpenVINO model"),
+    ExportCtranslate2: ("checkpoint", "CTranslate2 model"),
 }
 _RUNS: dict[str, tuple[Form, ...]] = {
     "torch": ("checkpoint", "quantized checkpoint"),
     "onnxruntime": ("graph", "quantized graph"),
+    "openvino": ("OpenVINO model", "quantized OpenVINO model"),
+    "ctranslate2": ("CTranslate2 model",),
 }
 
 
@@ -83,9 +110,9 @@ class Variant(Spec):
             end = f"ends with {self.recipe[-1].step}" if self.recipe else "is empty"
             raise ValueError(f"recipe: {end}; the last step must be an engine ({', '.join(_RUNS)})")
         form = form_after(self.recipe[:-1], "recipe")
-        if form not in _RUNS[self.engine_name]:
-            allowed = " or ".join(_RUNS[self.engine_name])
-            raise ValueError(f"recipe.{len(self.steps)}: engine {self.engine_name} runs a {allowed}, not a {form}")
+        if form not in _RUNS[self.engine.name]:
+            allowed = " or ".join(_RUNS[self.engine.name])
+            raise ValueError(f"recipe.{len(self.steps)}: engine {self.engine.name} runs a {allowed}, not a {form}")
         return self
 
     @property
@@ -94,11 +121,11 @@ class Variant(Spec):
         return tuple(step for step in self.recipe if not isinstance(step, Engine))
 
     @property
-    def engine_name(self) -> EngineName:
+    def engine(self) -> Engine:
         """The engine at the recipe's end."""
         last = self.recipe[-1]
         assert isinstance(last, Engine)  # _recipe_fits_together has seen to it
-        return last.name
+        return last
 
 
 class Study(Spec):

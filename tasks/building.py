@@ -20,27 +20,32 @@ from typing import Any, Literal, NamedTuple
 
 from storage import BUNDLED, home
 from storage.artifacts import ArtifactRef, ArtifactStore, Provenance
-from tasks.engines.parity import Loadable, parity_in_new_process
+from tasks.engines.parity import Loadable, parity_in_new_process, reference_in_new_process
 from tasks.fingerprint import fingerprint, library_versions
 from tasks.specs import (
     Base,
     BundledBase,
+    Calibration,
+    Conversion,
     Data,
+    Distill,
     DynamicInt8,
-    EpochTraining,
+    Engine,
+    EngineName,
+    ExportCtranslate2,
     ExportOnnx,
+    ExportOpenvino,
     HubBase,
     OnnxInt8,
     PathBase,
-    Pretrain,
+    Prebuilt,
     RandomBase,
     Scoring,
     Spec,
+    TrainingStep,
 )
 
 Making = Callable[..., dict[str, Any]]
-Conversion = DynamicInt8 | ExportOnnx | OnnxInt8
-TrainingStep = Pretrain | EpochTraining
 
 
 class StepKind(NamedTuple):
@@ -48,7 +53,7 @@ class StepKind(NamedTuple):
 
     module: str
     function: str
-    makes: Literal["slice", "model", "onnx", "predictions"]
+    makes: Literal["slice", "model", "packed", "onnx", "openvino", "ctranslate2", "predictions"]
 
     def load(self) -> Making:
         """The step's function; imported only when it runs, so that a cached step costs no torch import."""
@@ -62,9 +67,18 @@ KINDS: dict[str, StepKind] = {
     "pretrain": StepKind("tasks.training.pretrain", "pretrain", "model"),
     "fine-tune": StepKind("tasks.training.finetune", "fine_tune", "model"),
     "group-lasso": StepKind("tasks.pruning.group_lasso", "group_lasso", "model"),
+    "slim": StepKind("tasks.pruning.slim", "slim", "model"),
+    "distill": StepKind("tasks.training.distill", "distill", "model"),
+    "trim-vocabulary": StepKind("tasks.pruning.vocabulary", "trim_vocabulary", "model"),
+    "prebuilt": StepKind("tasks.training.bases", "unpack_prebuilt", "model"),
     "dynamic-int8": StepKind("tasks.quantization.dynamic_int8", "quantize_linear_only", "model"),
     "export-onnx": StepKind("tasks.engines.export_onnx", "export_onnx", "onnx"),
     "onnx-int8": StepKind("tasks.quantization.onnx_int8", "quantize_onnx", "onnx"),
+    "onnx-static-int8": StepKind("tasks.quantization.onnx_static_int8", "quantize_onnx_static", "onnx"),
+    "export-openvino": StepKind("tasks.engines.export_openvino", "export_openvino", "openvino"),
+    "openvino-int8": StepKind("tasks.quantization.openvino_int8", "quantize_openvino", "openvino"),
+    "export-ctranslate2": StepKind("tasks.engines.export_ctranslate2", "export_ctranslate2", "ctranslate2"),
+    "weight-only": StepKind("tasks.quantization.weight_only", "quantize_weights", "packed"),
     "score": StepKind("tasks.evaluation.completing", "complete_samples", "predictions"),
 }
 
@@ -91,35 +105,82 @@ def make_base(spec: Base, slice_: ArtifactRef, store: ArtifactStore) -> Artifact
 
 def train(spec: TrainingStep, model: ArtifactRef, slice_: ArtifactRef, store: ArtifactStore) -> ArtifactRef:
     """A trained model: pre-trained, fine-tuned or pruned. A killed training resumes from its last checkpoint."""
-    inputs = (model, slice_)
+    return _train(spec, (model, slice_), store)
+
+
+def distill(
+    spec: Distill, model: ArtifactRef, teacher: ArtifactRef, slice_: ArtifactRef, store: ArtifactStore
+) -> ArtifactRef:
+    """A model that has learnt from its teacher; resumes as `train` does."""
+    return _train(spec, (model, teacher, slice_), store)
+
+
+def _train(spec: TrainingStep | Distill, inputs: Sequence[ArtifactRef], store: ArtifactStore) -> ArtifactRef:
     paths = [store.path(ref) for ref in inputs]
     with _work_directory(spec, inputs) as work:
-        return _make(spec, inputs, store, lambda target: (spec, *paths, target, work))
+        return _make(spec, inputs, store, lambda target: (spec, *paths, target, work), _reference)
 
 
 def convert(spec: Conversion, model: ArtifactRef, store: ArtifactStore) -> ArtifactRef:
-    """A model quantized or exported, without any data."""
-    extra = (spec.per_channel,) if isinstance(spec, OnnxInt8) else ()
+    """A model in another form, made without any data."""
     source = store.path(model)
     check = partial(_parity, spec, source)
-    return _make(spec, (model,), store, lambda target: (source, target, *extra), check)
+    return _make(spec, (model,), store, lambda target: (source, target, *_parameters(spec)), check)
 
 
-# The engine that runs a conversion's input, the one that runs its result, and how far their logits may be apart: an
-# export only rounds differently, what quantization does is measured and left to EM and ES to judge.
-_PARITY: dict[str, tuple[str, str, float | None]] = {
-    "dynamic-int8": ("torch", "torch", None),
-    "export-onnx": ("torch", "onnxruntime", 1e-3),
-    "onnx-int8": ("onnxruntime", "onnxruntime", None),
+def calibrate(spec: Calibration, model: ArtifactRef, slice_: ArtifactRef, store: ArtifactStore) -> ArtifactRef:
+    """A model quantized with what it computes on the slice's training files."""
+    source, data = store.path(model), store.path(slice_)
+    check = partial(_parity, spec, source)
+    return _make(spec, (model, slice_), store, lambda target: (source, target, spec, data), check)
+
+
+def _parameters(spec: Conversion) -> tuple[Any, ...]:
+    """What a conversion's function takes besides the two directories."""
+    if isinstance(spec, OnnxInt8):
+        return (spec.per_channel,)
+    return () if isinstance(spec, DynamicInt8 | ExportOnnx | ExportOpenvino) else (spec,)
+
+
+class _Comparison(NamedTuple):
+    """The engine that runs a step's input, the one that runs its result, and how far their logits may be apart.
+
+    An export only rounds differently; what quantization does is measured, and left to EM and ES to judge.
+    """
+
+    before: EngineName
+    after: EngineName
+    bound: float | None
+
+
+_PARITY: dict[str, _Comparison] = {
+    "dynamic-int8": _Comparison("torch", "torch", None),
+    "weight-only": _Comparison("torch", "torch", None),
+    "export-onnx": _Comparison("torch", "onnxruntime", 1e-3),
+    "onnx-int8": _Comparison("onnxruntime", "onnxruntime", None),
+    "onnx-static-int8": _Comparison("onnxruntime", "onnxruntime", None),
+    "export-openvino": _Comparison("torch", "openvino", 1e-3),
+    "openvino-int8": _Comparison("openvino", "openvino", None),
+    "export-ctranslate2": _Comparison("torch", "ctranslate2", 1e-3),
 }
 
 
-def _parity(spec: Conversion, source: Path, target: Path) -> dict[str, Any]:
+def _parity(spec: Conversion | Calibration, source: Path, target: Path) -> dict[str, Any]:
+    """Parity of a step's result with its input; what changes the vocabulary has none, but still is loaded anew."""
+    if spec.step not in _PARITY:
+        return _reference(target)
     before, after, bound = _PARITY[spec.step]
-    found = parity_in_new_process(Loadable(before, source), Loadable(after, target))
+    if isinstance(spec, ExportCtranslate2) and spec.precision == "int8":
+        bound = None
+    found = parity_in_new_process(Loadable(Engine(name=before), source), Loadable(Engine(name=after), target))
     if bound is not None and found.max_abs > bound:
         raise ValueError(f"{spec.step}: logits differ by {found.max_abs:g}, allowed: {bound:g}")
-    return {"parity_max_abs": found.max_abs, "parity_bound": bound, "greedy_agreement": found.greedy_agreement}
+    agreement = {"parity_bound": bound, "greedy_agreement": found.greedy_agreement}
+    return {"parity_max_abs": found.max_abs, **agreement, "reference": found.reference}
+
+
+def _reference(target: Path) -> dict[str, Any]:
+    return {"reference": reference_in_new_process(Loadable(Engine(name="torch"), target))}
 
 
 def complete(spec: Scoring, model: ArtifactRef, slice_: ArtifactRef, store: ArtifactStore) -> ArtifactRef:
@@ -196,7 +257,7 @@ def _outside(spec: Spec) -> str:
         return source_digest(spec.origin)
     if isinstance(spec, PathBase):
         return directory_digest(spec.directory)
-    if isinstance(spec, BundledBase | RandomBase):
+    if isinstance(spec, BundledBase | RandomBase | Prebuilt):
         return directory_digest(BUNDLED)
     return spec.revision if isinstance(spec, HubBase) else ""
 

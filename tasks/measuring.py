@@ -19,7 +19,7 @@ from tasks.evaluation.host import usable_cpus, usable_threads
 from tasks.evaluation.probe import ProbeFailed, run_probe
 from tasks.evaluation.score import Score
 from tasks.evaluation.summarise import Measured, Row, Visit, failed_round_row, round_row, size_measurements
-from tasks.specs import Measuring
+from tasks.specs import Engine, Measuring
 
 
 def threads_of(spec: Measuring) -> int:
@@ -34,7 +34,7 @@ def speed_inputs(slice_dir: Path, count: int) -> list[str]:
 
 
 def measure_speed(
-    visit: Visit, artifact: ArtifactRef, engine: str, slice_: ArtifactRef, spec: Measuring, store: ArtifactStore
+    visit: Visit, artifact: ArtifactRef, engine: Engine, slice_: ArtifactRef, spec: Measuring, store: ArtifactStore
 ) -> Row:
     """One turn of one variant: a row of `rounds`, with the reason where the process failed.
 

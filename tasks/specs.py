@@ -9,9 +9,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
-EngineName = Literal["torch", "onnxruntime"]
+EngineName = Literal["torch", "onnxruntime", "openvino", "ctranslate2"]
 
 
 class Spec(BaseModel):
@@ -159,6 +168,64 @@ class GroupLasso(EpochTraining):
         return self
 
 
+class TrimVocabulary(Spec):
+    """Keep the first entries of the byte-pair vocabulary: merges are dropped from the last one backwards."""
+
+    step: Literal["trim-vocabulary"] = "trim-vocabulary"
+    tokens: int = Field(4096, ge=512, description="Entries to keep, single bytes and placeholders included.")
+
+
+class Slim(EpochTraining):
+    """Structured group lasso: neurons, heads, channels and layers go to zero together and are then taken out.
+
+    The result is a smaller dense GPT-2. Exactly one target is given: `sparsity`, `params_m` or `speedup`.
+    """
+
+    step: Literal["slim"] = "slim"
+    sparsity: float | None = Field(None, gt=0.0, lt=1.0, description="Share of the parameters to take out.")
+    params_m: PositiveFloat | None = Field(None, description="Millions of parameters to keep at most.")
+    speedup: float | None = Field(None, gt=1.0, le=100.0, description="How much faster, by this host's latency table.")
+    timed_on: Literal["torch", "onnxruntime", "onnxruntime-int8"] = Field(
+        "onnxruntime-int8", description="What `speedup` is timed with."
+    )
+    epochs: NonNegativeFloat = Field(1.0, le=100, description="0: take out at once, by magnitude, without training.")
+    learning_rate: PositiveFloat = Field(2e-4, lt=1.0)
+    strength: PositiveFloat = Field(0.02, le=10, description="Weight of the group-lasso penalty.")
+    ramp_share: float = Field(0.8, gt=0.0, le=1.0, description="Share of the steps over which groups go.")
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Self:
+        given = [name for name in ("sparsity", "params_m", "speedup") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"targets given: {', '.join(given) or 'none'}; one of sparsity, params_m, speedup is needed"
+            )
+        return self
+
+
+class Distill(Training):
+    """Knowledge distillation from the study's prepared base, for a fixed time (Hinton et al. 2015)."""
+
+    step: Literal["distill"] = "distill"
+    minutes: PositiveFloat = Field(60.0, description="Training time; the rate decays linearly over its second half.")
+    max_steps: PositiveInt | None = Field(
+        None, description="Optimizer steps at most; null: as many as the time allows."
+    )
+    learning_rate: PositiveFloat = Field(2e-3, lt=1.0, description="AdamW's rate (embeddings, norms, biases).")
+    muon_learning_rate: PositiveFloat = Field(0.01, lt=1.0, description="Muon's rate (the blocks' matrices).")
+    teacher_share: float = Field(0.5, ge=0.0, le=1.0, description="Weight of the teacher's word against the text's.")
+    temperature: PositiveFloat = Field(1.0, le=20.0, description="Softens both distributions.")
+    hidden_weight: float = Field(0.0, ge=0.0, le=100.0, description="Weight of matching the last hidden states.")
+    checkpoint_minutes: PositiveFloat = 5.0
+
+
+class Prebuilt(Spec):
+    """A compressed form of the bundled model that ships with slimline, made by the study of the same name."""
+
+    step: Literal["prebuilt"] = "prebuilt"
+    name: str = Field("slim", pattern=r"^[a-z0-9][a-z0-9-]*$")
+
+
 class DynamicInt8(Spec):
     """Post-training dynamic int8 as published: torch's, which swaps nn.Linear only and so skips GPT-2's Conv1D."""
 
@@ -178,14 +245,71 @@ class OnnxInt8(Spec):
     per_channel: bool = True
 
 
+class OnnxStaticInt8(Spec):
+    """Static int8 of every projection of an ONNX graph: activation scales are calibrated, not computed at run time."""
+
+    step: Literal["onnx-static-int8"] = "onnx-static-int8"
+    calibration_samples: PositiveInt = Field(64, description="Windows of the training split the ranges are taken from.")
+
+
+class ExportOpenvino(Spec):
+    """One OpenVINO model whose key/value cache is its own state."""
+
+    step: Literal["export-openvino"] = "export-openvino"
+
+
+class OpenvinoInt8(Spec):
+    """Post-training int8 of an OpenVINO model by nncf, calibrated."""
+
+    step: Literal["openvino-int8"] = "openvino-int8"
+    calibration_samples: PositiveInt = Field(64, description="Windows of the training split the ranges are taken from.")
+
+
+class ExportCtranslate2(Spec):
+    """A CTranslate2 model directory, weights as they are or in int8."""
+
+    step: Literal["export-ctranslate2"] = "export-ctranslate2"
+    precision: Literal["float32", "int8"] = "float32"
+
+
+class WeightOnly(Spec):
+    """Weights in int8 or int4, activations in floating point, by neural-compressor; stored packed."""
+
+    step: Literal["weight-only"] = "weight-only"
+    method: Literal["rtn", "gptq"] = Field("rtn", description="Round to nearest, or GPTQ (arXiv:2210.17323).")
+    bits: Literal[4, 8] = 8
+    group_size: PositiveInt = Field(32, description="Weights that share a scale.")
+    calibration_samples: PositiveInt = Field(32, description="Windows of the training split (gptq only).")
+
+
 class Engine(Spec):
     """What runs the artifact: the last step of every recipe."""
 
     step: Literal["engine"] = "engine"
     name: EngineName
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="What floating-point operators compute in; bfloat16: torch and openvino only."
+    )
+    draft_tokens: NonNegativeInt = Field(
+        0,
+        le=32,
+        description="Prompt-lookup speculation: tokens drafted from an n-gram seen before and checked in one pass; the "
+        "result is exactly greedy. 0: off; not for ctranslate2.",
+    )
+
+    @model_validator(mode="after")
+    def _engine_can_do_it(self) -> Self:
+        if self.dtype == "bfloat16" and self.name not in ("torch", "openvino"):
+            raise ValueError(f"dtype: bfloat16 is not for {self.name}; allowed: float32")
+        if self.draft_tokens and self.name == "ctranslate2":
+            raise ValueError("draft_tokens: ctranslate2 takes no drafts; allowed: 0")
+        return self
 
 
-Work = Pretrain | FineTune | GroupLasso | DynamicInt8 | ExportOnnx | OnnxInt8
+TrainingStep = Pretrain | FineTune | GroupLasso | Slim
+Calibration = OnnxStaticInt8 | OpenvinoInt8 | WeightOnly
+Conversion = TrimVocabulary | Prebuilt | DynamicInt8 | ExportOnnx | OnnxInt8 | ExportOpenvino | ExportCtranslate2
+Work = TrainingStep | Distill | Conversion | Calibration
 Step = Annotated[Work | Engine, Field(discriminator="step")]
 Preparation = Annotated[Work, Field(discriminator="step")]
 
@@ -217,7 +341,7 @@ class Scoring(Spec):
     """Everything the completions of a model depend on besides the model and the samples."""
 
     step: Literal["score"] = "score"
-    engine: EngineName
+    engine: Engine
     decoding: Decoding
     batch_size: PositiveInt
     threads: PositiveInt

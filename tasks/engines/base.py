@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.specs import Decoding
+from tasks.specs import Decoding, Engine, EngineName
 
 Logits = NDArray[np.float32]
-ENGINES = ("torch", "onnxruntime")
+
+_ENGINES: dict[EngineName, tuple[str, str]] = {
+    "torch": ("tasks.engines.torch_engine", "TorchEngine"),
+    "onnxruntime": ("tasks.engines.onnx_engine", "OnnxEngine"),
+    "openvino": ("tasks.engines.openvino_engine", "OpenvinoEngine"),
+    "ctranslate2": ("tasks.engines.ctranslate2_engine", "Ctranslate2Engine"),
+}
 
 
 class Completion(NamedTuple):
@@ -48,26 +55,20 @@ class CompletionEngine(Protocol):
         ...
 
 
-def load_engine(name: str, directory: Path, threads: int) -> CompletionEngine:
-    """The engine called `name` on the artifact's files in `directory`, with `threads` intra-op threads.
+def load_engine(engine: Engine, directory: Path, threads: int) -> CompletionEngine:
+    """The engine on the artifact's files in `directory`, with `threads` intra-op threads.
 
     Imports only what that engine needs: a process that runs onnxruntime never holds torch, nor the other way round.
 
     Raises:
-        ValueError: the name is unknown or `threads` is not positive.
+        ValueError: `threads` is not positive.
         CheckpointError: the files are not what the engine loads.
     """
     if threads < 1:
         raise ValueError(f"threads is {threads}; allowed: 1 or more")
-    if name == "torch":
-        from tasks.engines.torch_engine import TorchEngine
-
-        return TorchEngine(directory, threads)
-    if name == "onnxruntime":
-        from tasks.engines.onnx_engine import OnnxEngine
-
-        return OnnxEngine(directory, threads)
-    raise ValueError(f"engine is {name!r}; allowed: {', '.join(map(repr, ENGINES))}")
+    module, class_name = _ENGINES[engine.name]
+    loader: Callable[[Engine, Path, int], CompletionEngine] = getattr(import_module(module), class_name)
+    return loader(engine, directory, threads)
 
 
 def new_tokens(decoding: Decoding) -> int:

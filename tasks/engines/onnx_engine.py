@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tasks.engines.base import Completion, Logits, check_prompts, new_tokens
 from tasks.engines.checkpoint import CheckpointError, Gpt2Config, read_gpt2_config
 from tasks.engines.decoding import Rows, search
-from tasks.specs import Decoding
+from tasks.specs import Decoding, Engine
 
 Cache = list[NDArray[np.float32]]
 
@@ -20,7 +20,7 @@ Cache = list[NDArray[np.float32]]
 class OnnxEngine:
     """A `CompletionEngine` on onnxruntime's CPU provider; batches are padded on the right and masked by length."""
 
-    def __init__(self, directory: Path, threads: int) -> None:
+    def __init__(self, engine: Engine, directory: Path, threads: int) -> None:
         config = read_gpt2_config(directory)
         self.n_positions = config["n_positions"]
         self._vocabulary = config["vocab_size"]

@@ -1,6 +1,8 @@
 """Do two engines compute the same model? Logits side by side, and what greedy decoding makes of them.
 
-    python -m tasks.engines.parity REFERENCE_ENGINE DIRECTORY OTHER_ENGINE DIRECTORY
+    python -m tasks.engines.parity REFERENCE_ENGINE DIRECTORY [OTHER_ENGINE DIRECTORY]
+
+Engines are given as JSON, as in a recipe.
 
 After every conversion this runs as a process of its own, so that what is compared is what was written to disk.
 """
@@ -12,16 +14,18 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tasks.engines.base import CompletionEngine, load_engine
 from tasks.engines.checkpoint import read_gpt2_config
-from tasks.specs import Decoding
+from tasks.specs import Decoding, Engine
 
 _PROMPT_LENGTHS = (1, 2, 7, 24, 60, 100, 180, 240)
 _NEW_TOKENS = 10
+_REFERENCE_PROMPT = (5, 1, 4, 1, 3, 2)  # ids that every vocabulary has
+_REFERENCE_LOGITS = 32
 
 
 class Parity(NamedTuple):
@@ -31,6 +35,8 @@ class Parity(NamedTuple):
     """Largest absolute difference of any logit of the token after a prompt."""
     greedy_agreement: float
     """Share of prompts whose greedy continuations are the same tokens."""
+    reference: dict[str, list[Any]] = {}  # noqa: RUF012 - never written to
+    """`reference_logits` of the other engine."""
 
 
 def logits_parity(
@@ -52,13 +58,24 @@ def logits_parity(
         differences.append(float(np.abs(expected - found).max()))
         tokens = [engine.complete([prompt], (), decoding)[0].tokens for engine in (reference, other)]
         agreements.append(tokens[0] == tokens[1])
-    return Parity(max(differences), float(np.mean(agreements)))
+    return Parity(max(differences), float(np.mean(agreements)), reference_logits(other))
+
+
+def reference_logits(engine: CompletionEngine) -> dict[str, list[Any]]:
+    """What anybody who loads the artifact should find: the largest logits after a fixed prompt, by token id."""
+    logits = engine.logits(_REFERENCE_PROMPT)
+    largest = np.argsort(-logits, kind="stable")[:_REFERENCE_LOGITS]
+    return {
+        "prompt": list(_REFERENCE_PROMPT),
+        "tokens": largest.tolist(),
+        "logits": logits[largest].astype(float).tolist(),
+    }
 
 
 class Loadable(NamedTuple):
-    """An engine's name and the directory it loads."""
+    """An engine and the directory it loads."""
 
-    engine: str
+    engine: Engine
     directory: Path
 
 
@@ -68,11 +85,29 @@ def parity_in_new_process(reference: Loadable, other: Loadable) -> Parity:
     Raises:
         RuntimeError: one of them does not load there; the message ends with what the process said last.
     """
-    command = [sys.executable, "-m", "tasks.engines.parity", *map(str, (*reference, *other))]
+    return Parity(**_in_new_process(reference, other))
+
+
+def reference_in_new_process(loadable: Loadable) -> dict[str, list[Any]]:
+    """`reference_logits` of an artifact, reloaded from disk by a fresh process.
+
+    Raises RuntimeError if it does not load there.
+    """
+    found: dict[str, list[Any]] = _in_new_process(loadable)
+    return found
+
+
+def _in_new_process(*loadables: Loadable) -> Any:
+    words = [word for loadable in loadables for word in _words(loadable)]
+    command = [sys.executable, "-m", "tasks.engines.parity", *words]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
     if finished.returncode:
-        raise RuntimeError(f"{other.directory} does not reload: {' '.join(finished.stderr.splitlines()[-1:])}")
-    return Parity(**json.loads(finished.stdout.splitlines()[-1]))
+        raise RuntimeError(f"{loadables[-1].directory} does not reload: {' '.join(finished.stderr.splitlines()[-1:])}")
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+def _words(loadable: Loadable) -> list[str]:
+    return [loadable.engine.model_dump_json(), str(loadable.directory)]
 
 
 def random_prompts(directory: Path) -> list[list[int]]:
@@ -86,10 +121,14 @@ def random_prompts(directory: Path) -> list[list[int]]:
 
 
 def main() -> None:
-    """Print the parity of the two artifacts named on the command line as a line of JSON."""
-    reference, other = Loadable(sys.argv[1], Path(sys.argv[2])), Loadable(sys.argv[3], Path(sys.argv[4]))
-    engines = [load_engine(each.engine, each.directory, threads=1) for each in (reference, other)]
-    found = logits_parity(engines[0], engines[1], random_prompts(reference.directory), _NEW_TOKENS)
+    """Print, as a line of JSON, the parity of the two artifacts named, or the reference logits of the only one."""
+    words = zip(sys.argv[1::2], sys.argv[2::2], strict=True)
+    loadables = [Loadable(Engine.model_validate_json(engine), Path(place)) for engine, place in words]
+    engines = [load_engine(each.engine, each.directory, threads=1) for each in loadables]
+    if len(engines) == 1:
+        print(json.dumps(reference_logits(engines[0])))
+        return
+    found = logits_parity(engines[0], engines[1], random_prompts(loadables[0].directory), _NEW_TOKENS)
     print(json.dumps(found._asdict()))
 
 

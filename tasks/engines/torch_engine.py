@@ -17,7 +17,7 @@ from tasks.engines.checkpoint import is_dynamic_int8
 from tasks.engines.decoding import Rows, search, until_stop
 from tasks.engines.torch_loading import load_fp32
 from tasks.quantization.dynamic_int8 import load_quantized
-from tasks.specs import Decoding
+from tasks.specs import Decoding, Engine
 
 _PAD = 0  # masked before the prompt and cut off after the stop token, so any id does
 
@@ -28,7 +28,7 @@ class TorchEngine:
     `generate`'s own beam search keeps and ends hypotheses by other rules than CodeXGLUE's.
     """
 
-    def __init__(self, directory: Path, threads: int) -> None:
+    def __init__(self, engine: Engine, directory: Path, threads: int) -> None:
         _use_threads(threads)
         self._int8 = is_dynamic_int8(directory)
         self._model = load_quantized(directory) if self._int8 else load_fp32(directory)

@@ -15,7 +15,7 @@ from tasks.engines.checkpoint import read_gpt2_config
 from tasks.evaluation.probe import ProbeRequest, run_probe
 from tasks.evaluation.score import Score, score_pairs
 from tasks.progress import progress_bar
-from tasks.specs import Decoding, Scoring
+from tasks.specs import Decoding, Engine, Scoring
 from tasks.training.tokenizer import decode_line, encode_prompts, load_tokenizer, stop_ids
 
 _SECONDS_PER_SAMPLE = 120.0
@@ -31,7 +31,7 @@ def prompts_of(artifact: Path, texts: Sequence[str], decoding: Decoding) -> tupl
 
 
 def request_for(
-    artifact: Path, texts: Sequence[str], engine: str, decoding: Decoding, threads: int, **rest: Any
+    artifact: Path, texts: Sequence[str], engine: Engine, decoding: Decoding, threads: int, **rest: Any
 ) -> ProbeRequest:
     """A probe's request to complete the texts with the artifact."""
     return ProbeRequest(

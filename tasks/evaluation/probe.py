@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 
 from tasks.evaluation import energy
 from tasks.processes import die_with
-from tasks.specs import Decoding
+from tasks.specs import Decoding, Engine
 
 if TYPE_CHECKING:
     from tasks.engines.base import Completion, CompletionEngine
@@ -56,7 +56,7 @@ class ProbeRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     directory: Path = Field(description="The artifact's files.")
-    engine: str = Field(description="A name `load_engine` knows.")
+    engine: Engine
     threads: PositiveInt = Field(description="Intra-op threads.")
     cpus: tuple[NonNegativeInt, ...] | None = Field(None, min_length=1, description="CPUs to pin to; null: any.")
     prompts: tuple[tuple[NonNegativeInt, ...], ...] = Field(min_length=1, description="Token ids, one tuple a sample.")

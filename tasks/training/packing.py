@@ -55,3 +55,20 @@ def _encoded(codes: Iterable[str], tokenizer: Tokenizer) -> Iterator[Windows]:
         # The files carry their own <s> and </s>: a tokenizer's template must not add a second pair.
         for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
             yield np.asarray(encoding.ids, np.int32)
+
+
+def calibration_windows(slice_dir: Path, tokenizer: Tokenizer, count: int, window: int) -> Windows:
+    """`count` windows (fewer from a small slice) of the training split, int32 [count, window], for calibration.
+
+    Raises ValueError naming the file if it is too small for one.
+    """
+    codes = read_codes(slice_dir, "train")
+    order = np.random.default_rng(0).permutation(len(codes))
+    chosen: list[str] = []
+    length = 0
+    for index in order:
+        chosen.append(codes[index])
+        length += len(codes[index].split())  # never more than its tokens
+        if length >= count * window:
+            break
+    return pack(chosen, tokenizer, window)[:count]

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pytest
 
@@ -451,10 +451,13 @@ def test_the_whole_checkpoint_is_a_base(checkpoint: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("engine", "file"), [("torch", "model.safetensors"), ("onnxruntime", "model.onnx")])
-def test_an_engine_refuses_a_truncated_artifact(checkpoint: Path, tmp_path: Path, engine: str, file: str) -> None:
+def test_an_engine_refuses_a_truncated_artifact(
+    checkpoint: Path, tmp_path: Path, engine: Literal["torch", "onnxruntime"], file: str
+) -> None:
     from tasks.engines.base import load_engine
     from tasks.engines.checkpoint import CheckpointError
     from tasks.engines.export_onnx import export_onnx
+    from tasks.specs import Engine
 
     directory = tmp_path / "artifact"
     if engine == "torch":
@@ -465,5 +468,5 @@ def test_an_engine_refuses_a_truncated_artifact(checkpoint: Path, tmp_path: Path
     size = (directory / file).stat().st_size
     cut(directory / file, size // 2)
     with pytest.raises(CheckpointError) as refused:
-        load_engine(engine, directory, threads=1)
+        load_engine(Engine(name=engine), directory, threads=1)
     assert str(directory) in str(refused.value) and file in str(refused.value)

@@ -8,7 +8,7 @@ import pytest
 from storage.artifacts import ArtifactRef, ArtifactStore, Provenance
 from tasks import building, measuring
 from tasks.engines.parity import Loadable, parity_in_new_process
-from tasks.specs import ExportOnnx, GroupLasso, OnnxInt8, RandomBase
+from tasks.specs import Engine, ExportOnnx, GroupLasso, OnnxInt8, RandomBase
 
 NO_SLICE = ArtifactRef(kind="slice", digest="0" * 64)
 
@@ -39,7 +39,9 @@ def test_conversions_are_checked_and_remember_where_they_come_from(store: Artifa
 
 def test_what_does_not_reload_is_an_error(store: ArtifactStore, base: ArtifactRef, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="does not reload"):
-        parity_in_new_process(Loadable("torch", store.path(base)), Loadable("onnxruntime", tmp_path))
+        parity_in_new_process(
+            Loadable(Engine(name="torch"), store.path(base)), Loadable(Engine(name="onnxruntime"), tmp_path)
+        )
 
 
 def test_a_key_follows_the_spec_and_the_inputs(base: ArtifactRef) -> None:

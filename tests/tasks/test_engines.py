@@ -21,7 +21,7 @@ from tasks.engines.checkpoint import CheckpointError, check_weights, read_gpt2_c
 from tasks.engines.export_onnx import export_onnx
 from tasks.engines.parity import logits_parity
 from tasks.quantization.dynamic_int8 import quantize_linear_only
-from tasks.specs import Decoding
+from tasks.specs import Decoding, Engine, EngineName
 
 GREEDY = Decoding(max_new_tokens=12)
 
@@ -41,7 +41,10 @@ def exported(checkpoint: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def engines(checkpoint: Path, exported: Path) -> dict[str, CompletionEngine]:
-    return {"torch": load_engine("torch", checkpoint, 1), "onnxruntime": load_engine("onnxruntime", exported, 1)}
+    return {
+        "torch": load_engine(Engine(name="torch"), checkpoint, 1),
+        "onnxruntime": load_engine(Engine(name="onnxruntime"), exported, 1),
+    }
 
 
 def tokens(engine: CompletionEngine, batch: list[list[int]], decoding: Decoding = GREEDY) -> list[list[int]]:
@@ -49,7 +52,7 @@ def tokens(engine: CompletionEngine, batch: list[list[int]], decoding: Decoding 
 
 
 def test_logits_are_those_of_transformers(checkpoint: Path, engines: dict[str, CompletionEngine]) -> None:
-    model = load_engine("torch", checkpoint, 1)._model  # type: ignore[attr-defined]
+    model = load_engine(Engine(name="torch"), checkpoint, 1)._model  # type: ignore[attr-defined]
     for prompt in prompts(10, longest=POSITIONS):
         expected = model(torch.tensor([prompt])).logits[0, -1].detach().numpy()
         for engine in engines.values():
@@ -122,7 +125,10 @@ def test_export_honours_the_configuration(changes: dict[str, Any], tmp_path: Pat
     directory = save(random_gpt2(**changes), tmp_path)
     notes = export_onnx(directory, tmp_path / "onnx")
     assert notes["matmuls"] == 9
-    reference, other = load_engine("torch", directory, 1), load_engine("onnxruntime", tmp_path / "onnx", 1)
+    reference, other = (
+        load_engine(Engine(name="torch"), directory, 1),
+        load_engine(Engine(name="onnxruntime"), tmp_path / "onnx", 1),
+    )
     assert logits_parity(reference, other, prompts(3), new_tokens=4).max_abs < 1e-4
 
 
@@ -138,7 +144,10 @@ def test_weights_beyond_protobufs_limit_go_beside_the_graph(
     monkeypatch.setattr(graph, "INLINE_LIMIT", 10_000)
     export_onnx(checkpoint, tmp_path)
     assert (tmp_path / "model.onnx.data").stat().st_size > 50_000
-    reference, other = load_engine("torch", checkpoint, 1), load_engine("onnxruntime", tmp_path, 1)
+    reference, other = (
+        load_engine(Engine(name="torch"), checkpoint, 1),
+        load_engine(Engine(name="onnxruntime"), tmp_path, 1),
+    )
     assert logits_parity(reference, other, prompts(2), new_tokens=2).max_abs < 1e-4
 
 
@@ -195,8 +204,8 @@ def test_truncated_weights_are_refused(kept: int, tmp_path: Path) -> None:
         load("torch", directory)
 
 
-def load(name: str, directory: Path) -> CompletionEngine:
-    return load_engine(name, directory, 1)
+def load(name: EngineName, directory: Path) -> CompletionEngine:
+    return load_engine(Engine(name=name), directory, 1)
 
 
 def test_a_missing_tensor_is_refused(tmp_path: Path) -> None:
@@ -212,10 +221,8 @@ def test_a_missing_tensor_is_refused(tmp_path: Path) -> None:
 
 def test_each_engine_names_what_it_loads(tmp_path: Path) -> None:
     directory = save(random_gpt2(), tmp_path)
-    with pytest.raises(ValueError, match="engine is 'tpu'; allowed: 'torch', 'onnxruntime'"):
-        load("tpu", directory)
     with pytest.raises(ValueError, match="threads is 0"):
-        load_engine("torch", directory, 0)
+        load_engine(Engine(name="torch"), directory, 0)
     with pytest.raises(CheckpointError, match=r"model\.onnx is missing"):
         load("onnxruntime", directory)
     (directory / "model.onnx").write_bytes(b"no graph")
@@ -233,8 +240,8 @@ ALONE = """
 import sys
 from pathlib import Path
 from tasks.engines.base import load_engine
-from tasks.specs import Decoding
-engine = load_engine("onnxruntime", Path(sys.argv[1]), 1)
+from tasks.specs import Decoding, Engine
+engine = load_engine(Engine(name="onnxruntime"), Path(sys.argv[1]), 1)
 engine.complete([[3, 4, 5], [6]], {0}, Decoding(max_new_tokens=3, beams=2))
 print(engine.logits([3, 4, 5]).tolist())
 assert not {"torch", "transformers", "prefect", "onnx"} & set(sys.modules)

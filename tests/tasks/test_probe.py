@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from tasks.engines.export_onnx import export_onnx
 from tasks.evaluation.probe import ProbeFailed, ProbeRequest, run_probe
-from tasks.specs import Decoding
+from tasks.specs import Decoding, Engine
 
 WIDTH, VOCABULARY, POSITIONS, LAYERS = 16, 61, 64, 2
 FIXED = Decoding(fixed_new_tokens=4)
@@ -46,7 +46,13 @@ def write_checkpoint(directory: Path) -> Path:
 
 def make_request(graph: Path, **change) -> ProbeRequest:
     prompts = ((1, 2, 3), (4, 5, 6, 7, 8), (9,), (10, 11, 12, 13))
-    values = {"directory": graph, "engine": "onnxruntime", "threads": 1, "prompts": prompts, "decoding": FIXED}
+    values = {
+        "directory": graph,
+        "engine": Engine(name="onnxruntime"),
+        "threads": 1,
+        "prompts": prompts,
+        "decoding": FIXED,
+    }
     return ProbeRequest(**{**values, "mode": "quality", **change})
 
 
@@ -126,7 +132,7 @@ def test_progress_counts_samples_to_the_end(request_for):
 
 
 def test_the_torch_engine_runs_here_too(checkpoint, request_for, one_by_one):
-    result = run_probe(request_for(engine="torch", directory=checkpoint, batch_size=2), timeout=120)
+    result = run_probe(request_for(engine=Engine(name="torch"), directory=checkpoint, batch_size=2), timeout=120)
     assert result.completions == one_by_one
     assert result.base_mb < 100 < result.memory_over_base_mb
 
@@ -150,7 +156,7 @@ def test_the_probe_is_pinned_and_told_its_threads(request_for):
     ("change", "status", "message"),
     [
         ({"directory": Path("/nowhere")}, 1, "config.json is missing"),
-        ({"engine": "steam"}, 1, "engine is 'steam'; allowed: 'torch', 'onnxruntime'"),
+        ({"engine": Engine(name="torch")}, 1, "model.safetensors"),
         ({"prompts": ((VOCABULARY,),)}, 1, "allowed: 0 to 60"),
         ({"cpus": (9999,)}, 2, "cpus: [9999] are not all usable by this process"),
     ],

@@ -23,7 +23,7 @@ from tasks.engines.parity import logits_parity
 from tasks.quantization import onnx_int8
 from tasks.quantization.dynamic_int8 import load_quantized, quantize_linear_only
 from tasks.quantization.onnx_int8 import quantize_onnx, quantize_symmetric
-from tasks.specs import Decoding
+from tasks.specs import Decoding, Engine
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,10 @@ def test_every_projection_of_the_graph_is_int8(
     assert not {"Gemm", "MatMul"} & {node.op_type for node in model.graph.node}
     int8 = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
     assert sum(int(np.prod(tensor.dims)) for tensor in int8) == 2 * 12 * 32 * 32 + 97 * 32
-    reference, other = load_engine("torch", checkpoint, 1), load_engine("onnxruntime", tmp_path / "int8", 1)
+    reference, other = (
+        load_engine(Engine(name="torch"), checkpoint, 1),
+        load_engine(Engine(name="onnxruntime"), tmp_path / "int8", 1),
+    )
     parity = logits_parity(reference, other, prompts(8), new_tokens=1)
     assert 0 < parity.max_abs < 0.5
     assert parity.greedy_agreement > 0.7
@@ -57,7 +60,7 @@ def test_every_projection_of_the_graph_is_int8(
 
 def test_int8_completions_do_not_depend_on_the_batch(exported: Path, tmp_path: Path) -> None:
     quantize_onnx(exported, tmp_path, per_channel=True)
-    engine = load_engine("onnxruntime", tmp_path, 1)
+    engine = load_engine(Engine(name="onnxruntime"), tmp_path, 1)
     batch, decoding = prompts(7), Decoding(max_new_tokens=10)
     together = [completion.tokens for completion in engine.complete(batch, STOP, decoding)]
     assert together == [engine.complete([prompt], STOP, decoding)[0].tokens for prompt in batch]
@@ -80,7 +83,7 @@ def test_a_pruned_graph_stays_finite(tmp_path: Path) -> None:
     model.transformer.h[1].attn.c_proj.weight.data[:, 3] = 0
     export_onnx(save(model, tmp_path / "model"), tmp_path / "onnx")
     quantize_onnx(tmp_path / "onnx", tmp_path / "int8", per_channel=True)
-    assert np.isfinite(load_engine("onnxruntime", tmp_path / "int8", 1).logits([3, 4])).all()
+    assert np.isfinite(load_engine(Engine(name="onnxruntime"), tmp_path / "int8", 1).logits([3, 4])).all()
 
 
 def test_only_an_fp32_export_can_be_quantized(checkpoint: Path, exported: Path, tmp_path: Path) -> None:
@@ -117,7 +120,8 @@ RELOAD = """
 import sys
 from pathlib import Path
 from tasks.engines.base import load_engine
-print(load_engine("torch", Path(sys.argv[1]), 1).logits([3, 4, 5]).tolist())
+from tasks.specs import Engine
+print(load_engine(Engine(name="torch"), Path(sys.argv[1]), 1).logits([3, 4, 5]).tolist())
 """
 
 
@@ -125,7 +129,7 @@ def test_torchs_int8_comes_back_whole_in_a_fresh_process(checkpoint: Path, tmp_p
     quantize_linear_only(checkpoint, tmp_path)
     with pytest.warns(DeprecationWarning, match=r"torch\.ao\.quantization is deprecated"):
         reference = torch.ao.quantization.quantize_dynamic(
-            load_engine("torch", checkpoint, 1)._model,  # type: ignore[attr-defined]
+            load_engine(Engine(name="torch"), checkpoint, 1)._model,  # type: ignore[attr-defined]
             {torch.nn.Linear},
             dtype=torch.qint8,
         )
@@ -137,7 +141,7 @@ def test_torchs_int8_comes_back_whole_in_a_fresh_process(checkpoint: Path, tmp_p
 
 def test_torchs_int8_completions_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     quantize_linear_only(save(random_gpt2(), tmp_path / "model"), tmp_path / "int8")
-    engine = load_engine("torch", tmp_path / "int8", 1)
+    engine = load_engine(Engine(name="torch"), tmp_path / "int8", 1)
     batch, decoding = prompts(7), Decoding(fixed_new_tokens=8)
     together = [completion.tokens for completion in engine.complete(batch, STOP, decoding)]
     assert together == [engine.complete([prompt], STOP, decoding)[0].tokens for prompt in batch]
