@@ -1,0 +1,205 @@
+"""Knowledge distillation (Hinton et al. 2015, arXiv:1503.02531) from a larger GPT-2, also across vocabularies.
+
+Where the student's byte-pair vocabulary is a trimmed one, each of the teacher's tokens is a fixed sequence of the
+student's. At the end of such a sequence both have read the same text, and the teacher's probability of a student token
+is the sum over all of its own tokens that begin with it: its distribution carried over exactly. Within a sequence only
+the text teaches.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import GPT2LMHeadModel
+
+from tasks.corpus.parquet import read_codes
+from tasks.specs import Distill
+from tasks.training.checkpoint import load_gpt2, save_gpt2
+from tasks.training.packing import Windows, pack
+from tasks.training.pretrain import shuffled
+from tasks.training.timed import mean_loss, mixed_precision, train_for
+from tasks.training.tokenizer import load_tokenizer
+
+_IGNORED = -100  # a label that cross-entropy leaves out
+
+
+class Spelling(NamedTuple):
+    """Each token of the teacher as tokens of the student."""
+
+    pieces: list[list[int]]
+
+    @property
+    def first(self) -> Tensor:
+        """[teacher's vocabulary]: the student's token that each begins with."""
+        return torch.tensor([pieces[0] for pieces in self.pieces])
+
+
+class Aligned(NamedTuple):
+    """One batch for both: the student's ids and labels [rows, window], and where the two have read the same text.
+
+    `student_at` and `teacher_at` index the flattened positions of their windows, pairwise.
+    """
+
+    ids: Tensor
+    labels: Tensor
+    student_at: Tensor
+    teacher_at: Tensor
+
+
+def distill(
+    spec: Distill, model_dir: Path, teacher_dir: Path, slice_dir: Path, target: Path, work_dir: Path
+) -> dict[str, Any]:
+    """Train the model of `model_dir` to predict the text as the teacher does, and write it to `target`.
+
+    The loss of a batch is (1 - share) * cross-entropy with the text + share * T^2 * KL(teacher || student), both
+    softened by temperature T, plus `hidden_weight` times the mean squared error of the last hidden states, through a
+    learnt projection where the student is narrower.
+
+    Returns steps, tokens (the student's), tokens/s, dev_loss (nats per student's token, before and after) and
+    loss_curve ([minutes, training loss] each).
+    Raises ValueError if the student's vocabulary is no trimmed form of the teacher's, or a window does not fit.
+    """
+    torch.manual_seed(spec.seed)
+    pair = _Pair(spec, load_gpt2(model_dir), load_gpt2(teacher_dir), _spelling(teacher_dir, model_dir))
+    _check_window(spec, pair)
+    dev = pack(read_codes(slice_dir, "dev"), load_tokenizer(model_dir), spec.window)
+    before = mean_loss(pair.student, dev, spec.batch_size)
+    windows = _teacher_windows(spec, slice_dir, teacher_dir, pair.spelling)
+    clock, curve = train_for(spec, pair, pair.loss, windows, work_dir)
+    save_gpt2(pair.student, model_dir, target)
+    return {
+        "parameters": sum(weight.numel() for weight in pair.student.parameters()),
+        "steps": clock.steps,
+        "tokens": clock.tokens,
+        "corpus_tokens": windows.size,
+        "train_tokens_per_s": clock.tokens / clock.seconds if clock.seconds else None,
+        "train_loss": curve[-1][1] if curve else None,
+        "dev_loss_before": before,
+        "dev_loss": mean_loss(pair.student, dev, spec.batch_size),
+        "minutes": clock.seconds / 60,
+        "loss_curve": curve,
+    }
+
+
+class _Pair(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+    """Student and teacher. Only what is trained is a parameter of it."""
+
+    def __init__(self, spec: Distill, student: GPT2LMHeadModel, teacher: GPT2LMHeadModel, spelling: Spelling) -> None:
+        super().__init__()
+        self._spec = spec
+        self.student = student
+        student.loss_type = "ForCausalLM"  # what transformers falls back to for GPT-2, with a warning each time
+        self.spelling = spelling
+        self._first = spelling.first
+        self.reference = [teacher.eval().requires_grad_(False)]  # in a list: no parameters of this module
+        widths = student.config.n_embd, teacher.config.n_embd
+        self.projection = nn.Linear(*widths, bias=False) if spec.hidden_weight else None
+
+    def loss(self, windows: Windows) -> Tensor:
+        """The distillation loss of a batch of the teacher's windows."""
+        spec, batch = self._spec, align(windows, self.spelling, self._spec.window)
+        with mixed_precision():
+            hidden = self.student.transformer(input_ids=batch.ids, use_cache=False).last_hidden_state
+            logits = self.student.lm_head(hidden).float().flatten(0, 1)
+            text = F.cross_entropy(logits[:-1], batch.labels.flatten()[1:], ignore_index=_IGNORED)
+            if not spec.teacher_share and self.projection is None:
+                return text
+            states, wanted = self._taught(windows, batch)
+        likeness = soft_cross_entropy(logits[batch.student_at], wanted, spec.temperature)
+        loss = (1 - spec.teacher_share) * text + spec.teacher_share * spec.temperature**2 * likeness
+        if self.projection is not None:
+            own = self.projection(hidden.flatten(0, 1)[batch.student_at].float())
+            loss = loss + spec.hidden_weight * F.mse_loss(own, states)
+        return loss
+
+    def _taught(self, windows: Windows, batch: Aligned) -> tuple[Tensor, Tensor]:
+        """The teacher's hidden states and its distribution over the student's vocabulary, where both are aligned."""
+        (teacher,) = self.reference
+        with torch.no_grad():
+            ids = torch.from_numpy(windows.astype(np.int64))
+            hidden = teacher.transformer(input_ids=ids, use_cache=False).last_hidden_state
+            states = hidden.flatten(0, 1)[batch.teacher_at]
+            soft = (teacher.lm_head(states).float() / self._spec.temperature).softmax(-1)
+            vocabulary = self.student.config.vocab_size
+            return states.float(), carry_over(soft, self._first, vocabulary)
+
+
+def carry_over(probabilities: Tensor, first: Tensor, vocabulary: int) -> Tensor:
+    """[rows, teacher's vocabulary] -> [rows, student's]: each student token gets all tokens that begin with it."""
+    carried = probabilities.new_zeros(len(probabilities), vocabulary)
+    return carried.index_add_(1, first, probabilities)
+
+
+def soft_cross_entropy(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+    """KL(wanted || softmax(logits / temperature)), nats, mean over rows."""
+    predicted = (logits / temperature).log_softmax(-1)
+    entropy = torch.special.entr(wanted).sum(-1)
+    return (-(wanted * predicted).sum(-1) - entropy).mean()
+
+
+def align(windows: Windows, spelling: Spelling, window: int) -> Aligned:
+    """The teacher's windows respelt for the student; what does not fit into `window` is cut, what is short padded."""
+    ids = torch.zeros(len(windows), window, dtype=torch.long)
+    labels = torch.full_like(ids, _IGNORED)
+    student_at, teacher_at = [], []
+    for row, tokens in enumerate(windows.tolist()):
+        spelt = [spelling.pieces[token] for token in tokens]
+        flat = [piece for pieces in spelt for piece in pieces][:window]
+        ids[row, : len(flat)] = torch.tensor(flat)
+        labels[row, 1 : len(flat)] = ids[row, 1 : len(flat)]  # a row's first token follows nothing
+        ends = np.cumsum([len(pieces) for pieces in spelt]) - 1
+        ends = ends[ends < window]
+        student_at.append(row * window + ends)
+        teacher_at.append(row * windows.shape[1] + np.arange(len(ends)))
+    return Aligned(ids, labels, _joined(student_at), _joined(teacher_at))
+
+
+def _joined(parts: list[NDArray[np.int64]]) -> Tensor:
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def spelling_of(teacher: Tokenizer, student: Tokenizer) -> Spelling:
+    """How the student's tokenizer spells each of the teacher's tokens, from the merges that made it.
+
+    Raises ValueError if it lacks a piece: then it is no trimmed form of the teacher's.
+    """
+    merges = [tuple(merge) for merge in json.loads(teacher.to_str())["model"]["merges"]]
+    known = student.get_vocab(with_added_tokens=True)
+    spelt = {token: [index] for token, index in known.items()}
+    for left, right in merges:
+        if left + right not in spelt and left in spelt and right in spelt:
+            spelt[left + right] = spelt[left] + spelt[right]
+    by_id = sorted((index, token) for token, index in teacher.get_vocab(with_added_tokens=True).items())
+    missing = [token for _, token in by_id if token not in spelt]
+    if missing:
+        raise ValueError(
+            f"distill: the student cannot spell {missing[0]!r}; allowed: the teacher's vocabulary, trimmed"
+        )
+    return Spelling([spelt[token] for _, token in by_id])
+
+
+def _spelling(teacher_dir: Path, model_dir: Path) -> Spelling:
+    return spelling_of(load_tokenizer(teacher_dir), load_tokenizer(model_dir))
+
+
+def _teacher_windows(spec: Distill, slice_dir: Path, teacher_dir: Path, spelling: Spelling) -> Windows:
+    """The training text in the teacher's tokens, as many to a window as fill the student's."""
+    tokenizer = load_tokenizer(teacher_dir)
+    codes = shuffled(read_codes(slice_dir, "train"), spec.seed)
+    lengths = np.array([len(pieces) for pieces in spelling.pieces])
+    first = pack(codes[: max(1, len(codes) // 20)], tokenizer, 1)
+    return pack(codes, tokenizer, max(1, int(spec.window / lengths[first].mean())))
+
+
+def _check_window(spec: Distill, pair: _Pair) -> None:
+    positions = min(pair.student.config.n_positions, pair.reference[0].config.n_positions)
+    if spec.window > positions:
+        raise ValueError(f"window: {spec.window}, allowed: at most the models' {positions} positions")
