@@ -5,6 +5,8 @@ from pathlib import Path
 
 # An artifact store like any other, with one model in it.
 BUNDLED = Path(__file__).parent / "bundled"
+# A store for each compressed form of the bundled model, by its name.
+PREBUILT = BUNDLED / "prebuilt"
 
 
 def home() -> Path:

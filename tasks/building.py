@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 from storage import BUNDLED, home
 from storage.artifacts import ArtifactRef, ArtifactStore, Provenance
 from tasks.engines.parity import Loadable, parity_in_new_process, reference_in_new_process
+from tasks.evaluation.host import describe_host, usable_threads
 from tasks.fingerprint import fingerprint, library_versions
 from tasks.specs import (
     Base,
@@ -41,6 +42,7 @@ from tasks.specs import (
     Prebuilt,
     RandomBase,
     Scoring,
+    Slim,
     Spec,
     TrainingStep,
 )
@@ -250,7 +252,7 @@ def _used(spec: Spec, inputs: Sequence[ArtifactRef]) -> Sequence[ArtifactRef]:
 
 
 def _outside(spec: Spec) -> str:
-    """Digest of the files outside the store that a step reads."""
+    """Digest of what a step looks at outside the store: files, or the host it runs on."""
     if isinstance(spec, Data):
         from tasks.corpus.sources import source_digest
 
@@ -259,6 +261,8 @@ def _outside(spec: Spec) -> str:
         return directory_digest(spec.directory)
     if isinstance(spec, BundledBase | RandomBase | Prebuilt):
         return directory_digest(BUNDLED)
+    if isinstance(spec, Slim) and spec.speedup is not None:
+        return f"{describe_host()['fingerprint']} {usable_threads()}"  # whose latency table decides
     return spec.revision if isinstance(spec, HubBase) else ""
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from transformers import GPT2LMHeadModel, TrainerCallback, TrainerControl, Train
 from storage import home
 from tasks.engines.checkpoint import read_gpt2_config
 from tasks.evaluation.host import usable_threads
+from tasks.pruning.latency import LatencyTable, latency_table
 from tasks.pruning.shapes import Shape, parameters, shape_of, within_parameters, within_seconds
 from tasks.pruning.structures import (
     Kept,
@@ -41,9 +42,6 @@ from tasks.pruning.trials import Goal, best_goal, ground_of, layers_by_importanc
 from tasks.specs import Slim
 from tasks.training.checkpoint import load_gpt2, save_gpt2
 from tasks.training.finetune import Notes, fine_tune
-
-if TYPE_CHECKING:
-    from tasks.pruning.latency import LatencyTable
 
 # A completion of the test split is about this long; only the proportion of the two matters for the choice of a shape.
 PROMPT_TOKENS, NEW_TOKENS = 320, 10
@@ -70,7 +68,7 @@ def slim(spec: Slim, model_dir: Path, slice_dir: Path, target: Path, work_dir: P
         notes |= trained
     save_gpt2(model, model_dir, target)
     found = _shape(model, original)
-    return notes | {"shape": found._asdict(), "parameters": parameters(found), "random_weights": False}
+    return notes | {"shape": found._asdict(), "parameters": parameters(found)}
 
 
 def _trained(spec: Slim, fitting: Sequence[Shape], slice_dir: Path, work_dir: Path) -> tuple[GPT2LMHeadModel, Notes]:
@@ -78,7 +76,7 @@ def _trained(spec: Slim, fitting: Sequence[Shape], slice_dir: Path, work_dir: Pa
     reachable = [shape for shape in fitting if _within(shape, shape_of(read_gpt2_config(work_dir / "alive")))]
     if spec.epochs == 0:
         return one_shot(model, Goal(reachable[0], sorted(layers_by_norm(model)[: reachable[0].layers]))), {}
-    ground = ground_of(slice_dir, work_dir / "alive", model.config.n_positions)
+    ground = ground_of(spec, slice_dir, work_dir / "alive")
     order = layers_by_importance(model, ground)
     goals = [Goal(shape, sorted(order[: shape.layers])) for shape in reachable]
     goal, tried = best_goal(model, goals, ground)
@@ -98,8 +96,6 @@ class _Target(NamedTuple):
 
 def _target(spec: Slim, original: Shape) -> _Target:
     if spec.speedup is not None:
-        from tasks.pruning.latency import latency_table
-
         table = latency_table(original, spec.timed_on, usable_threads(), home() / "latency")
         limit_s = table.seconds(original, PROMPT_TOKENS, NEW_TOKENS) / spec.speedup
         found, asked = within_seconds(original, limit_s, table, PROMPT_TOKENS, NEW_TOKENS), f"speedup: {spec.speedup:g}"

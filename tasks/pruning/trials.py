@@ -20,16 +20,14 @@ from tasks.pruning.structures import (
     neuron_members,
     take,
 )
-from tasks.specs import Pretrain
+from tasks.specs import Pretrain, Slim
 from tasks.training.packing import Windows, calibration_windows, pack_split
 from tasks.training.timed import mean_loss, nth_batch, optimizers, step, text_loss
 from tasks.training.tokenizer import load_tokenizer
 
 _SHAPES = 6
-_STEPS = 30
+_MOST_STEPS = 30
 _DEV_WINDOWS = 16
-# Gentle enough for what is left of a trained model, fast enough to tell shapes apart in a few steps.
-_TRIAL = Pretrain(batch_size=8, learning_rate=1e-3, muon_learning_rate=2e-3)
 
 
 class Goal(NamedTuple):
@@ -40,17 +38,24 @@ class Goal(NamedTuple):
 
 
 class Ground(NamedTuple):
-    """What candidates are tried on: windows to train on and windows to compare them on."""
+    """What candidates are tried on: steps and rates, windows to train on, and windows to compare them on."""
 
+    trial: Pretrain
+    steps: int
     train: Windows
     dev: Windows
 
 
-def ground_of(slice_dir: Path, model_dir: Path, positions: int) -> Ground:
-    """Windows of the slice in the tokens of `model_dir`'s vocabulary, as long as the model's positions, 512 at most."""
-    tokenizer, window = load_tokenizer(model_dir), min(512, positions)
-    train = calibration_windows(slice_dir, tokenizer, _STEPS * _TRIAL.batch_size, window)
-    return Ground(train, pack_split(slice_dir, "dev", tokenizer, window)[:_DEV_WINDOWS])
+def ground_of(spec: Slim, slice_dir: Path, model_dir: Path) -> Ground:
+    """A trial a quarter as long as the training to come, 30 steps at most, on the slice's files."""
+    # Gentle enough for what is left of a trained model, fast enough to tell shapes apart in a few steps.
+    trial = Pretrain(
+        batch_size=spec.batch_size, window=spec.window, seed=spec.seed, learning_rate=1e-3, muon_learning_rate=2e-3
+    )
+    steps = max(1, min(_MOST_STEPS, (spec.max_steps or 4 * _MOST_STEPS) // 4))
+    tokenizer = load_tokenizer(model_dir)
+    train = calibration_windows(slice_dir, tokenizer, steps * spec.batch_size, spec.window)
+    return Ground(trial, steps, train, pack_split(slice_dir, "dev", tokenizer, spec.window)[:_DEV_WINDOWS])
 
 
 def one_shot(model: GPT2LMHeadModel, goal: Goal) -> GPT2LMHeadModel:
@@ -101,16 +106,17 @@ def best_goal(model: GPT2LMHeadModel, goals: Sequence[Goal], ground: Ground) -> 
 
 
 def _train_briefly(model: GPT2LMHeadModel, ground: Ground) -> None:
-    trained = optimizers(model, _TRIAL)
+    trial, steps = ground.trial, ground.steps
+    trained = optimizers(model, trial)
     model.train()
-    for number in range(_STEPS):
-        loss = text_loss(model, nth_batch(ground.train, number, _TRIAL))
-        step(model, trained, loss, _TRIAL, share=min(1.0, (number + 1) / 10) * (1 - number / _STEPS))
+    for number in range(steps):
+        loss = text_loss(model, nth_batch(ground.train, number, trial))
+        step(model, trained, loss, trial, share=min(1.0, (number + 1) / 10) * (1 - number / steps))
 
 
 def _loss(model: GPT2LMHeadModel, ground: Ground) -> float:
     model.loss_type = "ForCausalLM"  # what transformers falls back to for GPT-2, with a warning each time
-    return mean_loss(model, ground.dev, _TRIAL.batch_size)
+    return mean_loss(model, ground.dev, ground.trial.batch_size)
 
 
 def _largest(members: Sequence[Member], count: int) -> Tensor:

@@ -10,13 +10,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging as transformers_logging
 
-from storage import BUNDLED
+from storage import BUNDLED, PREBUILT
 from storage.artifacts import ArtifactStore
 from tasks.corpus.lexing import END, EOL, PAD, START
 from tasks.corpus.parquet import read_codes
-from tasks.specs import Base, HubBase, PathBase, RandomBase
+from tasks.specs import Base, HubBase, PathBase, Prebuilt, RandomBase
 from tasks.training.architectures import ARCHITECTURES
-from tasks.training.checkpoint import load_gpt2
+from tasks.training.checkpoint import load_gpt2, save_gpt2
 from tasks.training.tokenizer import load_tokenizer, save_tokenizer, special_tokens, train_tokenizer
 
 transformers_logging.disable_progress_bar()
@@ -43,9 +43,34 @@ def make_base(base: Base, slice_dir: Path, target: Path) -> dict[str, Any]:
 
 def bundled_model() -> Path:
     """The files of the model that ships with slimline, in half precision."""
-    store = ArtifactStore(BUNDLED)
+    return _only_model(BUNDLED)
+
+
+def _only_model(directory: Path) -> Path:
+    store = ArtifactStore(directory)
     (model,) = store.list()
     return store.path(model)
+
+
+def unpack_prebuilt(source: Path, target: Path, spec: Prebuilt) -> dict[str, Any]:
+    """Write the compressed form `spec.name` of the bundled model as an fp32 checkpoint.
+
+    Returns parameters, and `made_by`: the provenance of the form's own making.
+    Raises ValueError if there is no such form, or if `source` is not the bundled model, which it is a form of.
+    """
+    names = sorted(path.name for path in PREBUILT.iterdir()) if PREBUILT.is_dir() else []
+    if spec.name not in names:
+        raise ValueError(f"prebuilt.name: {spec.name!r}, allowed: {', '.join(names)}")
+    original, found = (load_gpt2(directory).state_dict() for directory in (bundled_model(), source))
+    if original.keys() != found.keys() or not all(torch.equal(original[name], found[name]) for name in original):
+        raise ValueError("prebuilt: a form of the bundled model, but the step's input is another; use base: bundled")
+    store = ArtifactStore(PREBUILT / spec.name)
+    (form,) = store.list()
+    model = load_gpt2(store.path(form))
+    save_gpt2(model, store.path(form), target)
+    made_by = store.provenance(form).model_dump(mode="json", exclude={"notes"})
+    notes = store.provenance(form).notes
+    return {**notes, "random_weights": False, "made_by": made_by}
 
 
 def _from_directory(directory: Path, target: Path) -> GPT2LMHeadModel:

@@ -18,7 +18,7 @@ TORCH = {"step": "engine", "name": "torch"}
 ONNXRUNTIME = {"step": "engine", "name": "onnxruntime"}
 DYNAMIC, EXPORT, ONNX_INT8 = ({"step": name} for name in ("dynamic-int8", "export-onnx", "onnx-int8"))
 ORIGINAL = {"label": "baseline", "recipe": [TORCH]}
-NAMES = ", ".join(["embedded", "paper", "pretrain", "shape", "smoke"])
+NAMES = ", ".join(["codegpt-small-shape", "compression", "embedded", "paper", "pretrain", "slim", "smoke"])
 
 
 def study_of(**changes):

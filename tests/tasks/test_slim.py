@@ -159,7 +159,7 @@ def test_speedup_asks_the_latency_table(
         def seconds(self, shape: Shape, prompt_tokens: float, new_tokens: float) -> float:
             return float(shape.layers)
 
-    monkeypatch.setattr("tasks.pruning.latency.latency_table", lambda *_: Table())
+    monkeypatch.setattr("tasks.pruning.slim.latency_table", lambda *_: Table())
     notes = slim(Slim(speedup=2, epochs=0), tokenizer_dir, slice_dir, tmp_path / "slim", tmp_path / "work")
     assert notes["shape"]["layers"] == 1
 
