@@ -9,18 +9,46 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 NONE = "–"  # noqa: RUF001 - the sign for "no figure"
-COLUMNS = (  # key, heading, decimals, whether the interval is shown
-    ("disk_mb", "disk MB", 2, False),
-    ("disk_gzip_mb", "disk gzip MB", 2, False),
-    ("memory_mb", "memory MB", 0, False),
-    ("memory_over_base_mb", "over base MB", 0, False),
-    ("samples_per_s", "samples/s", 2, True),
-    ("speed_ratio", "speed ratio", 2, True),
-    ("es", "ES %", 2, False),
-    ("em", "EM %", 2, False),
-    ("params_m", "params M", 2, False),
-    ("params_nonzero_m", "non-zero M", 2, False),
+
+
+class Column(NamedTuple):
+    """One column: which figure of a row, and how it is shown. An optional one is left out where nothing fills it."""
+
+    key: str
+    heading: str
+    decimals: int
+    interval: bool = False
+    optional: bool = False
+
+
+COLUMNS = (
+    Column("disk_mb", "disk MB", 2),
+    Column("disk_gzip_mb", "disk gzip MB", 2),
+    Column("memory_mb", "memory MB", 0),
+    Column("memory_over_base_mb", "over base MB", 0),
+    Column("samples_per_s", "samples/s", 2, interval=True),
+    Column("speed_ratio", "speed ratio", 2, interval=True),
+    Column("es", "ES %", 2),
+    Column("em", "EM %", 2),
+    Column("params_m", "params M", 2),
+    Column("params_nonzero_m", "non-zero M", 2),
+    Column("matmuls", "int8 ops", 0, optional=True),
+    Column("greedy_agreement", "greedy same", 2, optional=True),
+    Column("prefill_limit_share", "prefill limit %", 0, optional=True),
+    Column("decode_limit_share", "decode limit %", 0, optional=True),
 )
+# What the columns that need a word mean, beneath every table that has one of them.
+MEANINGS = {
+    "matmuls": "int8 ops: matrix multiplications that are really executed in int8, of all that the model has",
+    "greedy_agreement": "greedy same: share of random prompts continued with the same tokens as before the conversion",
+    "prefill_limit_share": (
+        "prefill limit: operations a second while prompts are read, of this host's measured peak in the same precision"
+    ),
+    "decode_limit_share": (
+        "decode limit: bytes a second that decoding has to read, of this host's measured peak; "
+        "above 100 % where a cache holds the model, or drafted tokens share a pass"
+    ),
+}
 QUALITY = ("es", "em")
 # What the published columns really hold stands in ours of the same meaning.
 PUBLISHED_AS = {"disk_gzip_mb": "disk_mb", "params_nonzero_m": "params_m", "disk_mb": None, "params_m": None}
@@ -53,9 +81,10 @@ class Line(NamedTuple):
 
 
 class Sheet(NamedTuple):
-    """One host's table: a caption of what was measured how, the lines, and notes beneath."""
+    """One host's table: a caption of what was measured how, its columns, the lines, and notes beneath."""
 
     caption: str
+    columns: list[Column]
     lines: list[Line]
     notes: list[str]
 
@@ -67,21 +96,27 @@ def sheets(rows: Sequence[Mapping[str, Any]]) -> list[Sheet]:
 
 
 def _sheet(rows: Sequence[Mapping[str, Any]]) -> Sheet:
-    lines = [line for row in rows for line in (_ours(row), *(_theirs(figures) for figures in row["published"]))]
-    notes = [f"{_clean(row['variant'])} failed: {_clean(row['error'])}" for row in rows if row["error"]]
+    columns = [column for column in COLUMNS if not column.optional or any(row[column.key] is not None for row in rows)]
+    lines = [
+        line
+        for row in rows
+        for line in (_ours(row, columns), *(_theirs(figures, columns) for figures in row["published"]))
+    ]
+    notes = [f"{clean(row['variant'])} failed: {clean(row['error'])}" for row in rows if row["error"]]
     if any(row["random_weights"] for row in rows):
         notes.append("random weights: for size, memory and speed only")
     if any(row["published"] for row in rows):
         notes.append(PUBLISHED_NOTE)
-    return Sheet(_caption(rows[0]), lines, notes)
+    notes += [MEANINGS[column.key] for column in columns if column.key in MEANINGS]
+    return Sheet(_caption(rows[0]), columns, lines, notes)
 
 
 def _caption(row: Mapping[str, Any]) -> str:
     noise = "not measured" if row["noise_floor"] is None else f"{100 * row['noise_floor']:.1f} %"
     parts = [
-        f"study {_clean(row['study'])}",
-        f"run {_clean(row['run'])}",
-        f"host {_clean(row['host'])}",
+        f"study {clean(row['study'])}",
+        f"run {clean(row['run'])}",
+        f"host {clean(row['host'])}",
         f"{NONE if row['samples'] is None else row['samples']} samples",
         f"noise floor {noise}",
     ]
@@ -89,30 +124,34 @@ def _caption(row: Mapping[str, Any]) -> str:
     return ", ".join(parts + tainted)
 
 
-def _ours(row: Mapping[str, Any]) -> Line:
+def _ours(row: Mapping[str, Any], columns: Sequence[Column]) -> Line:
     marks = [mark for mark, holds in (("failed", row["error"]), ("random weights", row["random_weights"])) if holds]
-    label = f", {_clean(row['label'])}" if row["label"] else ""
-    name = _clean(row["variant"]) + label + (f" ({', '.join(marks)})" if marks else "")
+    label = f", {clean(row['label'])}" if row["label"] else ""
+    name = clean(row["variant"]) + label + (f" ({', '.join(marks)})" if marks else "")
     hidden = QUALITY if row["random_weights"] else ()
-    return Line(name, [NONE if column[0] in hidden else _cell(row, *column) for column in COLUMNS], published=False)
+    return Line(name, [NONE if column.key in hidden else _cell(row, column) for column in columns], published=False)
 
 
-def _cell(row: Mapping[str, Any], key: str, _: str, decimals: int, interval: bool) -> str:
+def _cell(row: Mapping[str, Any], column: Column) -> str:
+    key, decimals = column.key, column.decimals
     if row[key] is None:
         return NONE
     value = f"{row[key]:.{decimals}f}"
-    if interval and row[f"{key}_lo"] is not None and row[f"{key}_hi"] is not None:
+    if key == "matmuls":
+        return f"{row['int8_matmuls'] or 0:.0f}/{value}"
+    if column.interval and row[f"{key}_lo"] is not None and row[f"{key}_hi"] is not None:
         return f"{value} [{row[f'{key}_lo']:.{decimals}f}, {row[f'{key}_hi']:.{decimals}f}]"
     return value
 
 
-def _theirs(figures: Mapping[str, Any]) -> Line:
-    values = [(figures.get(PUBLISHED_AS.get(key, key) or ""), decimals) for key, _, decimals, _ in COLUMNS]
+def _theirs(figures: Mapping[str, Any], columns: Sequence[Column]) -> Line:
+    values = [(figures.get(PUBLISHED_AS.get(each.key, each.key) or ""), each.decimals) for each in columns]
     cells = [NONE if value is None else f"{value:.{decimals}f}" for value, decimals in values]
-    return Line(f"poster, {_clean(figures['host'])}", cells, published=True)
+    return Line(f"poster, {clean(figures['host'])}", cells, published=True)
 
 
-def _clean(value: object) -> str:
+def clean(value: object) -> str:
+    """On one line, and without what a terminal would obey."""
     return "".join(character if character.isprintable() else " " for character in str(value)).strip()
 
 
@@ -124,8 +163,8 @@ def plain_text(sheet: Sheet) -> str:
 
     table = Table(caption=Text(sheet.caption), caption_justify="left")
     table.add_column("model", no_wrap=True)
-    for _, heading, _, _ in COLUMNS:
-        table.add_column(heading.replace(" ", "\n", 1), justify="right", no_wrap=True)
+    for column in sheet.columns:
+        table.add_column(column.heading.replace(" ", "\n", 1), justify="right", no_wrap=True)
     for line in sheet.lines:
         indent = "  " if line.published else ""
         table.add_row(Text(indent + line.name), *(Text(cell) for cell in line.cells))
@@ -138,24 +177,27 @@ def plain_text(sheet: Sheet) -> str:
 
 def markdown(sheet: Sheet) -> str:
     """A pipe table, with the caption above and the notes beneath."""
-    head = ["model", *(heading for _, heading, _, _ in COLUMNS)]
-    lines = [[("&nbsp;&nbsp;" if line.published else "") + _md(line.name), *line.cells] for line in sheet.lines]
-    rule = ["---"] + ["---:"] * len(COLUMNS)
+    head = ["model", *(column.heading for column in sheet.columns)]
+    lines = [
+        [("&nbsp;&nbsp;" if line.published else "") + escaped_markdown(line.name), *line.cells] for line in sheet.lines
+    ]
+    rule = ["---"] + ["---:"] * len(sheet.columns)
     table = ["| " + " | ".join(cells) + " |" for cells in (head, rule, *lines)]
-    notes = [f"\n{_md(note)}" for note in sheet.notes]
-    return "\n".join([_md(sheet.caption), "", *table, *notes]) + "\n"
+    notes = [f"\n{escaped_markdown(note)}" for note in sheet.notes]
+    return "\n".join([escaped_markdown(sheet.caption), "", *table, *notes]) + "\n"
 
 
-def _md(text: str) -> str:
+def escaped_markdown(text: str) -> str:
+    """As the same characters in a Markdown paragraph or table cell."""
     return re.sub(r"([\\`*_\[\]<>|#&~])", r"\\\1", text)
 
 
 def html(sheet: Sheet) -> str:
     """A <table>, with the notes in its foot."""
     escape = html_escapes.escape
-    head = "".join(f"<th>{escape(name)}</th>" for name in ("model", *(heading for _, heading, _, _ in COLUMNS)))
+    head = "".join(f"<th>{escape(name)}</th>" for name in ("model", *(column.heading for column in sheet.columns)))
     body = [_html_line(line) for line in sheet.lines]
-    span = len(COLUMNS) + 1
+    span = len(sheet.columns) + 1
     foot = [f'<tr><td colspan="{span}">{escape(note)}</td></tr>' for note in sheet.notes]
     caption = f"<caption>{escape(sheet.caption)}</caption>"
     parts = ["<table>", caption, f"<thead><tr>{head}</tr></thead>", "<tbody>", *body, "</tbody>"]
@@ -170,7 +212,7 @@ def _html_line(line: Line) -> str:
 
 def latex(sheet: Sheet) -> str:
     """A table environment that needs no package beyond LaTeX and T1 fonts."""
-    head = " & ".join(["model", *(_tex(heading) for _, heading, _, _ in COLUMNS)])
+    head = " & ".join(["model", *(_tex(column.heading) for column in sheet.columns)])
     body = [
         " & ".join([(r"\quad " if line.published else "") + _tex(line.name), *map(_tex, line.cells)]) + r" \\"
         for line in sheet.lines
@@ -181,7 +223,7 @@ def latex(sheet: Sheet) -> str:
             [
                 r"\begin{table}",
                 rf"\caption{{{_tex(sheet.caption)}}}",
-                rf"\begin{{tabular}}{{l{'r' * len(COLUMNS)}}}",
+                rf"\begin{{tabular}}{{l{'r' * len(sheet.columns)}}}",
                 r"\hline",
                 head + r" \\",
                 r"\hline",

@@ -36,6 +36,11 @@ METRICS = (
     "em_drop",
     "em_p_value",
     "energy_j_per_sample",
+    "int8_matmuls",
+    "matmuls",
+    "greedy_agreement",
+    "prefill_limit_share",
+    "decode_limit_share",
 )
 HEAD = (
     "variant",
@@ -82,6 +87,40 @@ def result_rows(store: MetricsStore, study: str | None = None, run: str | None =
             raise NotMeasured(_nothing(connection, chosen))
     found = [dict(zip(columns, row, strict=True)) for row in rows]
     return [row | {"published": [figures for name, figures in published if name == row["variant"]]} for row in found]
+
+
+def host_rows(
+    store: MetricsStore, study: str | None = None, run: str | None = None, host: str | None = None
+) -> list[Row]:
+    """The `result_rows` of one run on one host: by default the newest that measured something, of a study on its host.
+
+    Raises NotMeasured, also where several hosts measured the study, or the run, and none is named.
+    """
+    with store.connect() as connection:
+        _chosen_run(connection, store.url, study, run)  # names what does not exist
+        measured: list[tuple[str, str, str]] = connection.execute(
+            "SELECT run, study, host FROM result_table WHERE started IS NOT NULL "
+            "GROUP BY ALL ORDER BY max(started) DESC, run DESC, host"
+        ).fetchall()
+        if study is None and run is None and measured:
+            study = measured[0][1]
+        on_host = [
+            (name, where) for name, its_study, where in measured if study in (None, its_study) and run in (None, name)
+        ]
+        if not on_host:
+            raise NotMeasured(_nothing(connection, run or _chosen_run(connection, store.url, study, None)))
+    chosen, where = _on_host(on_host, host)
+    return [row for row in result_rows(store, run=chosen) if row["host"] == where]
+
+
+def _on_host(measured: Sequence[tuple[str, str]], host: str | None) -> tuple[str, str]:
+    """The first (run, host) on that host, or on the only one there is."""
+    hosts = list(dict.fromkeys(where for _, where in measured))
+    if host is None and len(hosts) > 1:
+        raise NotMeasured(f"several hosts measured it; choose one with --host: {_first(hosts)}")
+    if host is not None and host not in hosts:
+        raise NotMeasured(f"no host {host!r} measured it; there are: {_first(hosts)}")
+    return next((run, where) for run, where in measured if host in (None, where))
 
 
 def _chosen_run(connection: duckdb.DuckDBPyConnection, url: str, study: str | None, run: str | None) -> str:
