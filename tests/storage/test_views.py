@@ -1,7 +1,12 @@
+import random
 from datetime import timedelta
 
 import pytest
 from kept import NOON, measured, run_row
+
+from storage.querying import HERE
+from storage.recommending import recommend
+from storage.tables import result_rows
 
 DAY = timedelta(days=1)
 
@@ -117,3 +122,69 @@ def test_history_compares_with_the_previous_run_of_the_same_definition(metrics):
         ("es", "r3", 50.0, None, None, None),
     ]
     assert [r["tainted"] for r in found] == [False, True, False, True, True, None]
+
+
+def frontier(metrics):
+    """The view's answer as {(run, host): variants on the frontier}, whatever else it selects."""
+    with metrics.connect() as connection:
+        sql = f"SELECT run, host, variant, on_frontier FROM ({(HERE / 'views' / 'pareto.sql').read_text()})"
+        found = connection.execute(sql).fetchall()
+    assert {type(on) for *_, on in found} <= {bool}
+    places = {(run, host) for run, host, *_ in found}
+    return {place: {v for run, host, v, on in found if on and (run, host) == place} for place in places}
+
+
+def figures(variant, es, speed, disk, memory, **changes):
+    values = {"es": es, "samples_per_s": speed, "disk_mb": disk, "memory_over_base_mb": memory}
+    return [measured(variant, metric, value, **changes) for metric, value in values.items()]
+
+
+def test_pareto_marks_what_nothing_is_better_than(metrics):
+    metrics.append(
+        "measurements",
+        [
+            *figures("original", 50.0, 1.0, 20.0, 100.0),
+            *figures("equal", 50.0, 1.0, 20.0, 100.0),
+            *figures("worse", 49.0, 1.0, 20.0, 100.0),
+            *figures("small", 40.0, 1.0, 10.0, 100.0),
+            *figures("light", 40.0, 1.0, 20.0, 99.0),
+            *figures("fast", 40.0, 2.0, 20.0, 100.0),
+            *figures("failed", 60.0, 9.0, 1.0, 1.0),
+            measured("failed", "em", None, error="it broke"),
+            *figures("unsized", 60.0, 9.0, None, 1.0)[:2],
+            *figures("random", 99.0, 1.5, 20.0, 100.0, random_weights=True),
+            *figures("elsewhere", 1.0, 1.0, 99.0, 999.0, host="other"),
+        ],
+    )
+    assert frontier(metrics) == {
+        ("r1", "box"): {"original", "equal", "small", "light", "fast"},
+        ("r1", "other"): {"elsewhere"},
+    }
+
+
+def test_pareto_of_random_weights_goes_by_the_other_figures(metrics):
+    rows = [figures("original", None, 1.0, 20.0, 100.0), figures("int8", None, 2.0, 9.0, 100.0)]
+    metrics.append("measurements", [row | {"random_weights": True} for each in rows for row in each if row["value"]])
+    assert frontier(metrics) == {("r1", "box"): {"int8"}}
+
+
+def test_pareto_agrees_with_the_recommendation(metrics):
+    choose = random.Random(0)
+    metrics.append("runs", [run_row(f"r{number}") for number in range(20)])
+    for number in range(20):
+        rows = [
+            row
+            for variant in "abcdef"
+            for row in figures(
+                variant,
+                *(choose.choice([1.0, 2.0, 3.0]) for _ in range(4)),
+                run=f"r{number}",
+                random_weights=choose.random() < 0.2,
+            )
+        ]
+        metrics.append("measurements", rows + [measured(v, "speed_ratio", 1.0, run=f"r{number}") for v in "abcdef"])
+    found = frontier(metrics)
+    for number in range(20):
+        verdict = recommend(result_rows(metrics, run=f"r{number}"))
+        # random_weights is of the variant; a row of another metric without it does not take it back
+        assert found[f"r{number}", "box"] == {each.variant for each in verdict.candidates if each.on_frontier}

@@ -1,0 +1,36 @@
+-- The rows of result_table, each with on_frontier: whether no other variant of its run and host is at least as good in
+-- edit similarity, speed, size on disk and memory, and better in one of them. Equals stand on the frontier together.
+-- Without an edit similarity (random weights have none that means anything) a variant counts as the worst in it, so among
+-- its likes the others decide. What failed, or was not measured in one of the others, is not on the frontier.
+WITH points AS (
+    SELECT
+        run,
+        host,
+        variant,
+        CASE WHEN random_weights OR es IS NULL THEN '-infinity'::DOUBLE ELSE es END AS quality,
+        samples_per_s,
+        disk_mb,
+        memory_over_base_mb
+    FROM result_table
+    WHERE error IS NULL AND samples_per_s IS NOT NULL AND disk_mb IS NOT NULL AND memory_over_base_mb IS NOT NULL
+),
+dominated AS (
+    SELECT DISTINCT run, host, ours.variant
+    FROM points AS ours
+    INNER JOIN points AS other USING (run, host)
+    WHERE
+        other.quality >= ours.quality
+        AND other.samples_per_s >= ours.samples_per_s
+        AND other.disk_mb <= ours.disk_mb
+        AND other.memory_over_base_mb <= ours.memory_over_base_mb
+        AND (
+            other.quality > ours.quality
+            OR other.samples_per_s > ours.samples_per_s
+            OR other.disk_mb < ours.disk_mb
+            OR other.memory_over_base_mb < ours.memory_over_base_mb
+        )
+)
+SELECT result_table.*, points.variant IS NOT NULL AND dominated.variant IS NULL AS on_frontier
+FROM result_table
+LEFT JOIN points USING (run, host, variant)
+LEFT JOIN dominated USING (run, host, variant)
