@@ -16,6 +16,7 @@ from storage.metrics import MetricsStore
 from tasks import measuring, steps
 from tasks.evaluation import summarise
 from tasks.evaluation.host import describe_host
+from tasks.evaluation.peaks import Peaks, PeaksFailed, host_peaks
 from tasks.evaluation.score import Score
 from tasks.specs import Scoring
 
@@ -45,7 +46,9 @@ def measure(built: Built, store: ArtifactStore, metrics: MetricsStore) -> Report
     """Measure every built variant on this host and append the rows; what could not be built gets a row saying so."""
     described = describe_host()
     host = str(described["host"])
-    metrics.append("hosts", [{**described, "run": built.run, "recorded": datetime.now(UTC)}])
+    peaks = _peaks(built.study)
+    columns = peaks.columns() if peaks else {}
+    metrics.append("hosts", [{**described, **columns, "run": built.run, "recorded": datetime.now(UTC)}])
     predictions, failed = _complete(built, store)
     scores = measuring.scores_of(predictions, store)
     metrics.append("predictions", measuring.prediction_rows(built.run, host, predictions, scores, store))
@@ -55,10 +58,20 @@ def measure(built: Built, store: ArtifactStore, metrics: MetricsStore) -> Report
         *summarise.speed_measurements(rounds, built.study.baseline),
         *_quality(built.study, scores, failed),
         *(made for variant in built.artifacts for made in _of_artifact(built, variant, store)),
+        *(share for variant in built.artifacts if peaks for share in _limits(built, variant, rounds, peaks, store)),
         *(summarise.absent(variant, "samples_per_s", reason) for variant, reason in built.failed.items()),
     ]
     _append_measurements(built, host, measured, store, metrics)
     return Report(host, *summarise.session_noise(rounds, built.study.baseline), failed)
+
+
+def _peaks(study: Study) -> Peaks | None:
+    """This host's peaks, kept or measured now; without them the variants' shares of its limits are left out."""
+    try:
+        return host_peaks(measuring.threads_of(study.measuring))
+    except PeaksFailed as failure:
+        say(str(failure))
+        return None
 
 
 def _complete(built: Built, store: ArtifactStore) -> tuple[dict[str, ArtifactRef], dict[str, str]]:
@@ -118,6 +131,14 @@ def _of_artifact(built: Built, variant: str, store: ArtifactStore) -> list[summa
         *measuring.measure_size(variant, artifact, store),
         *measuring.note_measurements(variant, artifact, store),
     ]
+
+
+def _limits(
+    built: Built, variant: str, rounds: list[summarise.Row], peaks: Peaks, store: ArtifactStore
+) -> list[summarise.Measured]:
+    work = measuring.work(built.artifacts[variant], built.study.variants[variant].engine, store)
+    beams = built.study.measuring.decoding.beams
+    return summarise.limit_measurements(rounds, variant, work, peaks, beams)
 
 
 def _append_measurements(

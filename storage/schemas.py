@@ -58,6 +58,12 @@ HOSTS = (
     Column("python", "string", "Version of Python."),
     Column("versions", "json", "Versions of the libraries."),
     Column("recorded", "time", "When this was recorded."),
+    Column("peak_fp32_gflops", "float", "Measured peak of fp32 matrix multiplication, 10^9 operations a second."),
+    Column("peak_bf16_gflops", "float", "The same in bf16; null where the processor only emulates it."),
+    Column("peak_int8_gops", "float", "The same in int8."),
+    Column("peak_read_gb_s", "float", "Measured peak of reading memory, 10^9 bytes a second."),
+    Column("peak_threads", "int", "Threads the peaks were measured with, and every variant is."),
+    Column("peaks_measured", "time", "When the peaks were measured."),
 )
 ROUNDS = (
     Column("run", "string", "Identifier of the run.", required=True),
@@ -71,6 +77,9 @@ ROUNDS = (
     Column("finished", "time", "When it ended."),
     Column("samples", "int", "Samples timed."),
     Column("tokens", "int", "Tokens generated."),
+    Column("prompt_tokens", "int", "Prompt tokens read."),
+    Column("prefill_context", "float", "Positions a prompt token attends to in the mean, itself included."),
+    Column("decode_context", "float", "Positions a decoded token attends to in the mean, itself included."),
     Column("wall_s", "float", "Seconds for all timed samples."),
     Column("samples_per_s", "float", "Samples per second, end to end, batch 1."),
     Column("latency_p50_ms", "float", "Median latency of a sample, milliseconds."),

@@ -17,9 +17,13 @@ from tasks.evaluation.completing import read_predictions, request_for, score_row
 from tasks.evaluation.disk import count_parameters, disk_size
 from tasks.evaluation.host import usable_cpus, usable_threads
 from tasks.evaluation.probe import ProbeFailed, run_probe
+from tasks.evaluation.roofline import Work, work_of
 from tasks.evaluation.score import Score
 from tasks.evaluation.summarise import Measured, Row, Visit, failed_round_row, round_row, size_measurements
 from tasks.specs import Engine, Measuring
+
+_OF_TRAINING = ("train_tokens_per_s", "train_loss", "dev_loss")
+_OF_ARTIFACT = ("parity_max_abs", "greedy_agreement", "int8_matmuls", "matmuls")
 
 
 def threads_of(spec: Measuring) -> int:
@@ -73,14 +77,21 @@ def _checkpoint_of(artifact: ArtifactRef, store: ArtifactStore) -> ArtifactRef:
 
 
 def note_measurements(variant: str, artifact: ArtifactRef, store: ArtifactStore) -> list[Measured]:
-    """What the artifact's own making measured: training speed and loss, export parity, operators in int8."""
-    notes = all_notes(artifact, store)
-    wanted = ("train_tokens_per_s", "train_loss", "dev_loss", "parity_max_abs", "int8_matmuls", "matmuls")
+    """What the making of an artifact measured: training speed and loss of its last training, and of the artifact itself
+    parity and agreement with what it was converted from, and operators in int8: its ancestors' are not its own.
+    """
+    notes = {name: value for name, value in all_notes(artifact, store).items() if name in _OF_TRAINING}
+    notes |= {name: value for name, value in store.provenance(artifact).notes.items() if name in _OF_ARTIFACT}
     return [
-        Measured(variant, metric, float(str(notes[metric])), None, None, 1, None)
-        for metric in wanted
+        Measured(variant, metric, float(notes[metric]), None, None, 1, None)
+        for metric in (*_OF_TRAINING, *_OF_ARTIFACT)
         if isinstance(notes.get(metric), int | float)
     ]
+
+
+def work(artifact: ArtifactRef, engine: Engine, store: ArtifactStore) -> Work:
+    """What the artifact's model must compute and read on that engine. Raises CheckpointError if it is no GPT-2."""
+    return work_of(store.path(artifact), engine, store.provenance(artifact).notes)
 
 
 def all_notes(artifact: ArtifactRef, store: ArtifactStore) -> dict[str, Any]:

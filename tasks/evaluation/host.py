@@ -90,6 +90,20 @@ def isa_flags(root: Path = _ROOT) -> list[str]:
     return [flag for flag in (*_X86_FLAGS, *_ARM_FLAGS) if flag in present]
 
 
+def has_bf16(isa: Iterable[str]) -> bool:
+    """Whether these instruction sets multiply bf16 numbers; without them bf16 is emulated in fp32."""
+    return bool(_BF16_FLAGS & set(isa))
+
+
+def last_level_cache_bytes(root: Path = _ROOT) -> int:
+    """Bytes of the largest caches of the CPUs this process may use, shared ones counted once; 0: unknown."""
+    directories = [root / f"sys/devices/system/cpu/cpu{cpu}/cache" for cpu in usable_cpus()]
+    caches = [cache for directory in directories for cache in directory.glob("index*")]
+    found = {(_text(cache / "level"), _text(cache / "shared_cpu_list")): _cache_bytes(cache) for cache in caches}
+    last = max((level or "" for level, _ in found), default="")
+    return sum(size for (level, _), size in found.items() if level == last)
+
+
 def library_versions() -> dict[str, str]:
     """Versions of the installed libraries that influence results, found without importing them."""
     installed = {}
@@ -148,7 +162,7 @@ def _instruction_warnings(now: Conditions) -> Iterable[str]:
         return
     if not _INT8_FLAGS & set(now.isa):
         yield "No int8 dot product (VNNI, AMX or its Arm kin): int8 saves disk here, but gains little speed or none."
-    if not _BF16_FLAGS & set(now.isa):
+    if not has_bf16(now.isa):
         yield "No bf16 arithmetic: bf16 is emulated here, and slower than fp32."
 
 
@@ -183,6 +197,11 @@ def _memory_bytes(root: Path = _ROOT) -> int:
             limit = _text(directory / name)
             limits += [int(limit)] if limit and limit.isdecimal() else []
     return min(limits)
+
+
+def _cache_bytes(cache: Path) -> int:
+    size = _text(cache / "size") or ""
+    return int(size.removesuffix("K")) * 1024 if size.endswith("K") else 0
 
 
 def _quota(directory: Path) -> float | None:

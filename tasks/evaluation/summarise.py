@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tasks.evaluation.disk import DiskSize, Parameters
-from tasks.evaluation.probe import ProbeFailed, ProbeResult
+from tasks.evaluation.peaks import Peaks
+from tasks.evaluation.probe import ProbeFailed, ProbeResult, Timing
+from tasks.evaluation.roofline import Work
 from tasks.evaluation.score import Score
 from tasks.evaluation.statistics import (
     TAINTED_ABOVE,
@@ -56,6 +58,9 @@ UNITS = {
     "parity_max_abs": "logits",
     "int8_matmuls": "operators",
     "matmuls": "operators",
+    "greedy_agreement": "share",
+    "prefill_limit_share": "%",
+    "decode_limit_share": "%",
     "train_tokens_per_s": "1/s",
     "train_loss": "nats",
     "dev_loss": "nats",
@@ -65,7 +70,9 @@ _TIMED = (
     *("decode_tokens_per_s", "memory_mb", "memory_over_base_mb"),
 )
 _OF_ROUNDS = (*_TIMED, "energy_j_per_sample")
-_OF_RESULTS = (*_OF_ROUNDS, "samples", "tokens", "wall_s", "base_mb", "energy_source", "load_s", "pid")
+_CONTEXTS = ("prompt_tokens", "prefill_context", "decode_context")
+_OF_RESULTS = (*_OF_ROUNDS, *_CONTEXTS, "samples", "tokens", "wall_s", "base_mb", "energy_source", "load_s", "pid")
+_LIMITS = ("prefill_limit_share", "decode_limit_share")
 _SCORED = ("es", "em")
 _PAIRED = ("es_drop", "em_drop", "em_p_value")
 
@@ -115,6 +122,7 @@ def round_row(visit: Visit, result: ProbeResult) -> Row:
         "finished": result.finished,
         "samples": len(timings),
         "tokens": sum(timing.new_tokens for timing in timings),
+        **_contexts(timings),
         "wall_s": result.wall_s,
         "samples_per_s": len(timings) / result.wall_s,
         "latency_p50_ms": p50,
@@ -130,6 +138,18 @@ def round_row(visit: Visit, result: ProbeResult) -> Row:
         "load_s": result.load_s,
         "error": None,
     }
+
+
+def _contexts(timings: Sequence[Timing]) -> Row:
+    """Prompt tokens, and how many positions a token attends to in the mean, itself included: of prompts, of passes.
+
+    The first token of a prompt of n attends to 1 position, its last to n, and the j-th pass after it to n + j.
+    """
+    tokens, passes = sum(t.prompt_tokens for t in timings), sum(t.decode_passes for t in timings)
+    in_prompts = sum(t.prompt_tokens * (t.prompt_tokens + 1) / 2 for t in timings)
+    in_passes = sum(t.decode_passes * (t.prompt_tokens + (t.decode_passes + 1) / 2) for t in timings)
+    means = (in_prompts / tokens, in_passes / passes if passes else None)
+    return dict(zip(_CONTEXTS, (tokens, *means), strict=True))
 
 
 def failed_round_row(visit: Visit, failure: ProbeFailed, started: datetime, finished: datetime) -> Row:
@@ -158,6 +178,33 @@ def speed_measurements(rounds: Sequence[Row], baseline: str) -> list[Measured]:
     """
     variants = dict.fromkeys(row["variant"] for row in rounds)
     return [measured for variant in variants for measured in _speed_of(rounds, variant, baseline)]
+
+
+def limit_measurements(rounds: Sequence[Row], variant: str, work: Work, peaks: Peaks, beams: int) -> list[Measured]:
+    """What share of the host's limits a variant reached (%): of its matrix multiplications' peak while it read prompts,
+    and of its memory's bandwidth while it decoded, by the formulas of `tasks.evaluation.roofline`.
+
+    Nothing is clipped: what stays in a cache is read faster than memory, and accepted drafts share a pass over it.
+    """
+    shares = [_limit_shares(row, work, peaks, beams) for row in rounds if row["samples_per_s"] is not None]
+    by_metric = {metric: _by_round(shares, variant, metric) for metric in _LIMITS}
+    return [
+        _present(variant, metric, median_interval(list(values.values())))
+        for metric, values in by_metric.items()
+        if values
+    ]
+
+
+def _limit_shares(row: Row, work: Work, peaks: Peaks, beams: int) -> Row:
+    shares: dict[str, float | None] = dict.fromkeys(_LIMITS)
+    if row["prefill_tokens_per_s"] is not None:
+        operations = work.prefill_operations(row["prefill_context"], row["samples"] / row["prompt_tokens"])
+        reached = operations * row["prefill_tokens_per_s"]
+        shares["prefill_limit_share"] = 100 * reached / peaks.operations_per_s(work.precision)
+    if row["decode_tokens_per_s"] is not None:
+        read = work.decode_bytes(row["decode_context"], beams) * row["decode_tokens_per_s"]
+        shares["decode_limit_share"] = 100 * read / (peaks.read_gb_s * 1e9)
+    return {"variant": row["variant"], "round": row["round"], **shares}
 
 
 def quality_measurements(scores: Mapping[str, Score | str], baseline: str) -> list[Measured]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kept import NOON, measured, run_row
 
 from storage.sheets import NONE
-from storage.tables import METRICS, NotMeasured, render, result_rows
+from storage.tables import METRICS, NotMeasured, host_rows, render, result_rows
 
 NASTY = 'a|b_c & <i>"50%" \\x{y}$#~^, [red]'
 FORMATS = ("text", "md", "csv", "json", "html", "latex")
@@ -194,6 +194,68 @@ def test_markdown_escapes(filled):
     table = [line for line in render(result_rows(filled), "md").splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {12}
     assert any(r"a\|b\_c \& \<i\>" in line for line in table)
+
+
+NEW = {"prefill_limit_share": 41.4, "decode_limit_share": 123.6}
+
+
+def test_columns_that_nothing_fills_are_left_out_and_the_others_explained(filled):
+    assert "int8 ops" not in render(result_rows(filled), "md")
+    noted = {
+        "int8": {"matmuls": 25.0, "int8_matmuls": 25.0, "greedy_agreement": 0.875, **NEW},
+        "onnx": {"matmuls": 25.0},
+    }
+    noted["quantized"] = {"matmuls": 25.0, "int8_matmuls": 1.0}
+    filled.append(
+        "measurements", [measured(v, metric, value) for v, them in noted.items() for metric, value in them.items()]
+    )
+    shown = render(result_rows(filled), "md")
+    head, _, *lines = (line.strip("|").split(" | ") for line in shown.splitlines() if line.startswith("|"))
+    assert [cell.strip() for cell in head[-4:]] == ["int8 ops", "greedy same", "prefill limit %", "decode limit %"]
+    cells = {line[0].strip(): [cell.strip() for cell in line[-4:]] for line in lines}
+    assert cells["int8, repaired"] == ["25/25", "0.88", "41", "124"]
+    assert cells["onnx, repaired"] == ["0/25", NONE, NONE, NONE]
+    assert cells["quantized, repaired"] == ["1/25", NONE, NONE, NONE]
+    assert cells["pruned, repaired"] == cells["&nbsp;&nbsp;poster, laptop"] == [NONE] * 4
+    assert all(f"\n{word}: " in shown for word in ("int8 ops", "greedy same", "prefill limit", "decode limit"))
+    for form in FORMATS:
+        assert render(result_rows(filled), form)
+
+
+def test_the_rows_of_one_host(filled):
+    filled.append("runs", [run_row("r2", NOON + timedelta(days=1), host="other")])
+    filled.append("measurements", all_of("original", run="r2", host="other"))
+    filled.append("runs", [run_row("r3", NOON + timedelta(days=2), status="failed", error="the disk is full")])
+
+    def chosen(**what):
+        return {(row["run"], row["host"]) for row in host_rows(filled, **what)}
+
+    assert chosen(host="box") == {("r1", "box")}
+    assert chosen(host="other") == chosen(run="r2") == {("r2", "other")}
+    assert chosen(study="paper") == {("r0", "box")}
+    assert len(host_rows(filled, host="box")) == 4
+    refused = {
+        "several hosts measured it; choose one with --host: other, box": {},
+        "no host 'bx' measured it; there are: other, box": {"host": "bx"},
+        "no host 'box' measured it; there are: other": {"host": "box", "run": "r2"},
+        "run 'r3' measured nothing: the disk is full": {"run": "r3"},
+        "no study 'papre'": {"study": "papre"},
+    }
+    for message, what in refused.items():
+        with pytest.raises(NotMeasured, match=message):
+            host_rows(filled, **what)
+
+
+def test_rows_of_hosts_and_rounds_that_were_written_before_a_column_existed_are_read(metrics):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    directory = metrics._partitions.root / "hosts" / "month=2026-01"
+    directory.mkdir(parents=True)
+    pq.write_table(pa.table({"host": ["old"], "run": ["r0"], "cpu": ["X"]}), directory / "old.parquet")
+    metrics.append("hosts", [{"host": "new", "run": "r1", "peak_fp32_gflops": 95.0, "peaks_measured": NOON}])
+    found = metrics.query("SELECT host, cpu, peak_fp32_gflops, peaks_measured FROM hosts ORDER BY run").to_pylist()
+    assert [tuple(row.values()) for row in found] == [("old", "X", None, None), ("new", None, 95.0, NOON)]
 
 
 @given(text=st.text(max_size=30))

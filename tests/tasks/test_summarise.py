@@ -4,13 +4,16 @@ import pytest
 
 from storage.schemas import TABLES
 from tasks.evaluation.disk import DiskSize, Parameters
+from tasks.evaluation.peaks import Peaks
 from tasks.evaluation.probe import ProbeFailed, ProbeResult, Timing
+from tasks.evaluation.roofline import Work
 from tasks.evaluation.score import score_pairs
 from tasks.evaluation.summarise import (
     UNITS,
     Subject,
     Visit,
     failed_round_row,
+    limit_measurements,
     measurement_rows,
     quality_measurements,
     round_row,
@@ -54,6 +57,7 @@ def test_a_round_row_of_known_timings():
     assert made == {
         **{"run": "r", "host": "h", "round": 0, "position": 1, "variant": "ours", "replicate": 0},
         **{"pid": 7, "started": T0, "finished": T1, "samples": 4, "tokens": 40},
+        **{"prompt_tokens": 400, "prefill_context": 50.5, "decode_context": 105.0},
         "wall_s": pytest.approx(1.0),
         "samples_per_s": pytest.approx(4.0),
         "latency_p50_ms": pytest.approx(250),
@@ -69,7 +73,17 @@ def test_a_round_row_of_known_timings():
 def test_what_took_no_pass_has_no_rate():
     (timing,) = result((0.1,)).timings
     made = round_row(visit("ours"), result(timings=[timing.model_copy(update={"decode_passes": 0, "decode_s": 0.0})]))
-    assert made["decode_tokens_per_s"] is None
+    assert made["decode_tokens_per_s"] is made["decode_context"] is None
+    assert made["prefill_context"] == 50.5
+
+
+def test_contexts_are_means_over_tokens_not_over_samples():
+    long, short = result((0.1, 0.1)).timings
+    timings = [long, short.model_copy(update={"prompt_tokens": 1, "decode_passes": 1})]
+    made = round_row(visit("ours"), result(timings=timings))
+    assert made["prompt_tokens"] == 101
+    assert made["prefill_context"] == pytest.approx((sum(range(1, 101)) + 1) / 101)
+    assert made["decode_context"] == pytest.approx((sum(range(101, 110)) + 2) / 10)
 
 
 def test_rows_fill_the_tables_exactly():
@@ -141,6 +155,49 @@ def test_without_a_baseline_only_the_ratio_is_missing():
     measured = by_metric(speed_measurements([failed_row("base"), row("ours", 2.0)], "base"), "ours")
     assert measured["samples_per_s"].value == 2.0
     assert measured["speed_ratio"][2:] == (None, None, None, 0, "no round has both it and the baseline (base)")
+
+
+WORK = Work(
+    operations_per_token=900.0,
+    operations_per_position=2.0,
+    operations_per_prompt=99.0,
+    weight_bytes=895.0,
+    cache_bytes_per_position=1.0,
+    precision="int8",
+)
+PEAKS = Peaks(
+    fingerprint="f",
+    cpu="c",
+    threads=1,
+    measured=T0,
+    versions={},
+    fp32_gflops=1e-6,
+    bf16_gflops=None,
+    int8_gops=2e-3,
+    read_gb_s=5e-4,
+    kernels={},
+)
+
+
+def test_limit_shares_by_hand():
+    """800 prompt tokens a second at 900 + 2 * 50.5 + 99 / 100 operations each; 144 tokens at 895 + 105 bytes."""
+    rounds = [round_row(visit("ours", number), result()) for number in range(2)] + [failed_row("ours", 2)]
+    measured = by_metric(limit_measurements(rounds, "ours", WORK, PEAKS, beams=1), "ours")
+    assert measured["prefill_limit_share"].value == pytest.approx(100 * 800 * (900 + 101 + 0.99) / 2e6)
+    assert measured["decode_limit_share"].value == pytest.approx(100 * 144 * 1000 / 5e5)
+    assert [each.n for each in measured.values()] == [2, 2]
+    wider = by_metric(limit_measurements(rounds, "ours", WORK, PEAKS, beams=5), "ours")
+    assert wider["decode_limit_share"].value == pytest.approx(100 * 144 * (895 + 5 * 105) / 5e5)
+    assert set(measured) < set(UNITS)
+
+
+def test_a_share_above_the_limit_is_not_clipped_and_what_has_no_rate_has_no_share():
+    fast = Peaks(**{**PEAKS.model_dump(), "read_gb_s": 1e-6})
+    rounds = [round_row(visit("ours"), result())]
+    assert by_metric(limit_measurements(rounds, "ours", WORK, fast, 1), "ours")["decode_limit_share"].value > 100
+    rounds[0]["decode_tokens_per_s"] = rounds[0]["decode_context"] = None
+    assert list(by_metric(limit_measurements(rounds, "ours", WORK, fast, 1), "ours")) == ["prefill_limit_share"]
+    assert limit_measurements([failed_row("ours")], "ours", WORK, fast, 1) == []
 
 
 @pytest.mark.parametrize(("second", "floor", "tainted"), [(1.02, 0.02, False), (0.9, 0.1, True)])
