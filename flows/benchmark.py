@@ -20,6 +20,7 @@ from storage import home
 from storage.artifacts import ArtifactRef, ArtifactStore
 from storage.metrics import MetricsStore
 from storage.tables import render, result_rows
+from storage.verdicts import recommendations
 from tasks import steps
 from tasks.evaluation.host import library_versions
 
@@ -115,4 +116,9 @@ def _publish_tables(run: str, study: Study, metrics: MetricsStore) -> None:
     create_table_artifact(key=f"{study.name}-results", table=rows, description=f"Results of {run}")
     create_markdown_artifact(
         key=f"{study.name}-table", markdown=render(rows, "md"), description=f"Result table of {run}"
+    )
+    create_markdown_artifact(
+        key=f"{study.name}-recommendation",
+        markdown="\n".join(recommendations(metrics, run, "md")),
+        description=f"What to ship, by {run}",
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from flows.study import Study
     from storage.artifacts import ArtifactRef, ArtifactStore
     from storage.metrics import MetricsStore
+    from tasks.evaluation.peaks import Peaks
 
 BAD_INPUT = 2
 
@@ -63,7 +64,7 @@ def _refusals() -> tuple[type[Exception], ...]:
     return ValueError, LookupError, OSError, ArtifactError, QueryRefused
 
 
-def _fail(message: str, status: int = BAD_INPUT) -> None:
+def _fail(message: str, status: int = BAD_INPUT) -> NoReturn:
     typer.echo(f"error: {message}", err=True)
     raise typer.Exit(status)
 
@@ -94,15 +95,22 @@ def run(
     host: Annotated[str | None, typer.Option(help="Where to measure: a host of flows/hosts.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Build every variant of a study, measure it, and print the result table. What is built already is not rebuilt."""
+    """Build every variant of a study, measure it, and print the result table, and which variant to ship.
+
+    What is built already is not built again.
+    """
     with _refusing():
         chosen = _study(study, variants, rounds, samples, host)
     home().mkdir(parents=True, exist_ok=True)  # before Prefect opens its database there
     from flows.running import run_benchmark
+    from storage.verdicts import recommendations
 
     outcome = run_benchmark(chosen)
     if outcome.run:
         _print_table(None, outcome.run, TableFormat.JSON if as_json else TableFormat.TEXT)
+        if not as_json:
+            typer.echo()
+            typer.echo("\n".join(recommendations(_metrics(), outcome.run, "text")), nl=False)
     for variant, reason in outcome.failed.items():
         typer.echo(f"failed: {variant}: {reason}", err=True)
     if outcome.failed:
@@ -146,6 +154,41 @@ def _print_table(study: str | None, run: str | None, form: TableFormat) -> None:
     from storage.tables import render, result_rows
 
     typer.echo(render(result_rows(_metrics(), study, run), form.value), nl=False)
+
+
+@app.command(
+    epilog="Examples: `slimline recommend` | `slimline recommend --max-es-drop 1 --max-disk-mb 20` | "
+    "`slimline recommend --study smoke --max-memory-mb 200 --min-samples-per-s 5 --json`"
+)
+def recommend(
+    study: Annotated[str | None, typer.Option(help="The newest run of this study.")] = None,
+    run: Annotated[str | None, typer.Option(help="This run.")] = None,
+    host: Annotated[str | None, typer.Option(help="Where it was measured; needed if there are several.")] = None,
+    max_es_drop: Annotated[
+        float | None, typer.Option(help="ES points below the baseline; 2 without any constraint.")
+    ] = None,
+    max_em_drop: Annotated[float | None, typer.Option(help="EM points below the baseline.")] = None,
+    max_memory_mb: Annotated[float | None, typer.Option(help="Peak resident memory, MB of 10^6 bytes.")] = None,
+    max_disk_mb: Annotated[float | None, typer.Option(help="Size of the files, MB of 10^6 bytes.")] = None,
+    min_samples_per_s: Annotated[float | None, typer.Option(help="Speed, end to end.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Name the variant to ship: the fastest of a run that surely keeps the constraints; and why the others lose.
+
+    A constraint holds for the worse end of a 95 % interval. If speeds cannot be told apart, the smaller variant wins.
+    Without any constraint, ES may drop by 2 points. Exit status 1 if no variant fits.
+    """
+    from storage.recommending import Constraints
+    from storage.recommending import recommend as verdict
+    from storage.tables import host_rows
+    from storage.verdicts import render_recommendation
+
+    with _refusing():
+        constraints = Constraints(max_es_drop, max_em_drop, max_memory_mb, max_disk_mb, min_samples_per_s)
+        found = verdict(host_rows(_metrics(), study, run, host), constraints)
+    typer.echo(render_recommendation(found, "json" if as_json else "text"), nl=False)
+    if found.winner is None:
+        raise typer.Exit(1)
 
 
 class SqlFormat(StrEnum):
@@ -204,13 +247,19 @@ def lex(files: Annotated[list[Path], typer.Argument(help="Python files.")]) -> N
         sys.stdout.buffer.write(f"{line}\n".encode())
 
 
-@app.command()
-def doctor(as_json: Json = False) -> None:
+@app.command(epilog="Examples: `slimline doctor` | `slimline doctor --peaks --json`")
+def doctor(
+    peaks: Annotated[bool, typer.Option("--peaks", help="Also measure its peaks: arithmetic and memory.")] = False,
+    as_json: Json = False,
+) -> None:
     """Describe this machine: processor, instructions that matter, threads, versions, and what will be slow here."""
     from tasks.evaluation.host import Conditions, describe_host, warnings
 
     described = describe_host()
     problems = warnings(Conditions.now())
+    if peaks:
+        measured = _peaks()
+        described["peaks"] = measured.model_dump(mode="json") if as_json else measured.shown()
     if as_json:
         typer.echo(json.dumps({**described, "warnings": problems}))
         return
@@ -219,6 +268,16 @@ def doctor(as_json: Json = False) -> None:
         typer.echo(f"{key:12} {', '.join(map(str, shown)) if isinstance(shown, list) else shown}")
     for problem in problems or ["nothing: this host measures well"]:
         typer.echo(f"slow here    {problem}")
+
+
+def _peaks() -> Peaks:
+    from tasks.evaluation.host import usable_threads
+    from tasks.evaluation.peaks import PeaksFailed, host_peaks
+
+    try:
+        return host_peaks(usable_threads(), remeasure=True)
+    except PeaksFailed as failure:
+        _fail(str(failure), status=1)
 
 
 # ------------------------------------------------------------------------------------------------------------ artifacts

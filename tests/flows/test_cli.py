@@ -57,8 +57,8 @@ def slimline(home: Path, monkeypatch: pytest.MonkeyPatch) -> Slimline:
 
 # ---------------------------------------------------------------------------------------------------------------- help
 
-WITH_EXAMPLE = ("run", "table", "sql", "score", "lex", "artifacts show")
-WITHOUT = ("", "doctor", "artifacts", "artifacts list", "artifacts verify", "artifacts gc")
+WITH_EXAMPLE = ("run", "table", "recommend", "sql", "score", "lex", "doctor", "artifacts show")
+WITHOUT = ("", "artifacts", "artifacts list", "artifacts verify", "artifacts gc")
 
 
 @pytest.mark.parametrize("command", (*WITH_EXAMPLE, *WITHOUT))
@@ -248,6 +248,73 @@ def test_table_of_an_empty_store_says_what_to_do(slimline: Slimline, home: Path)
     assert not answer.imported & HEAVY and not home.exists()
 
 
+# ----------------------------------------------------------------------------------------------------------- recommend
+
+
+@pytest.fixture
+def measured(home: Path) -> MetricsStore:
+    """A small and a fast variant beside the baseline, and one that has lost too much."""
+    figures = {  # speed ratio, ES drop, disk MB
+        "original": (1.0, 0.0, 30.0),
+        "small": (2.0, 0.5, 8.0),
+        "fast": (4.0, 1.0, 20.0),
+        "broken": (9.0, 17.0, 5.0),
+    }
+    metrics = MetricsStore(home / "metrics")
+    metrics.append("runs", [{"run": "r1", "study": "mine", "host": "box", "started": NOON, "status": "ok"}])
+    for variant, (speed, drop, disk) in figures.items():
+        values = {"speed_ratio": speed, "samples_per_s": speed, "es": 50 - drop, "es_drop": drop, "disk_mb": disk}
+        values |= {"memory_mb": 5 * disk, "memory_over_base_mb": 4 * disk}
+        row = {"run": "r1", "study": "mine", "host": "box", "variant": variant, "time": NOON}
+        metrics.append("measurements", [row | {"metric": metric, "value": value} for metric, value in values.items()])
+    return metrics
+
+
+def test_recommend_names_the_variant_to_ship(slimline: Slimline, measured: MetricsStore) -> None:
+    answer = slimline("recommend")
+    assert (answer.status, answer.err) == (0, "")
+    assert answer.out.startswith("ship fast: 4 times the speed of the baseline, ES drop 1 points, 20 MB on disk")
+    assert "\nnot broken: breaks ES drop at most 2 points: 17\n" in answer.out
+    assert answer.out.endswith("study mine, run r1, host box\n")
+    assert not answer.imported & HEAVY
+    strict = slimline("recommend", "--max-es-drop", "0.6", "--max-memory-mb", "100", "--host", "box", "--json")
+    found = json.loads(strict.out)
+    assert (strict.status, found["winner"]) == (0, "small")
+    assert found["constraints"] == {"max_es_drop": 0.6, "max_memory_mb": 100.0}
+
+
+def test_recommend_ends_with_1_where_nothing_fits(slimline: Slimline, measured: MetricsStore) -> None:
+    bounds = ("--max-es-drop", "2", "--max-disk-mb", "9", "--min-samples-per-s", "3")
+    answer = slimline("recommend", "--study", "mine", "--run", "r1", *bounds)
+    assert (answer.status, answer.err) == (1, "")
+    assert answer.out.startswith("ship none\n")
+    assert "it would take: samples/s at least 2; then small fits\n" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--host", "bix"], "no host 'bix' measured it; there are: box"),
+        (["--study", "yours"], "no study 'yours'"),
+        (["--run", "r2"], "no run 'r2'"),
+        (["--max-disk-mb", "nan"], "max_disk_mb: nan is no bound; allowed: a finite number"),
+    ],
+)
+def test_recommend_refuses_what_is_not_there(
+    slimline: Slimline, measured: MetricsStore, arguments: list[str], reason: str
+) -> None:
+    answer = slimline("recommend", *arguments)
+    assert (answer.status, answer.out) == (2, "")
+    assert answer.err.startswith("error: ") and reason in answer.err
+
+
+def test_recommend_of_an_empty_store_says_what_to_do(slimline: Slimline, home: Path) -> None:
+    answer = slimline("recommend")
+    assert (answer.status, answer.out) == (2, "")
+    assert answer.err.startswith(f"error: no run is stored in {home / 'metrics'}")
+    assert not home.exists()
+
+
 # ----------------------------------------------------------------------------------------------------------------- run
 
 ODD = "variants: {{original: {{recipe: [{{step: engine, name: torch}}]}}}}\n{more}\n"
@@ -389,6 +456,15 @@ def test_doctor_describes_the_machine(slimline: Slimline, home: Path) -> None:
     assert keys[: len(described) - 1] == [key for key in described if key != "warnings"]
     assert set(keys[len(described) - 1 :]) == {"slow"}
     assert not text.imported & HEAVY and not home.exists()
+
+
+def test_doctor_measures_peaks_where_asked_and_keeps_them(slimline: Slimline, home: Path) -> None:
+    answer = slimline("doctor", "--peaks", "--json")
+    assert answer.status == 0
+    peaks = json.loads(answer.out)["peaks"]
+    assert min(peaks["fp32_gflops"], peaks["int8_gops"], peaks["read_gb_s"]) > 0
+    assert json.loads((home / "peaks" / f"{peaks['fingerprint']}.json").read_text()) == peaks
+    assert not answer.imported & HEAVY
 
 
 # --------------------------------------------------------------------------------------------------------- checkpoints
