@@ -1,4 +1,4 @@
-"""transformers' `generate` in fp32: the published way, and the baseline everything is compared with."""
+"""transformers' `generate`: in fp32 the published way, and the baseline everything is compared with."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import GenerationConfig, GPT2LMHeadModel, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicCache
 
 from tasks.engines.base import Completion, Logits, check_prompts, new_tokens
-from tasks.engines.checkpoint import is_dynamic_int8
+from tasks.engines.checkpoint import CheckpointError, is_dynamic_int8
 from tasks.engines.decoding import Rows, search, until_stop
-from tasks.engines.torch_loading import load_fp32
+from tasks.engines.packed import is_packed, load_packed
+from tasks.engines.torch_loading import load_floats
 from tasks.quantization.dynamic_int8 import load_quantized
 from tasks.specs import Decoding, Engine
 
@@ -25,13 +25,22 @@ _PAD = 0  # masked before the prompt and cut off after the stop token, so any id
 class TorchEngine:
     """A `CompletionEngine` on torch: greedy by `generate`, beams by the loop all engines share.
 
-    `generate`'s own beam search keeps and ends hypotheses by other rules than CodeXGLUE's.
+    `generate`'s own beam search keeps and ends hypotheses by other rules than CodeXGLUE's. Drafts are looked up in the
+    text so far (`generate`'s prompt lookup, for one prompt at a time) and change the speed only.
     """
 
     def __init__(self, engine: Engine, directory: Path, threads: int) -> None:
         _use_threads(threads)
-        self._int8 = is_dynamic_int8(directory)
-        self._model = load_quantized(directory) if self._int8 else load_fp32(directory)
+        # Where rounding is coarse, how many tokens are computed together can decide which one comes out on top: torch's
+        # int8 takes one range of activations per tensor, and bfloat16 keeps three digits.
+        self._one_by_one = is_dynamic_int8(directory) or engine.dtype == "bfloat16"
+        if engine.draft_tokens and self._one_by_one:
+            raise ValueError(
+                f"engine.draft_tokens is {engine.draft_tokens}; allowed in bfloat16, and with a dynamic-int8 model: 0, "
+                "since drafts would change the result"
+            )
+        self._model = _load(engine, directory)
+        self._draft_tokens = engine.draft_tokens or None
         # A checkpoint's generation_config.json may ask for sampling, lengths or penalties: no part of a measurement.
         self._model.generation_config = GenerationConfig()
         self.n_positions: int = self._model.config.n_positions
@@ -45,8 +54,7 @@ class TorchEngine:
         with torch.inference_mode():
             if decoding.beams > 1:
                 return search(_CachedTorch(self._model), prompts, stop, decoding)
-            # torch takes one activation range per tensor: in a batch, int8 would make each row depend on the others.
-            batches = [[prompt] for prompt in prompts] if self._int8 else [prompts]
+            batches = [[prompt] for prompt in prompts] if self._one_by_one else [prompts]
             return [completion for batch in batches for completion in self._generate(batch, stop, decoding)]
 
     def logits(self, prompt: Sequence[int]) -> Logits:
@@ -67,6 +75,7 @@ class TorchEngine:
             use_cache=True,
             eos_token_id=sorted(ends) or None,
             pad_token_id=_PAD,
+            prompt_lookup_num_tokens=self._draft_tokens if len(prompts) == 1 else None,
         )
         clock = _FirstTokenClock()
         begin = perf_counter()
@@ -77,6 +86,24 @@ class TorchEngine:
         first = clock.first if clock.first is not None else end
         seconds = (first - begin) / len(prompts), (end - first) / len(prompts)
         return [Completion(until_stop(row, ends), *seconds) for row in output[:, tokens.shape[1] :].tolist()]
+
+
+def _load(engine: Engine, directory: Path) -> GPT2LMHeadModel:
+    dtype = torch.bfloat16 if engine.dtype == "bfloat16" else torch.float32
+    if is_dynamic_int8(directory):
+        if engine.dtype != "float32":
+            raise CheckpointError(f"{directory}: quantized by dynamic-int8; engine.dtype is bfloat16, allowed: float32")
+        return load_quantized(directory)
+    model = load_packed(directory, dtype) if is_packed(directory) else load_floats(directory, dtype)
+    if engine.draft_tokens:
+        _make_room_for_drafts(model)
+    return model
+
+
+def _make_room_for_drafts(model: GPT2LMHeadModel) -> None:
+    """Lets drafts stick out beyond the last position: `generate` computes even what it then drops as too long."""
+    last = model.config.n_positions - 1
+    model.transformer.wpe.register_forward_pre_hook(lambda module, inputs: (inputs[0].clamp(max=last),))
 
 
 class _FirstTokenClock(StoppingCriteria):  # type: ignore[misc]
@@ -110,7 +137,7 @@ class _CachedTorch:
 
     def _run(self, tokens: torch.Tensor) -> Logits:
         output = self._model(tokens, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
-        logits: Logits = output.logits[:, -1].numpy().astype(np.float32, copy=False)
+        logits: Logits = output.logits[:, -1].float().numpy()
         return logits
 
 

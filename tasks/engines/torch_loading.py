@@ -1,4 +1,4 @@
-"""An fp32 GPT-2 of transformers from a local directory, whole or not at all."""
+"""A GPT-2 of transformers from a local directory, whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,16 +11,28 @@ from tasks.engines.checkpoint import CheckpointError, check_weights, read_gpt2_c
 
 
 def load_fp32(directory: Path) -> GPT2LMHeadModel:
-    """The model in `directory`, in evaluation mode; the network is never asked.
+    """`load_floats` in fp32."""
+    return load_floats(directory, torch.float32)
+
+
+def load_floats(directory: Path, dtype: torch.dtype) -> GPT2LMHeadModel:
+    """The checkpoint in `directory`, held and computed in `dtype`, in evaluation mode; the network is never asked.
 
     Raises:
-        CheckpointError: it is no GPT-2, damaged, or a tensor is missing (transformers would fill in random numbers).
+        CheckpointError: it is no GPT-2, damaged, or a tensor is missing or of another shape (transformers would fill in
+            random numbers).
     """
     read_gpt2_config(directory)
     check_weights(directory)
     model, report = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
+        directory,
+        dtype=dtype,
+        local_files_only=True,
+        use_safetensors=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused below, by name
     )
-    if report["missing_keys"]:
-        raise CheckpointError(f"{directory}: tensors are missing: {', '.join(sorted(report['missing_keys']))}")
+    for what in ("missing", "mismatched"):
+        if found := report[f"{what}_keys"]:
+            raise CheckpointError(f"{directory}: tensors are {what}: {', '.join(sorted(map(str, found)))}")
     return model

@@ -1,0 +1,105 @@
+"""CTranslate2's generator over the directory that `export_ctranslate2` wrote."""
+
+from __future__ import annotations
+
+import json
+import logging
+import weakref
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from time import perf_counter
+
+import ctranslate2
+import numpy as np
+
+from tasks.engines.base import Completion, Logits, check_prompts, new_tokens
+from tasks.engines.checkpoint import CheckpointError, read_gpt2_config
+from tasks.specs import Decoding, Engine
+
+
+class Ctranslate2Engine:
+    """A `CompletionEngine` on CTranslate2's greedy search, on the CPU.
+
+    Prompts run one after the other, since the library does not pad: of prompts of different lengths it computes only as
+    many tokens at once as the shortest has, and the rest one by one, which takes longer than all prompts alone.
+    """
+
+    def __init__(self, engine: Engine, directory: Path, threads: int) -> None:
+        config = read_gpt2_config(directory)
+        self.n_positions = config["n_positions"]
+        self._tokens = _read_vocabulary(directory / "vocabulary.json", config["vocab_size"])
+        self._holder = [open_generator(directory, threads)]
+        # The library's thread keeps the last callback, and aborts the process if it must drop it while Python shuts
+        # down. Letting go of the generator before that joins the thread.
+        weakref.finalize(self, self._holder.clear)
+
+    def complete(self, prompts: Sequence[Sequence[int]], stop: Collection[int], decoding: Decoding) -> list[Completion]:
+        """See `CompletionEngine.complete`.
+
+        Raises ValueError also for beams: the library's own search keeps and ends hypotheses by other rules than
+        CodeXGLUE's, and it gives no logits from a cache.
+        """
+        if decoding.beams > 1:
+            raise ValueError(
+                f"decoding.beams is {decoding.beams}; ctranslate2 allows 1, as its beams are not CodeXGLUE's"
+            )
+        check_prompts(prompts, new_tokens(decoding), self.n_positions, len(self._tokens))
+        ends = [] if decoding.fixed_new_tokens else list(stop)
+        return [self._generate(prompt, ends, new_tokens(decoding)) for prompt in prompts]
+
+    def logits(self, prompt: Sequence[int]) -> Logits:
+        """See `CompletionEngine.logits`."""
+        check_prompts([prompt], 0, self.n_positions, len(self._tokens))
+        (generator,) = self._holder
+        logits: Logits = np.array(generator.forward_batch([list(prompt)]))[0, -1]
+        return logits
+
+    def _generate(self, prompt: Sequence[int], ends: list[int], room: int) -> Completion:
+        (generator,) = self._holder
+        clock = _FirstTokenClock()
+        begin = perf_counter()
+        (result,) = generator.generate_batch(
+            [[self._tokens[token] for token in prompt]],
+            max_length=room,
+            end_token=ends,
+            include_prompt_in_result=False,
+            callback=clock,
+        )
+        end = perf_counter()
+        return Completion(result.sequences_ids[0], clock.first - begin, end - clock.first)
+
+
+class _FirstTokenClock:
+    """Stops nothing: the library calls after every token, so the first call tells when the first token was there."""
+
+    first = 0.0
+
+    def __call__(self, step: ctranslate2.GenerationStepResult) -> bool:
+        self.first = self.first or perf_counter()
+        return False
+
+
+def open_generator(directory: Path, threads: int) -> ctranslate2.Generator:
+    """The library's generator, which computes in the type that the matrices are stored in.
+
+    Raises CheckpointError if the library cannot load the directory.
+    """
+    # It would warn that it computes in fp32 what int8 models store in fp16.
+    ctranslate2.set_log_level(logging.ERROR)
+    try:
+        return ctranslate2.Generator(str(directory), compute_type="default", inter_threads=1, intra_threads=threads)
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{directory}: ctranslate2 cannot load it: {error}") from error
+
+
+def _read_vocabulary(path: Path, size: int) -> list[str]:
+    try:
+        tokens = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        message = f"{path.parent}: {path.name} is missing; this engine runs what export-ctranslate2 wrote"
+        raise CheckpointError(message) from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not JSON ({error})") from None
+    if not isinstance(tokens, list) or len(set(tokens)) != size:
+        raise CheckpointError(f"{path}: not a list of as many different tokens as vocab_size says, {size}")
+    return tokens

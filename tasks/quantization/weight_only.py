@@ -1,0 +1,154 @@
+"""Weights in int8 or int4 by neural-compressor, activations in floating point: round to nearest, or GPTQ.
+
+neural-compressor chooses the integers and scales of the blocks' projections; `tasks.engines.packed` says how they are
+stored and run. The embeddings, and with them a tied head, are rounded to int8 row by row in either case: a token's row
+is read twice, first and last, and 4 bits of it cost more than all other matrices' together.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from transformers import GPT2LMHeadModel
+from transformers.pytorch_utils import Conv1D
+
+from tasks.engines.checkpoint import CheckpointError, is_dynamic_int8, read_gpt2_config
+from tasks.engines.packed import PACKED, PackedMatrix, is_packed, pack, round_rows
+from tasks.engines.torch_loading import load_fp32
+from tasks.specs import WeightOnly
+from tasks.training.packing import calibration_windows
+
+_WINDOW = 512  # tokens; no longer than the model's positions
+
+
+def quantize_weights(source: Path, target: Path, spec: WeightOnly, slice_dir: Path) -> dict[str, Any]:
+    """Writes `packed.safetensors`, `config.json` and `tokenizer.json` for the checkpoint `source` into `target`.
+
+    GPTQ (arXiv:2210.17323) is calibrated with windows of the slice's training split; round to nearest needs none.
+
+    Returns:
+        Notes for provenance: matmuls; int8_matmuls, none, since what is multiplied are floating-point numbers;
+        packed_matmuls, weight_bits, head_bits, bytes_per_weight (of the blocks' projections, scales included).
+
+    Raises:
+        CheckpointError: the checkpoint is unusable or quantized already.
+        ValueError: the slice is too small for one window, or a weight too large for an fp16 scale.
+    """
+    for is_quantized, step in ((is_dynamic_int8, "dynamic-int8"), (is_packed, "weight-only")):
+        if is_quantized(source):
+            raise CheckpointError(f"{source}: quantized by {step}; weight-only needs fp32 weights")
+    config = read_gpt2_config(source)
+    if not (source / "tokenizer.json").is_file():
+        raise CheckpointError(f"{source}: tokenizer.json is missing")
+    model = load_fp32(source)
+    vectors = {name: value for name, value in model.named_parameters() if value.ndim == 1}
+    tables = _round_tables(model, config["tie_word_embeddings"])
+    _swap_projections(model.transformer)
+    weights = config["n_layer"] * (4 * config["n_embd"] ** 2 + 2 * config["n_embd"] * config["n_inner"])
+    windows = _windows(spec, source, slice_dir, config["n_positions"]) if spec.method == "gptq" else []
+    projections = _quantize(model, spec, windows)
+    target.mkdir(parents=True, exist_ok=True)
+    _save(tables | projections, vectors, target / PACKED)
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copyfile(source / name, target / name)
+    return _notes(projections, weights, spec)
+
+
+def _round_tables(model: GPT2LMHeadModel, tied: bool) -> dict[str, PackedMatrix]:
+    """The embeddings and an untied head in int8; the model goes on with what is left of them."""
+    names = ["transformer.wte", "transformer.wpe", *([] if tied else ["lm_head"])]
+    tables = {}
+    for name in names:
+        weight = model.get_submodule(name).weight.data
+        tables[name] = round_rows(weight)
+        weight.copy_(tables[name].rebuild(weight.shape[1], torch.float32))
+    return tables
+
+
+def _swap_projections(module: torch.nn.Module) -> None:
+    """Puts a `Linear` in place of every `Conv1D`, which neural-compressor handles in some cases only."""
+    for name, child in list(module.named_children()):
+        if isinstance(child, Conv1D):
+            inputs, outputs = child.weight.shape
+            linear = torch.nn.Linear(inputs, outputs, device="meta")
+            linear.weight = torch.nn.Parameter(child.weight.data.T.contiguous())
+            linear.bias = child.bias
+            setattr(module, name, linear)
+        else:
+            _swap_projections(child)
+
+
+def _windows(spec: WeightOnly, source: Path, slice_dir: Path, n_positions: int) -> list[torch.Tensor]:
+    """What GPTQ is calibrated with: token ids, [1, window] each."""
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    windows = calibration_windows(slice_dir, tokenizer, spec.calibration_samples, min(_WINDOW, n_positions))
+    return [torch.from_numpy(window)[None].long() for window in windows]
+
+
+def _quantize(model: GPT2LMHeadModel, spec: WeightOnly, windows: list[torch.Tensor]) -> dict[str, PackedMatrix]:
+    """Every projection of the blocks, packed, by module name."""
+    given: dict[str, Any] = {"bits": spec.bits, "group_size": spec.group_size, "use_layer_wise": False}
+    with _neural_compressor() as compressor, torch.no_grad():
+        if spec.method == "rtn":
+            config = compressor.RTNConfig(**given)
+        else:
+            # Larger blocks would take a group's scales from weights as they were before the errors of the groups to
+            # their left were passed on to them.
+            config = compressor.GPTQConfig(**given, block_size=spec.group_size)
+        prepared = compressor.prepare(model, config)
+        for window in windows:
+            prepared(window)
+        converted = compressor.convert(prepared)
+    return {
+        name: _packed(module, spec) for name, module in converted.named_modules() if hasattr(module, "unpack_tensor")
+    }
+
+
+@contextmanager
+def _neural_compressor() -> Iterator[Any]:
+    """Its quantization module, without its log, and without the directory it would leave where the process runs."""
+    from neural_compressor.common import set_workspace
+
+    logging.getLogger("neural_compressor").setLevel(logging.ERROR)
+    with TemporaryDirectory() as scratch:
+        set_workspace(scratch)
+        from neural_compressor.torch import quantization
+
+        yield quantization
+
+
+def _packed(module: Any, spec: WeightOnly) -> PackedMatrix:
+    unpacked = module.unpack()
+    scales = unpacked["scales"]
+    if not torch.isfinite(scales).all():
+        raise ValueError(f"a group of weights needs a scale above {torch.finfo(scales.dtype).max:g}, fp16's largest")
+    signed = unpacked["int_weight"] - 2 ** (spec.bits - 1)
+    return pack(signed, scales, spec.bits, spec.group_size)
+
+
+def _save(matrices: dict[str, PackedMatrix], vectors: dict[str, torch.Tensor], path: Path) -> None:
+    tensors = {name: value.detach().to(torch.float16) for name, value in vectors.items()}
+    for name, matrix in matrices.items():
+        tensors |= {f"{name}.{part}": value.contiguous() for part, value in matrix._asdict().items()}
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _notes(projections: dict[str, PackedMatrix], weights: int, spec: WeightOnly) -> dict[str, Any]:
+    stored = sum(part.nbytes for matrix in projections.values() for part in matrix)
+    return {
+        "matmuls": len(projections) + 1,
+        "int8_matmuls": 0,
+        "packed_matmuls": len(projections) + 1,
+        "weight_bits": spec.bits,
+        "head_bits": 8,
+        "bytes_per_weight": stored / weights,
+    }
