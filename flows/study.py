@@ -42,33 +42,34 @@ STUDIES = Path(__file__).parent / "studies"
 Form = Literal[
     "checkpoint",
     "quantized checkpoint",
+    "packed checkpoint",
     "graph",
     "quantized graph",
     "OpenVINO model",
     "quantized OpenVINO model",
     "CTranslate2 model",
 ]
-# What a step can be applied to, and what becomes of it. A form that is quantized is nobody's input but an engine's:
-# that is why no recipe can quantize twice.
-_TAKES: dict[type[Spec], tuple[Form, Form]] = {
-    Pretrain: ("checkpoint", "checkpoint"),
-    FineTune: ("checkpoint", "checkpoint"),
-    GroupLasso: ("checkpoint", "checkpoint"),
-    Slim: ("checkpoint", "checkpoint"),
-    Distill: ("checkpoint", "checkpoint"),
-    TrimVocabulary: ("checkpoint", "checkpoint"),
-    Prebuilt: ("checkpoint", "checkpoint"),
-    WeightOnly: ("checkpoint", "quantized checkpoint"),
-    DynamicInt8: ("checkpoint", "quantized checkpoint"),
-    ExportOnnx: ("checkpoint", "graph"),
-    OnnxInt8: ("graph", "quantized graph"),
-    OnnxStaticInt8: ("graph", "quantized graph"),
-    ExportOpenvino: ("checkpoint", "OpenVINO model"),
-    OpenvinoInt8: ("OpenVINO model", "quantized OpenVINO model"),
-    ExportCtranslate2: ("checkpoint", "CTranslate2 model"),
+# What a step can be applied to, and what becomes of it. What is quantized is input to engines only, or to a distillation
+# that leaves its integers as they are: that is why no recipe can quantize twice.
+_TAKES: dict[type[Spec], dict[Form, Form]] = {
+    Pretrain: {"checkpoint": "checkpoint"},
+    FineTune: {"checkpoint": "checkpoint"},
+    GroupLasso: {"checkpoint": "checkpoint"},
+    Slim: {"checkpoint": "checkpoint"},
+    Distill: {"checkpoint": "checkpoint", "packed checkpoint": "packed checkpoint"},
+    TrimVocabulary: {"checkpoint": "checkpoint"},
+    Prebuilt: {"checkpoint": "checkpoint"},
+    WeightOnly: {"checkpoint": "packed checkpoint"},
+    DynamicInt8: {"checkpoint": "quantized checkpoint"},
+    ExportOnnx: {"checkpoint": "graph"},
+    OnnxInt8: {"graph": "quantized graph"},
+    OnnxStaticInt8: {"graph": "quantized graph"},
+    ExportOpenvino: {"checkpoint": "OpenVINO model"},
+    OpenvinoInt8: {"OpenVINO model": "quantized OpenVINO model"},
+    ExportCtranslate2: {"checkpoint": "CTranslate2 model"},
 }
 _RUNS: dict[str, tuple[Form, ...]] = {
-    "torch": ("checkpoint", "quantized checkpoint"),
+    "torch": ("checkpoint", "quantized checkpoint", "packed checkpoint"),
     "onnxruntime": ("graph", "quantized graph"),
     "openvino": ("OpenVINO model", "quantized OpenVINO model"),
     "ctranslate2": ("CTranslate2 model",),
@@ -89,13 +90,17 @@ def form_after(steps: Sequence[Step], field: str) -> Form:
     for number, step in enumerate(steps):
         if isinstance(step, Engine):
             raise ValueError(f"{field}.{number}: engine {step.name} stands before the end; it must be the last step")
-        takes, gives = _TAKES[type(step)]
-        if "quantized" in form and "quantized" in gives:
-            raise ValueError(f"{field}.{number}: {step.step} quantizes what is quantized already; allowed: once")
-        if form != takes:
-            raise ValueError(f"{field}.{number}: {step.step} takes a {takes}, but here stands a {form}")
-        form = gives
+        made = _TAKES[type(step)]
+        if form not in made:
+            if _is_quantized(form) and any(map(_is_quantized, made.values())):
+                raise ValueError(f"{field}.{number}: {step.step} quantizes what is quantized already; allowed: once")
+            raise ValueError(f"{field}.{number}: {step.step} takes a {' or '.join(made)}, but here stands a {form}")
+        form = made[form]
     return form
+
+
+def _is_quantized(form: Form) -> bool:
+    return form.startswith(("quantized", "packed"))
 
 
 class Variant(Spec):

@@ -212,7 +212,12 @@ def _make(
             seconds=time.monotonic() - started,
             notes={**_inherited(inputs, store), **notes},
         )
-        return store.publish(target, kind.makes, provenance)
+        return store.publish(target, _kind_made(spec, inputs), provenance)
+
+
+def _kind_made(spec: Spec, inputs: Sequence[ArtifactRef]) -> str:
+    """What a step makes; what recovers by distillation stays what it was."""
+    return inputs[0].kind if isinstance(spec, Distill) else KINDS[kind_name(spec)].makes
 
 
 def _inherited(inputs: Sequence[ArtifactRef], store: ArtifactStore) -> dict[str, Any]:

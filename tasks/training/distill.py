@@ -4,6 +4,8 @@ Where the student's byte-pair vocabulary is a trimmed one, each of the teacher's
 student's. At the end of such a sequence both have read the same text, and the teacher's probability of a student token
 is the sum over all of its own tokens that begin with it: its distribution carried over exactly. Within a sequence only
 the text teaches.
+
+A student of packed integers learns their scales, norms and biases (tasks/quantization/recovery.py).
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from torch import Tensor, nn
 from transformers import GPT2LMHeadModel
 
 from tasks.corpus.parquet import read_codes
+from tasks.engines.packed import is_packed
+from tasks.quantization.recovery import load_trainable, save_trained
 from tasks.specs import Distill
 from tasks.training.checkpoint import load_gpt2, save_gpt2
 from tasks.training.packing import Windows, pack
@@ -68,15 +72,17 @@ def distill(
     Raises ValueError if the student's vocabulary is no trimmed form of the teacher's, or a window does not fit.
     """
     torch.manual_seed(spec.seed)
-    pair = _Pair(spec, load_gpt2(model_dir), load_gpt2(teacher_dir), _spelling(teacher_dir, model_dir))
+    packed = is_packed(model_dir)
+    student = load_trainable(model_dir) if packed else load_gpt2(model_dir)
+    pair = _Pair(spec, student, load_gpt2(teacher_dir), _spelling(teacher_dir, model_dir))
     _check_window(spec, pair)
     dev = pack(read_codes(slice_dir, "dev"), load_tokenizer(model_dir), spec.window)
     before = mean_loss(pair.student, dev, spec.batch_size)
     windows = _teacher_windows(spec, slice_dir, teacher_dir, pair.spelling)
     clock, curve = train_for(spec, pair, pair.loss, windows, work_dir)
-    save_gpt2(pair.student, model_dir, target)
+    (save_trained if packed else save_gpt2)(pair.student, model_dir, target)
     return {
-        "parameters": sum(weight.numel() for weight in pair.student.parameters()),
+        "trained_parameters": sum(weight.numel() for weight in pair.student.parameters()),
         "steps": clock.steps,
         "tokens": clock.tokens,
         "corpus_tokens": windows.size,

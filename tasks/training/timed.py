@@ -50,13 +50,17 @@ def optimizers(model: nn.Module, spec: Pretrain | Distill) -> list[torch.optim.O
     Muon's rate is matched to AdamW's update size (Liu et al. 2025, arXiv:2502.16982), which does not depend on whether
     a matrix is stored transposed, as GPT-2's Conv1D is.
     """
-    matrices = [weight for name, weight in model.named_parameters() if ".h." in name and weight.ndim == 2]
+    weights = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    matrices = [weight for name, weight in weights if ".h." in name and name.endswith(".weight") and weight.ndim == 2]
     chosen = set(map(id, matrices))
-    rest = [weight for weight in model.parameters() if id(weight) not in chosen]
-    return [
-        torch.optim.Muon(matrices, lr=spec.muon_learning_rate, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=spec.learning_rate, betas=(0.9, 0.95), weight_decay=0.01, fused=True),
-    ]
+    rest = [weight for _, weight in weights if id(weight) not in chosen]
+    muon = {"weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    trained = [torch.optim.Muon(matrices, lr=spec.muon_learning_rate, **muon)] if matrices else []
+    trained.append(torch.optim.AdamW(rest, lr=spec.learning_rate, betas=(0.9, 0.95), weight_decay=0.01, fused=True))
+    for optimizer in trained:
+        for group in optimizer.param_groups:
+            group["full_rate"] = group["lr"]
+    return trained
 
 
 def keep_freed_memory() -> None:
@@ -117,9 +121,9 @@ def step(
     """One optimizer step at `share` of the full rates; returns the loss. Raises ValueError if it is not finite."""
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    for optimizer, rate in zip(trained, (spec.muon_learning_rate, spec.learning_rate), strict=True):
+    for optimizer in trained:
         for group in optimizer.param_groups:
-            group["lr"] = rate * share
+            group["lr"] = group["full_rate"] * share
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     value = float(loss.item())

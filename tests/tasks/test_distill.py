@@ -13,14 +13,17 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
+from tasks.engines.base import load_engine
+from tasks.engines.packed import PACKED
 from tasks.pruning.vocabulary import trim_vocabulary
-from tasks.specs import Distill, TrimVocabulary
+from tasks.quantization.weight_only import quantize_weights
+from tasks.specs import Distill, Engine, TrimVocabulary, WeightOnly
 from tasks.training.checkpoint import load_gpt2
 from tasks.training.distill import Spelling, _Pair, align, carry_over, distill, soft_cross_entropy, spelling_of
 from tasks.training.tokenizer import load_tokenizer
 from tests.tasks.bpe_models import write_bpe_model, write_bpe_slice
 
-SPEC = Distill(minutes=10, max_steps=12, window=64, batch_size=4)
+SPEC = Distill(minutes=10, max_steps=12, window=64, batch_size=2)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +90,21 @@ def test_the_student_learns(
     assert notes["steps"] == 12
     student = AutoModelForCausalLM.from_pretrained(tmp_path / "target")
     assert (student.config.n_embd, student.config.vocab_size) == (16, 600)
+
+
+def test_a_packed_student_recovers_and_stays_packed(tmp_path: Path, teacher_dir: Path, slice_dir: Path) -> None:
+    weight_only = WeightOnly(method="rtn", bits=4, group_size=16)
+    quantize_weights(teacher_dir, tmp_path / "packed", weight_only, slice_dir)
+    spec = SPEC.model_copy(update={"learning_rate": 5e-3})
+    paths = tmp_path / "packed", teacher_dir, slice_dir, tmp_path / "target", tmp_path / "work"
+    notes = distill(spec, *paths)
+    assert notes["dev_loss"] < notes["dev_loss_before"] - 0.05
+    before, after = (load_file(tmp_path / name / PACKED) for name in ("packed", "target"))
+    assert {name: value.dtype for name, value in before.items()} == {name: value.dtype for name, value in after.items()}
+    integers = [name for name, value in before.items() if value.dtype in (torch.int8, torch.uint8)]
+    assert integers and all(torch.equal(before[name], after[name]) for name in integers)
+    engine = load_engine(Engine(name="torch"), tmp_path / "target", 1)
+    assert np.isfinite(engine.logits([5, 6, 7])).all()
 
 
 def test_a_student_taught_by_itself_has_nothing_to_learn_from_it(tmp_path: Path, teacher_dir: Path) -> None:

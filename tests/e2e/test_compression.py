@@ -1,0 +1,159 @@
+"""Every compression in one table, by the command; and every artifact of it loaded by its public library alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flows.study import STUDIES, load_study
+from storage.artifacts import ArtifactRef, ArtifactStore
+from tests.command import ROOT, run_command
+
+pytestmark = pytest.mark.e2e
+
+DOCUMENT = (ROOT / "docs" / "compression.md").read_text("utf8")
+LOADERS = dict(
+    zip(
+        ("model", "onnx", "openvino", "ctranslate2"),
+        re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL),
+        strict=True,
+    )
+)
+OURS = ("flows", "tasks", "storage", "dashboards", "prefect")
+WITHOUT_US = """
+import json, sys
+directory, prompt = sys.argv[1], json.loads(sys.argv[2])
+{loader}
+assert not {ours!r} & set(sys.modules)
+print(json.dumps(logits.tolist()))
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("compression")
+
+
+@pytest.fixture(scope="module")
+def rows(home: Path) -> dict[str, dict[str, Any]]:
+    """The whole study, on a few lines."""
+    study = yaml.safe_load((STUDIES / "compression.yaml").read_text("utf8"))
+    study["data"] |= {"train_files": 40, "dev_files": 5, "samples": 12}
+    study["measuring"] |= {"rounds": 2, "speed_samples": 3, "warmup_samples": 1, "decoding": {"max_new_tokens": 20}}
+    (home / "compression.yaml").write_text(yaml.safe_dump(study), "utf8")
+    finished = run_command("run", str(home / "compression.yaml"), "--json", home=home)
+    return {row["variant"]: row for row in json.loads(finished.stdout)}
+
+
+def ref_of(row: dict[str, Any], home: Path) -> ArtifactRef:
+    return ArtifactStore(home / "artifacts").find(f"{row['artifact']}")
+
+
+def test_every_variant_is_in_one_table(rows: dict[str, dict[str, Any]]) -> None:
+    assert list(rows) == list(load_study("compression").variants)
+    for name, row in rows.items():
+        assert row["error"] is None, f"{name}: {row['error']}"
+        for metric in ("disk_mb", "memory_over_base_mb", "samples_per_s", "es", "params_m"):
+            assert row[metric] > 0, f"{name}: {metric}"
+
+
+def test_slim_is_dense_and_60_percent_smaller(rows: dict[str, dict[str, Any]]) -> None:
+    assert rows["slim"]["params_m"] == rows["slim"]["params_nonzero_m"] <= 0.4 * rows["original"]["params_m"]
+    assert rows["slim-int8"]["disk_mb"] <= rows["original"]["disk_mb"] / 9
+
+
+def test_every_matrix_is_really_in_int8(rows: dict[str, dict[str, Any]]) -> None:
+    for name in ("int8", "int8-static", "openvino-int8", "ctranslate2-int8", "trimmed-int8"):
+        assert (rows[name]["int8_matmuls"], rows[name]["matmuls"]) == (25, 25), name
+
+
+def test_drafts_change_no_completion(rows: dict[str, dict[str, Any]], home: Path) -> None:
+    query = "SELECT variant, sample, prediction FROM predictions WHERE variant IN ('{0}', '{0}-lookup') ORDER BY ALL"
+    for name in ("int8", "slim-int8"):
+        out = run_command("sql", query.format(name), "--format", "json", home=home).stdout
+        found: dict[str, list[str]] = {}
+        for row in json.loads(out):
+            found.setdefault(row["variant"], []).append(row["prediction"])
+        assert found[name] == found[f"{name}-lookup"] and len(found[name]) == 12
+
+
+def test_every_artifact_loads_without_us(rows: dict[str, dict[str, Any]], home: Path, tmp_path: Path) -> None:
+    store = ArtifactStore(home / "artifacts")
+    seen = set()
+    for row in rows.values():
+        ref = ref_of(row, home)
+        if ref.kind not in LOADERS or ref in seen:  # packed weights are neural-compressor's own
+            continue
+        seen.add(ref)
+        reference: dict[str, Any] = store.provenance(ref).notes.get("reference") or {}
+        if not reference:  # the base: nothing was done to it
+            continue
+        script = WITHOUT_US.format(loader=LOADERS[ref.kind], ours=set(OURS))
+        command = [sys.executable, "-c", script, str(store.path(ref)), json.dumps(reference["prompt"])]
+        finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=600)
+        assert finished.returncode == 0, f"{ref}: {finished.stderr[-500:]}"
+        logits = json.loads(finished.stdout.splitlines()[-1])
+        found = [logits[token] for token in reference["tokens"]]
+        assert found == pytest.approx(reference["logits"], abs=1e-3), str(ref)
+    assert {ref.kind for ref in seen} == set(LOADERS)
+
+
+def test_the_recommended_variant_keeps_its_constraints(rows: dict[str, dict[str, Any]], home: Path) -> None:
+    finished = run_command("recommend", "--max-disk-mb", "10", "--max-es-drop", "100", "--json", home=home)
+    named = json.loads(finished.stdout)["variant"]
+    assert rows[named]["disk_mb"] <= 10
+    impossible = run_command("recommend", "--max-disk-mb", "0.1", home=home, check=False)
+    assert impossible.returncode == 1 and "disk" in impossible.stdout + impossible.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [line for line in re.findall(r"^slimline .*$", DOCUMENT, re.MULTILINE) if " run " not in line]
+)
+def test_the_documents_commands_run(rows: dict[str, dict[str, Any]], home: Path, command: str) -> None:
+    import shlex
+
+    finished = run_command(*shlex.split(command)[1:], home=home, check=False)
+    assert finished.returncode in ((0, 1) if "recommend" in command else (0,)), finished.stderr
+    assert finished.stdout
+
+
+CHAIN = """
+base: {source: bundled}
+data: {train_files: 30, dev_files: 5, samples: 4}
+variants:
+  original: {label: baseline, recipe: [{step: engine, name: torch}]}
+  slimmer:
+    recipe:
+      - {step: trim-vocabulary, tokens: 1024}
+      - {step: slim, sparsity: 0.5, max_steps: 4, batch_size: 2, window: 128}
+      - {step: distill, minutes: 5, max_steps: 4, batch_size: 2, window: 128}
+      - {step: export-onnx}
+      - {step: onnx-int8}
+      - {step: engine, name: onnxruntime}
+  recovered:
+    recipe:
+      - {step: weight-only, method: rtn, bits: 4}
+      - {step: distill, minutes: 5, max_steps: 4, batch_size: 2, window: 128}
+      - {step: engine, name: torch}
+measuring: {rounds: 1, speed_samples: 2, warmup_samples: 1, decoding: {max_new_tokens: 5}}
+"""
+
+
+def test_pruning_and_distillation_from_a_study(home: Path) -> None:
+    (home / "chain.yaml").write_text(CHAIN, "utf8")
+    finished = run_command("run", str(home / "chain.yaml"), "--json", home=home)
+    rows = {row["variant"]: row for row in json.loads(finished.stdout)}
+    assert rows["slimmer"]["params_m"] < 0.5 * rows["original"]["params_m"]
+    assert rows["recovered"]["disk_mb"] < 0.25 * rows["original"]["disk_mb"]
+    assert all(row["error"] is None for row in rows.values())
+    store = ArtifactStore(home / "artifacts")
+    teachers = {made.inputs[1] for made in map(store.provenance, store.list()) if made.step["step"] == "distill"}
+    (teacher,) = teachers
+    assert store.provenance(teacher).step["source"] == "bundled"
