@@ -49,8 +49,8 @@ Form = Literal[
     "quantized OpenVINO model",
     "CTranslate2 model",
 ]
-# What a step can be applied to, and what becomes of it. What is quantized is input to engines only, or to a distillation
-# that leaves its integers as they are: that is why no recipe can quantize twice.
+# What a step can be applied to, and what becomes of it. What is quantized goes into an engine only, or into a
+# distillation that leaves its integers as they are: no recipe can quantize twice.
 _TAKES: dict[type[Spec], dict[Form, Form]] = {
     Pretrain: {"checkpoint": "checkpoint"},
     FineTune: {"checkpoint": "checkpoint"},

@@ -13,9 +13,10 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreT
 from tasks.corpus.parquet import write_rows
 from tasks.corpus.samples import CodeFile
 from tasks.evaluation.disk import count_parameters, disk_size
-from tasks.specs import BundledBase, HubBase, PathBase, Pretrain, RandomBase
-from tasks.training.bases import make_base
-from tasks.training.pretrain import learning_rate_share, mean_loss, pretrain
+from tasks.specs import BundledBase, HubBase, PathBase, Prebuilt, Pretrain, RandomBase
+from tasks.training.bases import make_base, unpack_prebuilt
+from tasks.training.pretrain import pretrain
+from tasks.training.timed import learning_rate_share, mean_loss
 from tasks.training.tokenizer import load_tokenizer, special_tokens, stop_ids
 
 
@@ -121,3 +122,16 @@ def test_the_rate_warms_up_holds_and_falls_to_nothing() -> None:
     assert learning_rate_share(0.4, 1000) == learning_rate_share(0.5, 1000) == 1.0
     assert learning_rate_share(0.75, 1000) == pytest.approx(0.5)
     assert learning_rate_share(1.0, 1000) == 0.0
+
+
+def test_the_prebuilt_form_is_of_the_bundled_model_only(checkpoint: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    made(BundledBase(), base)
+    notes = unpack_prebuilt(base, tmp_path / "slim", Prebuilt())
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "slim")
+    assert sum(weight.numel() for weight in model.parameters()) == notes["parameters"] < 0.4 * 6_967_296
+    assert model.dtype == torch.float32 and notes["made_by"]["step"]["step"] == "distill"
+    with pytest.raises(ValueError, match="prebuilt: a form of the bundled model, but the step's input is another"):
+        unpack_prebuilt(checkpoint, tmp_path / "other", Prebuilt())
+    with pytest.raises(ValueError, match=r"prebuilt\.name: 'thin', allowed: slim"):
+        unpack_prebuilt(base, tmp_path / "thin", Prebuilt(name="thin"))
