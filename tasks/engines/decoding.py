@@ -19,7 +19,7 @@ _NO_CHILDREN = np.float32(-1e20)
 class CachedModel(Protocol):
     """A model with a key/value cache: the state of one batch, advanced token by token.
 
-    What it returns are the logits of each row's next token.
+    What it returns are the logits of each row's next token, which may be overwritten by the next call.
     """
 
     def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> Logits:
@@ -39,11 +39,15 @@ def search(
     model: CachedModel, prompts: Sequence[Sequence[int]], stop: Collection[int], decoding: Decoding
 ) -> list[Completion]:
     """Completes `prompts`: greedily as one batch, or each by a beam search of its own."""
-    ends = frozenset() if decoding.fixed_new_tokens else frozenset(stop)
-    room = new_tokens(decoding)
+    ends, room = ends_of(stop, decoding), new_tokens(decoding)
     if decoding.beams == 1:
         return greedy_search(model, prompts, ends, room)
     return [beam_search(model, prompt, ends, room, decoding.beams) for prompt in prompts]
+
+
+def ends_of(stop: Collection[int], decoding: Decoding) -> frozenset[int]:
+    """The tokens that end a completion: none where its length is fixed."""
+    return frozenset() if decoding.fixed_new_tokens else frozenset(stop)
 
 
 def greedy_search(
@@ -138,7 +142,8 @@ def until_stop(tokens: Sequence[int], stop: Collection[int]) -> list[int]:
 
 
 def _among(tokens: Rows, stop: frozenset[int]) -> NDArray[np.bool_]:
-    return np.isin(tokens, list(stop))
+    # Called once a token for a handful of rows: numpy's isin would take longer than what it saves.
+    return np.array([token in stop for token in tokens.tolist()], dtype=np.bool_)
 
 
 def _top(scores: NDArray[np.float32], size: int) -> Rows:
