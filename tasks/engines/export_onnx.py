@@ -1,14 +1,17 @@
 """GPT-2 as one ONNX graph with a key/value cache, built straight from the weights: the architecture is known, so
 nothing is traced and torch is not needed.
 
-The tokens of all rows are laid out as one matrix, so a projection is a plain `Gemm`; attention is onnxruntime's
-`GroupQueryAttention`, which takes rows of different lengths without a mask and updates the cache in place. Only each
-row's last token goes through the last layer's feed-forward part and the head: no other logits are ever used.
+Attention is onnxruntime's `GroupQueryAttention`, which takes rows of different lengths without a mask and updates the
+cache in place. Only the tokens whose next token is asked for go through the last layer's feed-forward part and the
+head: no other logits are ever used. How matrices are applied is an `Arithmetic`; the ones in int8 are in
+tasks/quantization.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,11 @@ from safetensors import safe_open
 from tasks.engines.checkpoint import CheckpointError, Gpt2Config, check_weights, is_dynamic_int8, read_gpt2_config
 from tasks.engines.graph import CONTRIB, OPSET, GraphWriter, save
 
+GRAPH = "model.onnx"
 HEAD_WIDTH_MULTIPLE = 8  # onnxruntime's GroupQueryAttention accepts no other
+Weights = Callable[[str], NDArray[np.float32]]
+"""A tensor of the model by GPT-2's own name, for example "h.0.attn.c_attn.weight" (inputs x outputs)."""
+
 _ALLOWED: dict[str, object] = {
     "activation_function": "gelu_new",
     "scale_attn_by_inverse_layer_idx": False,
@@ -30,12 +37,8 @@ _ALLOWED: dict[str, object] = {
 
 
 def export_onnx(model_dir: Path, target: Path) -> dict[str, Any]:
-    """Writes `model.onnx`, `config.json` and `tokenizer.json` for the checkpoint `model_dir` into `target`.
-
-    Graph inputs: input_ids and position_ids [rows, new], last_index [rows, 1] (of each row's last real token among the
-    new ones), seqlens_k [rows] (tokens so far, the new ones included, less one), total_sequence_length (the longest
-    row's), past_key_i and past_value_i [rows, heads, capacity, head width]. Outputs: logits [rows, vocabulary] of each
-    row's last token, present_key_i and present_value_i, to be bound to the same memory as the past.
+    """Writes `model.onnx` (and its weights in `model.onnx.data`), `config.json` and `tokenizer.json` for the checkpoint
+    `model_dir` into `target`; `Gpt2Graph` describes the graph.
 
     Returns:
         Notes for provenance: matmuls, parameters, tied_head, opset.
@@ -45,16 +48,23 @@ def export_onnx(model_dir: Path, target: Path) -> dict[str, Any]:
     """
     config = read_gpt2_config(model_dir)
     _refuse_unsupported(model_dir, config)
-    weights = _Weights(check_weights(model_dir), config)
-    model = _Gpt2Graph(config, weights).build()
-    target.mkdir(parents=True, exist_ok=True)
-    save(model, target / "model.onnx")
-    for name in ("config.json", "tokenizer.json"):
-        shutil.copyfile(model_dir / name, target / name)
+    model = Gpt2Graph(config, Arithmetic(_Checkpoint(check_weights(model_dir), config).read)).build()
+    # Counted first: saving moves the weights out of the model.
     parameters = sum(int(np.prod(t.dims)) for t in model.graph.initializer if t.data_type == TensorProto.FLOAT)
-    matmuls = sum(node.op_type == "Gemm" for node in model.graph.node)
+    write_export(model, model_dir, target)
+    matmuls = sum(node.op_type in FLOAT_MATMULS for node in model.graph.node)
     tied = config["tie_word_embeddings"]
     return {"matmuls": matmuls, "parameters": parameters, "tied_head": tied, "opset": OPSET}
+
+
+def write_export(model: onnx.ModelProto, source: Path, target: Path) -> None:
+    """Writes the graph into `target`, with the configuration and the tokenizer of `source`, the latter unindented."""
+    target.mkdir(parents=True, exist_ok=True)
+    save(model, target / GRAPH)
+    shutil.copyfile(source / "config.json", target / "config.json")
+    tokenizer = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
+    compact = json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":"))
+    (target / "tokenizer.json").write_text(compact, encoding="utf-8")
 
 
 def _refuse_unsupported(directory: Path, config: Gpt2Config) -> None:
@@ -76,7 +86,7 @@ def _refuse_unsupported(directory: Path, config: Gpt2Config) -> None:
         raise CheckpointError(f"{directory}: tokenizer.json is missing")
 
 
-class _Weights:
+class _Checkpoint:
     """The checkpoint's tensors by GPT-2's own names, each checked for shape and type when it is read."""
 
     def __init__(self, path: Path, config: Gpt2Config) -> None:
@@ -98,7 +108,7 @@ class _Weights:
         self._width = width
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """The tensor `name`, for example "h.0.attn.c_attn.weight" (inputs x outputs)."""
+        """See `Weights`."""
         stored = next((key for key in (f"transformer.{name}", name) if key in self._names), None)
         if stored is None:
             raise CheckpointError(f"{self._path}: tensor {name} is missing")
@@ -118,86 +128,122 @@ def _open(path: Path) -> Any:
     return safe_open(path, framework="numpy")
 
 
-class _Gpt2Graph:
-    def __init__(self, config: Gpt2Config, weights: _Weights) -> None:
-        self._config = config
+FLOAT_MATMULS = ("MatMul", "FusedMatMul")
+
+
+class Arithmetic:
+    """How a graph looks tokens up and applies its matrices: here in fp32, in subclasses otherwise.
+
+    A projection is named without its suffix: "h.0.attn.c_attn" has a weight and a bias. Tokens are hidden states
+    [rows, tokens, width].
+    """
+
+    def __init__(self, weights: Weights) -> None:
+        self.graph = GraphWriter()
         self._weights = weights
-        self._graph = GraphWriter()
+
+    def weight(self, name: str) -> str:
+        """The tensor `name` as a constant in fp32."""
+        if name in self.graph.constants:
+            return name
+        return self.graph.constant(name, self._weights(name))
+
+    def take(self, ids: str) -> None:
+        """From here on there is one token for each of `ids` (any integers, [rows, tokens])."""
+
+    def rows(self, table: str, ids: str) -> str:
+        """The table's row for each id ([rows, tokens])."""
+        return self.graph.node("Gather", [self.weight(table), ids])
+
+    def project(self, name: str, tokens: str) -> str:
+        """tokens x weight + bias."""
+        return self.graph.node("Add", [self._product(name, tokens), self.weight(f"{name}.bias")])
+
+    def project_gelu(self, name: str, tokens: str) -> str:
+        """gelu(tokens x weight + bias), GPT-2's approximation by tanh."""
+        inputs = [self._product(name, tokens), self.weight(f"{name}.bias")]
+        return self.graph.node("FastGelu", inputs, domain=CONTRIB)
+
+    def project_onto(self, name: str, tokens: str, residual: str) -> str:
+        """residual + tokens x weight + bias."""
+        return self.graph.node("Add", [residual, self.project(name, tokens)])
+
+    def head(self, table: str, tokens: str, output: str) -> None:
+        """output = tokens x the transposed table."""
+        self.graph.node("FusedMatMul", [tokens, self.weight(table)], output, domain=CONTRIB, transB=1)
+
+    def _product(self, name: str, tokens: str) -> str:
+        return self.graph.node("MatMul", [tokens, self.weight(f"{name}.weight")])
+
+
+class Gpt2Graph:
+    """GPT-2 with a key/value cache.
+
+    Inputs: input_ids and position_ids [rows, new]; wanted [rows, m], which of the new tokens to give logits after;
+    seqlens_k [rows], each row's tokens so far, the new ones included, less one; total_sequence_length, the longest
+    row's tokens; past_key_i and past_value_i [rows, heads, capacity, head width]. Outputs: logits [rows, m,
+    vocabulary]; present_key_i and present_value_i, to be bound to the same memory as the past.
+    """
+
+    def __init__(self, config: Gpt2Config, arithmetic: Arithmetic) -> None:
+        self._config = config
+        self._arithmetic = arithmetic
+        self._graph = arithmetic.graph
 
     def build(self) -> onnx.ModelProto:
-        graph, config = self._graph, self._config
-        hidden = self._embed()
+        """The whole model."""
+        arithmetic, config = self._arithmetic, self._config
+        arithmetic.take("input_ids")
+        tables = (("wte.weight", "input_ids"), ("wpe.weight", "position_ids"))
+        hidden = self._graph.node("Add", [arithmetic.rows(table, ids) for table, ids in tables])
         for layer in range(config["n_layer"]):
             hidden = self._block(layer, hidden, last=layer == config["n_layer"] - 1)
-        head = "wte.weight" if config["tie_word_embeddings"] else "lm_head.weight"
-        graph.node("Gemm", [self._norm("ln_f", hidden), self._weight(head)], "logits", transB=1)
-        return graph.model(self._inputs(), self._outputs())
-
-    def _embed(self) -> str:
-        """Hidden states [rows * new, width]; also leaves what the blocks need to find each row again."""
-        graph, width = self._graph, self._config["n_embd"]
-        flat = graph.constant("flat", np.array([-1]))
-        embedded = [
-            graph.node("Gather", [self._weight(table), graph.node("Reshape", [ids, flat])])
-            for table, ids in (("wte.weight", "input_ids"), ("wpe.weight", "position_ids"))
-        ]
-        rows_by_new = graph.node("Shape", ["input_ids"])
-        graph.node("Concat", [rows_by_new, graph.constant("width_3", np.array([3 * width]))], "qkv_shape", axis=0)
-        graph.node("Concat", [rows_by_new, graph.constant("width_1", np.array([width]))], "hidden_shape", axis=0)
-        graph.constant("matrix", np.array([-1, width]))
-        return graph.node("Add", embedded)
+        table = "wte.weight" if config["tie_word_embeddings"] else "lm_head.weight"
+        arithmetic.head(table, self._norm("ln_f", hidden), "logits")
+        return self._graph.model(self._inputs(), self._outputs())
 
     def _block(self, layer: int, hidden: str, last: bool) -> str:
-        graph, name = self._graph, f"h.{layer}"
-        attended = self._attend(layer, self._project(f"{name}.attn.c_attn", self._norm(f"{name}.ln_1", hidden)))
+        arithmetic, name = self._arithmetic, f"h.{layer}"
+        projected = arithmetic.project(f"{name}.attn.c_attn", self._norm(f"{name}.ln_1", hidden))
+        attended = self._attend(layer, projected)
         if last:
-            attended = graph.node("GatherND", [attended, "last_index"], batch_dims=1)
-            by_row = graph.node("Reshape", [hidden, "hidden_shape"])
-            hidden = graph.node("GatherND", [by_row, "last_index"], batch_dims=1)
-        else:
-            attended = graph.node("Reshape", [attended, "matrix"])
-        hidden = graph.node("Add", [hidden, self._project(f"{name}.attn.c_proj", attended)])
-        inner = self._project(f"{name}.mlp.c_fc", self._norm(f"{name}.ln_2", hidden))
-        activated = graph.node("Gelu", [inner], approximate="tanh")
-        return graph.node("Add", [hidden, self._project(f"{name}.mlp.c_proj", activated)])
+            index = self._graph.node("Unsqueeze", ["wanted", self._graph.constant("last_axis", np.array([-1]))])
+            attended, hidden = (
+                self._graph.node("GatherND", [tokens, index], batch_dims=1) for tokens in (attended, hidden)
+            )
+            arithmetic.take("wanted")
+        hidden = arithmetic.project_onto(f"{name}.attn.c_proj", attended, hidden)
+        activated = arithmetic.project_gelu(f"{name}.mlp.c_fc", self._norm(f"{name}.ln_2", hidden))
+        return arithmetic.project_onto(f"{name}.mlp.c_proj", activated, hidden)
 
     def _attend(self, layer: int, projected: str) -> str:
         """Causal self-attention [rows, new, width] over the cache and the new tokens."""
-        graph, heads = self._graph, self._config["n_head"]
+        heads = self._config["n_head"]
         scale = (self._config["n_embd"] // heads) ** -0.5 if self._config["scale_attn_weights"] else 1.0
-        packed = graph.node("Reshape", [projected, "qkv_shape"])
         past = [f"past_key_{layer}", f"past_value_{layer}"]
         outputs = [f"attended_{layer}", f"present_key_{layer}", f"present_value_{layer}"]
-        inputs = [packed, "", "", *past, "seqlens_k", "total_sequence_length"]
+        inputs = [projected, "", "", *past, "seqlens_k", "total_sequence_length"]
         attributes = {"num_heads": heads, "kv_num_heads": heads, "scale": scale}
-        return graph.nodes_out("GroupQueryAttention", inputs, outputs, domain=CONTRIB, **attributes)[0]
+        return self._graph.nodes_out("GroupQueryAttention", inputs, outputs, domain=CONTRIB, **attributes)[0]
 
     def _norm(self, name: str, hidden: str) -> str:
-        inputs = [hidden, self._weight(f"{name}.weight"), self._weight(f"{name}.bias")]
+        inputs = [hidden, self._arithmetic.weight(f"{name}.weight"), self._arithmetic.weight(f"{name}.bias")]
         return self._graph.node("LayerNormalization", inputs, axis=-1, epsilon=self._config["layer_norm_epsilon"])
-
-    def _project(self, name: str, matrix: str) -> str:
-        return self._graph.node("Gemm", [matrix, self._weight(f"{name}.weight"), self._weight(f"{name}.bias")])
-
-    def _weight(self, name: str) -> str:
-        if name in self._graph.constants:
-            return name
-        return self._graph.constant(name, self._weights.read(name))
 
     def _inputs(self) -> list[onnx.ValueInfoProto]:
         value = helper.make_tensor_value_info
         return [
             value("input_ids", TensorProto.INT64, ["rows", "new"]),
             value("position_ids", TensorProto.INT64, ["rows", "new"]),
-            value("last_index", TensorProto.INT64, ["rows", 1]),
+            value("wanted", TensorProto.INT64, ["rows", "m"]),
             value("seqlens_k", TensorProto.INT32, ["rows"]),
             value("total_sequence_length", TensorProto.INT32, []),
             *self._cache("past"),
         ]
 
     def _outputs(self) -> list[onnx.ValueInfoProto]:
-        logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["rows", self._config["vocab_size"]])
-        return [logits, *self._cache("present")]
+        shape: list[str | int | None] = ["rows", "m", self._config["vocab_size"]]
+        return [helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape), *self._cache("present")]
 
     def _cache(self, when: str) -> list[onnx.ValueInfoProto]:
         heads = self._config["n_head"]

@@ -14,35 +14,29 @@ from onnx import helper, numpy_helper
 CONTRIB = "com.microsoft"
 OPSET = 21
 IR_VERSION = 10
-# A protobuf file cannot exceed 2 GiB; the margin is for everything but the weights.
-INLINE_LIMIT = 2_000_000_000
 
 
 class GraphWriter:
-    """Collects the nodes and constants of one graph, in topological order; `prefix` begins the names it makes up."""
+    """Collects the nodes and constants of one graph, in topological order."""
 
-    def __init__(self, prefix: str = "") -> None:
-        self._prefix = prefix
+    def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
 
     def constant(self, name: str, value: ArrayLike) -> str:
         """Adds a constant unless one of that name is there; returns the name."""
         if name not in self.constants:
-            self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+            self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value).reshape(np.shape(value)), name)
         return name
 
     def node(self, kind: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:
-        """Adds a node with one output of interest, whose name is returned."""
-        return self.nodes_out(kind, inputs, [output or self._name(kind)], **attributes)[0]
+        """Adds a node with one output, whose name is returned."""
+        return self.nodes_out(kind, inputs, [output or f"{kind}_{len(self.nodes)}"], **attributes)[0]
 
     def nodes_out(self, kind: str, inputs: Sequence[str], outputs: list[str], **attributes: Any) -> list[str]:
         """Adds a node with several outputs."""
-        self.nodes.append(helper.make_node(kind, inputs, outputs, name=self._name(kind), **attributes))
+        self.nodes.append(helper.make_node(kind, inputs, outputs, **attributes))
         return outputs
-
-    def _name(self, kind: str) -> str:
-        return f"{self._prefix}{kind}_{len(self.nodes)}"
 
     def model(self, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]) -> onnx.ModelProto:
         """The model with these inputs and outputs."""
@@ -52,7 +46,11 @@ class GraphWriter:
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
-    """Writes the model to `path`; weights beyond protobuf's limit go to `<path>.data` beside it."""
-    weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-    external = weights > INLINE_LIMIT
-    onnx.save_model(model, path, save_as_external_data=external, location=f"{path.name}.data" if external else None)
+    """Writes the graph to `path` and its weights to `<path>.data` beside it, which `model` then refers to.
+
+    onnxruntime maps weights beside the graph into memory; those within it would be parsed and copied, and a protobuf
+    file cannot exceed 2 GiB.
+    """
+    data = path.with_name(f"{path.name}.data")
+    data.unlink(missing_ok=True)  # onnx would append to it
+    onnx.save_model(model, path, save_as_external_data=True, location=data.name)

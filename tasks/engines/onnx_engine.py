@@ -11,32 +11,40 @@ from numpy.typing import NDArray
 
 from tasks.engines.base import Completion, Logits, check_prompts, new_tokens
 from tasks.engines.checkpoint import CheckpointError, Gpt2Config, read_gpt2_config
-from tasks.engines.decoding import Rows, search
+from tasks.engines.decoding import Rows
+from tasks.engines.lookup import speculative_search
 from tasks.specs import Decoding, Engine
 
-Cache = list[NDArray[np.float32]]
+_CHUNK = 208  # tokens of a prompt at once: the fastest for prompts of some hundred tokens, by a few per cent
 
 
 class OnnxEngine:
-    """A `CompletionEngine` on onnxruntime's CPU provider; batches are padded on the right and masked by length."""
+    """A `CompletionEngine` on onnxruntime's CPU provider.
+
+    Prompts are completed one after the other: on a CPU a batch of them takes longer, because the shorter ones are
+    padded and the intermediate results no longer fit into caches; and so no completion can depend on its neighbours.
+    """
 
     def __init__(self, engine: Engine, directory: Path, threads: int) -> None:
         config = read_gpt2_config(directory)
         self.n_positions = config["n_positions"]
         self._vocabulary = config["vocab_size"]
+        self._draft_tokens = engine.draft_tokens
         self._model = _CachedGraph(_open_session(directory / "model.onnx", threads), config)
 
     def complete(self, prompts: Sequence[Sequence[int]], stop: Collection[int], decoding: Decoding) -> list[Completion]:
-        """See `CompletionEngine.complete`; beams run one prompt after the other."""
-        if not prompts:
-            return []
+        """See `CompletionEngine.complete`."""
         check_prompts(prompts, new_tokens(decoding), self.n_positions, self._vocabulary)
-        return search(self._model, prompts, stop, decoding)
+        return [
+            completion
+            for prompt in prompts
+            for completion in speculative_search(self._model, [prompt], stop, decoding, self._draft_tokens)
+        ]
 
     def logits(self, prompt: Sequence[int]) -> Logits:
         """See `CompletionEngine.logits`."""
         check_prompts([prompt], 0, self.n_positions, self._vocabulary)
-        logits: Logits = self._model.prefill([prompt], 0)[0]
+        logits: Logits = self._model.prefill([prompt], 0)[0].copy()
         return logits
 
 
@@ -57,71 +65,136 @@ def _open_session(path: Path, threads: int) -> ort.InferenceSession:
         raise CheckpointError(f"{path}: onnxruntime cannot load it: {error}") from error
 
 
-class _CachedGraph:
-    """The `CachedModel` of one session.
+class _Feed:
+    """Inputs and logits of one shape, set and read in place: numpy's memory, under onnxruntime's names for it."""
 
-    The graph's attention reads and writes one buffer per layer for keys and one for values, each [rows, heads,
-    capacity, head width]: bound as input and as output, it is never copied. numpy owns the memory.
+    def __init__(self, rows: int, new: int, wanted: int, vocabulary: int) -> None:
+        self.tokens, self.positions = np.zeros((2, rows, new), dtype=np.int64)
+        self.wanted = np.zeros((rows, wanted), dtype=np.int64)
+        self.last_positions = np.zeros(rows, dtype=np.int32)
+        self.longest = np.zeros((), dtype=np.int32)
+        self.logits: Logits = np.zeros((rows, wanted, vocabulary), dtype=np.float32)
+        inputs: dict[str, NDArray[np.int64] | NDArray[np.int32]] = {
+            "input_ids": self.tokens,
+            "position_ids": self.positions,
+            "wanted": self.wanted,
+            "seqlens_k": self.last_positions,
+            "total_sequence_length": self.longest,
+        }
+        self.inputs = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in inputs.items()}
+        self.output = ort.OrtValue.ortvalue_from_numpy(self.logits)
+
+
+class _Batch:
+    """Rows that grow together: keys and values of every layer, each [rows, heads, capacity, head width].
+
+    numpy owns that memory, onnxruntime reads and writes it in place; pages that no token has reached take none.
     """
 
-    def __init__(self, session: ort.InferenceSession, config: Gpt2Config) -> None:
-        self._session = session
-        self._shape = config["n_head"], config["n_embd"] // config["n_head"]
-        self._names = [f"{kind}_{layer}" for layer in range(config["n_layer"]) for kind in ("key", "value")]
-        self._binding: ort.IOBinding
-        self._cache: Cache = []
-        self._lengths: Rows = np.zeros(0, dtype=np.int64)
-
-    def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> Logits:
-        self._lengths = np.array([len(prompt) for prompt in prompts])
-        width = int(self._lengths.max())
-        heads, head_width = self._shape
-        size = (len(prompts), heads, width + room, head_width)
-        self._bind([np.zeros(size, dtype=np.float32) for _ in self._names])
-        tokens = np.zeros((len(prompts), width), dtype=np.int64)
-        for row, prompt in enumerate(prompts):
-            tokens[row, : len(prompt)] = prompt
-        positions = np.broadcast_to(np.arange(width), tokens.shape)
-        return self._run(tokens, np.ascontiguousarray(positions), self._lengths - 1)
-
-    def step(self, tokens: Rows) -> Logits:
-        positions = self._lengths[:, None]
-        self._lengths = self._lengths + 1
-        return self._run(tokens[:, None], positions, np.zeros_like(tokens))
-
-    def reorder(self, parents: Rows) -> None:
-        if np.array_equal(parents, np.arange(len(self._lengths))):
-            return
-        self._lengths = self._lengths[parents]
-        filled = int(self._lengths.max())
-        self._bind([_take_rows(buffer, parents, filled) for buffer in self._cache])
-
-    def _bind(self, cache: Cache) -> None:
-        self._cache, self._binding = cache, self._session.io_binding()
-        for name, buffer in zip(self._names, cache, strict=True):
+    def __init__(self, session: ort.InferenceSession, names: Sequence[str], shape: tuple[int, int, int, int]) -> None:
+        self.rows, _, self.capacity, _ = shape
+        self.lengths: Rows = np.zeros(self.rows, dtype=np.int64)
+        self._session, self._binding = session, session.io_binding()
+        self._vocabulary: int = session.get_outputs()[0].shape[-1]
+        self._buffers = {name: np.zeros(shape, dtype=np.float32) for name in names}
+        self._feeds: dict[int, _Feed] = {}
+        self._bound: _Feed | None = None
+        for name, buffer in self._buffers.items():
             shared = ort.OrtValue.ortvalue_from_numpy(buffer)
             self._binding.bind_ortvalue_input(f"past_{name}", shared)
             self._binding.bind_ortvalue_output(f"present_{name}", shared)
 
-    def _run(self, tokens: Rows, positions: Rows, last: Rows) -> Logits:
-        """Logits [rows, vocabulary] after `tokens` ([rows, new]) at `positions`; `last` indexes each row's last one."""
-        feeds = {
-            "input_ids": np.ascontiguousarray(tokens),
-            "position_ids": np.ascontiguousarray(positions),
-            "last_index": np.ascontiguousarray(last[:, None]),
-            "seqlens_k": (self._lengths - 1).astype(np.int32),
-            "total_sequence_length": np.array(self._lengths.max(), dtype=np.int32),
-        }
-        self._binding.bind_output("logits", "cpu")
-        for name, feed in feeds.items():
-            self._binding.bind_cpu_input(name, feed)
+    def take(self, other: _Batch, parents: Rows) -> None:
+        """Goes on from the other batch's rows `parents`."""
+        self.lengths = other.lengths[parents]
+        filled = int(self.lengths.max())
+        for name, buffer in self._buffers.items():
+            buffer[:, :, :filled] = other._buffers[name][parents, :, :filled]
+
+    def last(self, new: int) -> _Feed:
+        """For `new` tokens a row, of which the last one's logits are wanted."""
+        if new == 1:
+            return self.every(1)
+        return _Feed(self.rows, new, 1, self._vocabulary)
+
+    def every(self, new: int) -> _Feed:
+        """For `new` tokens a row, each of whose logits are wanted; these shapes come again and again, and are kept."""
+        if new not in self._feeds:
+            self._feeds[new] = _Feed(self.rows, new, new, self._vocabulary)
+            self._feeds[new].wanted[:] = np.arange(new)
+        return self._feeds[new]
+
+    def append(self, feed: _Feed) -> Logits:
+        """Runs the feed's tokens after what the rows hold.
+
+        Returns logits [rows, wanted, vocabulary], valid until the feed's next run.
+        """
+        new = feed.tokens.shape[1]
+        feed.positions[:] = self.lengths[:, None] + np.arange(new)
+        self.lengths = self.lengths + new
+        feed.last_positions[:] = self.lengths - 1
+        feed.longest[...] = self.lengths.max()
+        if self._bound is not feed:
+            for name, value in feed.inputs.items():
+                self._binding.bind_ortvalue_input(name, value)
+            self._binding.bind_ortvalue_output("logits", feed.output)
+            self._bound = feed
         self._session.run_with_iobinding(self._binding)
-        logits: Logits = self._binding.get_outputs()[-1].numpy()
+        return feed.logits
+
+
+class _CachedGraph:
+    """The `VerifyingModel` of one session.
+
+    Single rows share one batch for good: to allocate and bind one for every prompt takes as long as a token does.
+    """
+
+    def __init__(self, session: ort.InferenceSession, config: Gpt2Config) -> None:
+        self._session = session
+        self._heads = config["n_head"], config["n_embd"] // config["n_head"]
+        self._names = [f"{kind}_{layer}" for layer in range(config["n_layer"]) for kind in ("key", "value")]
+        self._batch = self._single = self._new_batch(1, config["n_positions"])
+
+    def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> Logits:
+        """See `CachedModel.prefill`; takes one prompt, and has room for as many tokens as there are positions.
+
+        It is read in chunks of about one size: a chunk's tokens are not compared with those of later ones, so that less
+        is computed, and intermediate results take less memory.
+        """
+        (prompt,) = prompts
+        self._batch = self._single
+        self._batch.lengths = np.zeros(1, dtype=np.int64)
+        for chunk in np.array_split(np.array(prompt), -(-len(prompt) // _CHUNK)):
+            feed = self._batch.last(len(chunk))
+            feed.tokens[0] = chunk
+            feed.wanted[0] = len(chunk) - 1
+            logits: Logits = self._batch.append(feed)[:, 0]
         return logits
 
+    def step(self, tokens: Rows) -> Logits:
+        feed = self._batch.last(1)
+        feed.tokens[:, 0] = tokens
+        logits: Logits = self._batch.append(feed)[:, 0]
+        return logits
 
-def _take_rows(buffer: NDArray[np.float32], parents: Rows, filled: int) -> NDArray[np.float32]:
-    """Rows `parents` of the buffer, of which the first `filled` positions hold something."""
-    taken = np.empty((len(parents), *buffer.shape[1:]), dtype=np.float32)
-    taken[:, :, :filled] = buffer[parents, :, :filled]
-    return taken
+    def verify(self, tokens: Rows) -> Logits:
+        """See `VerifyingModel.verify`."""
+        feed = self._batch.every(len(tokens))
+        feed.tokens[0] = tokens
+        logits: Logits = self._batch.append(feed)[0]
+        return logits
+
+    def rollback(self, count: int) -> None:
+        """See `VerifyingModel.rollback`: what lies beyond a row's length is never read, and overwritten next."""
+        self._batch.lengths = self._batch.lengths - count
+
+    def reorder(self, parents: Rows) -> None:
+        if np.array_equal(parents, np.arange(self._batch.rows)):
+            return
+        batch = self._new_batch(len(parents), self._batch.capacity)
+        batch.take(self._batch, parents)
+        self._batch = batch
+
+    def _new_batch(self, rows: int, capacity: int) -> _Batch:
+        heads, head_width = self._heads
+        return _Batch(self._session, self._names, (rows, heads, capacity, head_width))

@@ -1,124 +1,204 @@
-"""Dynamic int8 of every projection of an exported graph, the tied head included.
+"""Dynamic int8 of every matrix of an exported graph, embeddings and head included.
 
-Weights are rounded to int8, one scale per output channel (or per matrix). Activations are rounded at run time with one
-scale per *token*, unlike ONNX's `DynamicQuantizeLinear`, which takes one per tensor: a token's numbers then do not
-depend on its neighbours, so neither batch nor padding changes a completion, and one outlier token does not coarsen all
-others (token-wise quantization: ZeroQuant, arXiv:2206.01861).
+Weights are rounded to int8, one scale per output channel (or per matrix). The token table, which is embedding and tied
+head at once, is stored once: int8 rows with one scale per token, looked up by the embedding and multiplied by the head.
+Activations are rounded at run time with one scale per *token*, unlike ONNX's `DynamicQuantizeLinear`, which takes one
+per tensor: a token's numbers then do not depend on its neighbours, so neither batch nor padding changes a completion,
+and one outlier token does not coarsen all others (token-wise quantization: ZeroQuant, arXiv:2206.01861).
 """
 
 from __future__ import annotations
 
 import platform
-import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from tasks.engines.checkpoint import CheckpointError, read_gpt2_config
-from tasks.engines.graph import CONTRIB, GraphWriter, save
+from tasks.engines.export_onnx import FLOAT_MATMULS, GRAPH, Arithmetic, Gpt2Graph, Weights, write_export
+from tasks.engines.graph import CONTRIB
 
-_FLOAT_MATMULS = ("Gemm", "MatMul")
-_INT8_MATMUL = "MatMulIntegerToFloat"
-_TINY = np.float32(1e-30)  # an all-zero channel or token keeps a scale that can be divided by
+INT8_MATMULS = ("MatMulIntegerToFloat", "QGemm")
+_TINY = np.float32(1e-30)  # an all-zero channel keeps a scale that can be divided by
 
 
 def quantize_onnx(onnx_dir: Path, target: Path, per_channel: bool) -> dict[str, Any]:
-    """Writes the export `onnx_dir` with every projection in int8 into `target`; the embeddings stay fp32.
+    """Writes the export `onnx_dir` with every matrix in int8 into `target`.
+
+    `per_channel` is about the projections: tables always have one scale per row.
 
     Returns:
-        Notes for provenance, counted in the written graph: matmuls, int8_matmuls; and per_channel, weight_bits.
+        Notes for provenance: matmuls and int8_matmuls, counted in the graph that onnxruntime executes; per_channel,
+        weight_bits.
 
     Raises:
         CheckpointError: `onnx_dir` is no export of export-onnx.
     """
-    read_gpt2_config(onnx_dir)
-    source = _load(onnx_dir / "model.onnx")
-    weight_bits = 8 if has_exact_int8() else 7
-    model = _Int8Graph(source, per_channel, weight_bits).build()
-    target.mkdir(parents=True, exist_ok=True)
-    save(model, target / "model.onnx")
-    for name in ("config.json", "tokenizer.json"):
-        shutil.copyfile(onnx_dir / name, target / name)
-    return {**_count(model), "per_channel": per_channel, "weight_bits": weight_bits}
+    weight_bits = usable_weight_bits()
+    arithmetic = DynamicInt8(exported_weights(onnx_dir), weight_bits, per_channel)
+    write_export(Gpt2Graph(read_gpt2_config(onnx_dir), arithmetic).build(), onnx_dir, target)
+    return {**count_matmuls(target / GRAPH), "per_channel": per_channel, "weight_bits": weight_bits}
 
 
-def has_exact_int8() -> bool:
-    """Whether this CPU adds products of 8-bit numbers without saturation.
+def usable_weight_bits() -> int:
+    """Bits of a weight with which this CPU adds products of 8-bit numbers without saturation: 8 or 7.
 
     x86 before VNNI sums pairs of u8 x s8 products in 16 bits, which can overflow unless weights keep to 7 bits
     (onnxruntime's "reduce_range"). An x86 whose flags cannot be read is taken for one of those.
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
-        return True
+        return 8
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return False
-    return "avx512_vnni" in flags or "avx_vnni" in flags
+        return 7
+    return 8 if "avx512_vnni" in flags or "avx_vnni" in flags else 7
 
 
-def _load(path: Path) -> onnx.ModelProto:
+def exported_weights(onnx_dir: Path) -> Weights:
+    """The fp32 weights of an export.
+
+    Raises:
+        CheckpointError: the directory holds no export of export-onnx; a weight is asked for that it lacks.
+    """
+    read_gpt2_config(onnx_dir)
+    path = onnx_dir / GRAPH
     try:
         model = onnx.load_model(path)
     except FileNotFoundError:
-        raise CheckpointError(f"{path.parent}: {path.name} is missing; onnx-int8 follows export-onnx") from None
+        raise CheckpointError(f"{path.parent}: {path.name} is missing; int8 quantization follows export-onnx") from None
     except Exception as error:  # protobuf's DecodeError is not importable from one place across its backends
         raise CheckpointError(f"{path}: not an ONNX file ({error})") from error
-    if not any(node.op_type in _FLOAT_MATMULS for node in model.graph.node):
+    if not any(node.op_type in FLOAT_MATMULS for node in model.graph.node):
         raise CheckpointError(f"{path}: has no floating-point projection; is it quantized already?")
-    return model
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+
+    def read(name: str) -> NDArray[np.float32]:
+        if name not in tensors:
+            raise CheckpointError(f"{path}: tensor {name} is missing; int8 quantization follows export-onnx")
+        return np.asarray(numpy_helper.to_array(tensors[name]))
+
+    return read
 
 
-def _count(model: onnx.ModelProto) -> dict[str, int]:
-    kinds = [node.op_type for node in model.graph.node]
-    int8 = kinds.count(_INT8_MATMUL)
-    return {"matmuls": int8 + sum(map(kinds.count, _FLOAT_MATMULS)), "int8_matmuls": int8}
+def count_matmuls(graph: Path) -> dict[str, int]:
+    """Matrix products in what onnxruntime executes of `graph`, after its own optimizations: matmuls, int8_matmuls."""
+    with tempfile.TemporaryDirectory() as directory:
+        executed = Path(directory) / "executed.onnx"
+        options = ort.SessionOptions()
+        options.optimized_model_filepath = str(executed)
+        options.log_severity_level = 3  # it warns that the file suits this machine only, which is what is wanted
+        ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        kinds = [node.op_type for node in onnx.load_model(executed, load_external_data=False).graph.node]
+    int8 = sum(map(kinds.count, INT8_MATMULS))
+    return {"matmuls": int8 + sum(map(kinds.count, (*FLOAT_MATMULS, "Gemm"))), "int8_matmuls": int8}
 
 
-class _Int8Graph:
-    def __init__(self, source: onnx.ModelProto, per_channel: bool, weight_bits: int) -> None:
-        self._source = source.graph
-        self._weights = {tensor.name: tensor for tensor in source.graph.initializer}
-        self._axis = 0 if per_channel else None
+class Int8Arithmetic(Arithmetic):
+    """Tables and weights in int8; how activations are rounded is left to subclasses."""
+
+    def __init__(self, weights: Weights, weight_bits: int, per_channel: bool) -> None:
+        super().__init__(weights)
         self._limit = 2 ** (weight_bits - 1) - 1
-        self._graph = GraphWriter(prefix="int8_")
+        self._axis = 0 if per_channel else None
 
-    def build(self) -> onnx.ModelProto:
-        for node in self._source.node:
-            if node.op_type == "Gemm":
-                self._project(node)
-            else:
-                self._graph.nodes.append(node)
-        used = {name for node in self._graph.nodes for name in node.input}
-        kept = {name: tensor for name, tensor in self._weights.items() if name in used}
-        self._graph.constants = kept | self._graph.constants
-        return self._graph.model(self._source.input, self._source.output)
+    def rows(self, table: str, ids: str) -> str:
+        """See `Arithmetic.rows`: int8 rows times their scales."""
+        graph = self.graph
+        matrix, scales = self._table(table)
+        row = graph.node("Cast", [graph.node("Gather", [matrix, ids])], to=TensorProto.FLOAT)
+        scale = graph.node("Unsqueeze", [graph.node("Gather", [scales, ids]), self._last_axis()])
+        return graph.node("Mul", [row, scale])
 
-    def _project(self, gemm: onnx.NodeProto) -> None:
-        """output = (int8 of the tokens) x (int8 of the weights) x (scales of both) + bias."""
-        graph, (tokens, weight, *bias) = self._graph, gemm.input
-        largest = graph.node("ReduceMax", [graph.node("Abs", [tokens]), graph.constant("per_token", np.array([-1]))])
-        scale = graph.node("Max", [largest, graph.constant("tiny", _TINY)])
-        unit = graph.constant("unit", np.float32(1 / 127))
-        zero = graph.constant("zero", np.uint8(128))
-        rounded = graph.node("QuantizeLinear", [graph.node("Div", [tokens, scale]), unit, zero])
-        matrix, scales = self._quantize(weight, transposed=bool(_attribute(gemm, "transB")))
-        inputs = [rounded, matrix, unit, scales, zero]
-        product = graph.node(_INT8_MATMUL, inputs, domain=CONTRIB)
-        output = gemm.output[0]
-        scaled = graph.node("Mul", [product, scale], None if bias else output)
-        if bias:
-            graph.node("Add", [scaled, bias[0]], output)
+    def _table(self, name: str) -> tuple[str, str]:
+        """Names of the table's int8 rows and of their scales [rows]."""
+        return self._quantized(name, axis=1)
 
-    def _quantize(self, name: str, transposed: bool) -> tuple[str, str]:
-        """Names of the int8 matrix [inputs, outputs] and of its scales ([outputs], or one)."""
-        stored = numpy_helper.to_array(self._weights[name])
-        matrix, scales = quantize_symmetric(stored.T if transposed else stored, self._axis, self._limit)
-        return self._graph.constant(f"{name}.int8", matrix), self._graph.constant(f"{name}.scale", scales)
+    def _matrix(self, projection: str) -> tuple[str, str]:
+        """Names of the projection's int8 weight [inputs, outputs] and of its scales ([outputs], or one)."""
+        return self._quantized(f"{projection}.weight", self._axis)
+
+    def _quantized(self, name: str, axis: int | None) -> tuple[str, str]:
+        names = f"{name}.int8", f"{name}.scale"
+        if names[0] not in self.graph.constants:
+            matrix, scales = quantize_symmetric(self._weights(name), axis, self._limit)
+            self.graph.constant(names[0], matrix)
+            self.graph.constant(names[1], scales)
+        return names
+
+    def _head_product(self, table: str, rounded: str, scale: str, offset: str, output: str | None = None) -> str:
+        """Logits [rows, m, vocabulary] of `rounded` tokens; QGemm takes the table as it lies, but matrices only."""
+        graph = self.graph
+        matrix, scales = self._table(table)
+        vocabulary, width = graph.constants[matrix].dims
+        flat = graph.node("Reshape", [rounded, graph.constant("flat", np.array([-1, width]))])
+        size = graph.constant("vocabulary", np.array([vocabulary]))
+        no_offsets = graph.node(
+            "ConstantOfShape", [size], value=helper.make_tensor("value", TensorProto.INT8, [1], [0])
+        )
+        product = graph.node("QGemm", [flat, scale, offset, matrix, scales, no_offsets], domain=CONTRIB, transB=1)
+        shape = graph.node("Concat", [graph.node("Shape", ["wanted"]), size], axis=0)
+        return graph.node("Reshape", [product, shape], output)
+
+    def _last_axis(self) -> str:
+        return self.graph.constant("last_axis", np.array([-1]))
+
+
+class DynamicInt8(Int8Arithmetic):
+    """Tokens are rounded to within ±127 with the scale that their largest number asks for; 128 stands for zero.
+
+    A token of zeros has scale zero: whatever its rounded numbers then are, its products are zero.
+    """
+
+    def take(self, ids: str) -> None:
+        """See `Arithmetic.take`: the offset that `QuantizeLinear` wants for every token."""
+        graph = self.graph
+        one = graph.constant("one", np.array([1]))
+        shape = graph.node("Concat", [graph.node("Shape", [ids]), one], axis=0)
+        value = helper.make_tensor("value", TensorProto.UINT8, [1], [128])
+        self._offsets = graph.node("ConstantOfShape", [shape], value=value)
+
+    def project_onto(self, name: str, tokens: str, residual: str) -> str:
+        """See `Arithmetic.project_onto`."""
+        product, scale = self._unscaled(name, tokens)
+        onto = self.graph.node("GatedAdd", [residual, product, scale], domain=CONTRIB)
+        return self.graph.node("Add", [onto, self.weight(f"{name}.bias")])
+
+    def head(self, table: str, tokens: str, output: str) -> None:
+        """See `Arithmetic.head`."""
+        matrix, _ = self._table(table)
+        rounded, scale = self._round(tokens, self.graph.constants[matrix].dims[1])
+        product = self._head_product(table, rounded, self._one(), self._zero())
+        self.graph.node("Mul", [product, scale], output)
+
+    def _product(self, name: str, tokens: str) -> str:
+        return self.graph.node("Mul", list(self._unscaled(name, tokens)))
+
+    def _unscaled(self, name: str, tokens: str) -> tuple[str, str]:
+        """tokens x weight but for the tokens' scales, and these [rows, tokens, 1]."""
+        matrix, scales = self._matrix(name)
+        rounded, scale = self._round(tokens, self.graph.constants[matrix].dims[0])
+        inputs = [rounded, matrix, self._one(), scales, self._zero()]
+        return self.graph.node("MatMulIntegerToFloat", inputs, domain=CONTRIB), scale
+
+    def _round(self, tokens: str, width: int) -> tuple[str, str]:
+        graph = self.graph
+        largest = graph.node("ReduceMax", [graph.node("Abs", [tokens]), self._last_axis()])
+        scale = graph.node("Mul", [largest, graph.constant("unit", np.float32(1 / 127))])
+        inputs = [tokens, scale, self._offsets]
+        return graph.node("QuantizeLinear", inputs, axis=-1, block_size=width), scale
+
+    def _one(self) -> str:
+        return self.graph.constant("unscaled", np.float32(1))
+
+    def _zero(self) -> str:
+        return self.graph.constant("zero", np.uint8(128))
 
 
 def quantize_symmetric(
@@ -126,11 +206,9 @@ def quantize_symmetric(
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """`matrix` as integers within ±`limit` and its scales: matrix ~ integers * scales.
 
-    One scale for the whole matrix (axis None), or one per slice along `axis`; the largest entry maps to `limit`.
+    One scale for the whole matrix (axis None), or one for each of what remains when the maximum is taken along `axis`;
+    the largest entry maps to `limit`.
     """
-    scales = np.maximum(np.abs(matrix).max(axis=axis) / np.float32(limit), _TINY, dtype=np.float32)
-    return np.rint(matrix / scales).astype(np.int8), np.asarray(scales, dtype=np.float32)
-
-
-def _attribute(node: onnx.NodeProto, name: str) -> Any:
-    return next((helper.get_attribute_value(item) for item in node.attribute if item.name == name), None)
+    largest = np.abs(matrix).max(axis=axis, keepdims=True)
+    scales = np.maximum(largest / np.float32(limit), _TINY, dtype=np.float32)
+    return np.rint(matrix / scales).astype(np.int8), np.asarray(scales.squeeze(axis), dtype=np.float32)

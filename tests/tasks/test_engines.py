@@ -1,4 +1,5 @@
-"""Engines and the exporter on tiny models: both engines are the same model, alone or in a batch, greedy or by beams."""
+"""Engines and the exporter on tiny models: both engines are the same model, alone or in a batch, greedy, by beams or
+with drafts; and the graph alone, under onnxruntime, is that model too."""
 
 from __future__ import annotations
 
@@ -14,13 +15,16 @@ import pytest
 import torch
 from gpt2_models import POSITIONS, STOP, VOCABULARY, prompts, random_gpt2, save, trained_gpt2
 from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
-from tasks.engines import graph
+from tasks.engines import onnx_engine
 from tasks.engines.base import CompletionEngine, load_engine
 from tasks.engines.checkpoint import CheckpointError, check_weights, read_gpt2_config
 from tasks.engines.export_onnx import export_onnx
-from tasks.engines.parity import logits_parity
+from tasks.engines.parity import logits_parity, reference_logits
 from tasks.quantization.dynamic_int8 import quantize_linear_only
+from tasks.quantization.onnx_int8 import quantize_onnx
 from tasks.specs import Decoding, Engine, EngineName
 
 GREEDY = Decoding(max_new_tokens=12)
@@ -66,6 +70,43 @@ def test_greedy_tokens_are_equal_for_every_engine_and_batch_size(engines: dict[s
     for engine in engines.values():
         assert [tokens(engine, [prompt])[0] for prompt in batch] == single
         assert [row for start in range(0, 21, 7) for row in tokens(engine, batch[start : start + 7])] == single
+
+
+def test_greedy_tokens_are_those_of_torch_on_many_prompts(engines: dict[str, CompletionEngine]) -> None:
+    many = prompts(200, seed=7)
+    expected = [row for start in range(0, 200, 50) for row in tokens(engines["torch"], many[start : start + 50])]
+    assert tokens(engines["onnxruntime"], many) == expected
+
+
+@pytest.mark.parametrize("drafts", [1, 4, 32])
+def test_drafts_change_no_token(drafts: int, exported: Path, engines: dict[str, CompletionEngine]) -> None:
+    drafting = load_engine(Engine(name="onnxruntime", draft_tokens=drafts), exported, 1)
+    fixed, beams = Decoding(fixed_new_tokens=20), Decoding(beams=3, max_new_tokens=6)
+    for batch in (prompts(25, seed=3), [[5], [7] * 30, [*range(30), *range(12)]]):
+        for decoding in (GREEDY, fixed, beams):
+            assert tokens(drafting, batch, decoding) == tokens(engines["onnxruntime"], batch, decoding)
+    full = [*range(POSITIONS - 20)]
+    assert tokens(drafting, [full], fixed) == tokens(engines["onnxruntime"], [full], fixed)
+
+
+@pytest.mark.parametrize("chunk", [2, 7, 16])
+def test_prompts_read_in_chunks_give_the_same_logits(
+    chunk: int, engines: dict[str, CompletionEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, batch = engines["onnxruntime"], prompts(8, longest=POSITIONS, seed=5)
+    whole = [engine.logits(prompt) for prompt in batch]
+    monkeypatch.setattr(onnx_engine, "_CHUNK", chunk)
+    for prompt, expected in zip(batch, whole, strict=True):
+        np.testing.assert_allclose(engine.logits(prompt), expected, atol=1e-5)
+
+
+def test_nothing_is_left_of_the_completion_before(exported: Path) -> None:
+    used, short = load("onnxruntime", exported), [3, 4]
+    tokens(used, [[9] * (POSITIONS - 12)])
+    np.testing.assert_array_equal(used.logits(short), load("onnxruntime", exported).logits(short))
+    kept = used.logits(short)
+    used.logits([8, 8])
+    np.testing.assert_array_equal(kept, used.logits(short))
 
 
 def test_beams_are_equal_for_every_engine(engines: dict[str, CompletionEngine]) -> None:
@@ -133,22 +174,61 @@ def test_export_honours_the_configuration(changes: dict[str, Any], tmp_path: Pat
 
 
 def test_the_tied_embedding_is_stored_once(checkpoint: Path, exported: Path) -> None:
-    assert (exported / "model.onnx").stat().st_size < (checkpoint / "model.safetensors").stat().st_size + 20_000
-    onnx.checker.check_model(onnx.load_model(exported / "model.onnx"))
-    assert {path.name for path in exported.iterdir() if path.is_file()} >= {"config.json", "tokenizer.json"}
+    weights = (exported / "model.onnx.data").stat().st_size
+    assert weights < (checkpoint / "model.safetensors").stat().st_size + 20_000
+    assert (exported / "model.onnx").stat().st_size < 20_000
+    onnx.checker.check_model(str(exported / "model.onnx"))
+    files = {path.name for path in exported.iterdir()}
+    assert files == {"model.onnx", "model.onnx.data", "config.json", "tokenizer.json"}
 
 
-def test_weights_beyond_protobufs_limit_go_beside_the_graph(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(graph, "INLINE_LIMIT", 10_000)
-    export_onnx(checkpoint, tmp_path)
-    assert (tmp_path / "model.onnx.data").stat().st_size > 50_000
-    reference, other = (
-        load_engine(Engine(name="torch"), checkpoint, 1),
-        load_engine(Engine(name="onnxruntime"), tmp_path, 1),
-    )
-    assert logits_parity(reference, other, prompts(2), new_tokens=2).max_abs < 1e-4
+def test_exporting_again_replaces_the_weights(checkpoint: Path, exported: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        export_onnx(checkpoint, tmp_path)
+    assert (tmp_path / "model.onnx.data").stat().st_size == (exported / "model.onnx.data").stat().st_size
+
+
+def test_the_tokenizer_loses_its_blanks_and_nothing_else(tmp_path: Path) -> None:
+    directory = save(random_gpt2(), tmp_path)
+    tokenizer = Tokenizer(WordLevel({"<unk>": 0, "é": 1, " ": 2}, unk_token="<unk>"))
+    tokenizer.save(str(directory / "tokenizer.json"))
+    export_onnx(directory, tmp_path / "onnx")
+    assert Tokenizer.from_file(str(tmp_path / "onnx" / "tokenizer.json")).to_str() == tokenizer.to_str()
+    assert b"\n" not in (tmp_path / "onnx" / "tokenizer.json").read_bytes()
+
+
+PLAIN = """
+import json, sys
+from pathlib import Path
+import numpy as np
+import onnxruntime
+directory, prompt = Path(sys.argv[1]), json.loads(sys.argv[2])
+session = onnxruntime.InferenceSession(directory / "model.onnx")
+config = json.loads((directory / "config.json").read_text())
+size = 1, config["n_head"], len(prompt), config["n_embd"] // config["n_head"]
+feeds = {
+    "input_ids": np.array([prompt]),
+    "position_ids": np.arange(len(prompt))[None],
+    "wanted": np.array([[len(prompt) - 1]]),
+    "seqlens_k": np.array([len(prompt) - 1], np.int32),
+    "total_sequence_length": np.array(len(prompt), np.int32),
+}
+for layer in range(config["n_layer"]):
+    feeds |= {f"past_{kind}_{layer}": np.zeros(size, np.float32) for kind in ("key", "value")}
+print(json.dumps(session.run(["logits"], feeds)[0][0, 0].tolist()))
+assert not {"tasks", "storage", "torch"} & set(sys.modules)
+"""
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_onnxruntime_alone_gives_the_reference_logits(int8: bool, exported: Path, tmp_path: Path) -> None:
+    artifact = tmp_path if int8 else exported
+    if int8:
+        quantize_onnx(exported, artifact, per_channel=True)
+    reference = reference_logits(load("onnxruntime", artifact))
+    command = [sys.executable, "-I", "-c", PLAIN, str(artifact), json.dumps(reference["prompt"])]
+    logits = np.array(json.loads(subprocess.run(command, capture_output=True, check=True, timeout=300).stdout))
+    np.testing.assert_allclose(logits[reference["tokens"]], reference["logits"], atol=1e-5)
 
 
 BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
