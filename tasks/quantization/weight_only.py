@@ -1,8 +1,8 @@
 """Weights in int8 or int4 by neural-compressor, activations in floating point: round to nearest, or GPTQ.
 
 neural-compressor chooses the integers and scales of the blocks' projections; `tasks.engines.packed` says how they are
-stored and run. The embeddings, and with them a tied head, are rounded to int8 row by row in either case: a token's row
-is read twice, first and last, and 4 bits of it cost more than all other matrices' together.
+stored and run. The embeddings, and with them a tied head, are rounded to int8 row by row in either case: in 4 bits they
+alone would cost the bundled model more perplexity (9.30 to 9.40) than GPTQ's 4 bits of everything else (to 9.37).
 """
 
 from __future__ import annotations
