@@ -90,7 +90,10 @@ def _observe(config: Gpt2Config, weights: Weights, windows: Windows) -> Iterator
         model.graph.output.append(helper.make_tensor_value_info(tensor, TensorProto.FLOAT, None))
     with tempfile.TemporaryDirectory() as directory:
         save(model, Path(directory) / GRAPH)
-        session = ort.InferenceSession(Path(directory) / GRAPH, providers=["CPUExecutionProvider"])
+        options = ort.SessionOptions()
+        # Waiting threads would keep this one from its statistics where there are fewer CPUs than onnxruntime thinks.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session = ort.InferenceSession(Path(directory) / GRAPH, options, providers=["CPUExecutionProvider"])
         for window in windows:
             tensors = session.run(list(arithmetic.inputs.values()), _feeds(config, window))
             yield {name: tensor[0] for name, tensor in zip(arithmetic.inputs, tensors, strict=True)}
