@@ -170,6 +170,14 @@ class Study(Spec):
             raise ValueError(f"leaves a {form}; every variant starts from a checkpoint")
         return prepare
 
+    @model_validator(mode="after")
+    def _beams_are_possible(self) -> Self:
+        beams = self.measuring.decoding.beams
+        for name, variant in self.variants.items():
+            if beams > 1 and variant.engine.name == "ctranslate2":
+                raise ValueError(f"measuring.decoding.beams: {beams} is not for {name}'s ctranslate2; allowed: 1")
+        return self
+
     def only(self, names: Sequence[str]) -> Study:
         """The study with these variants and its baseline.
 

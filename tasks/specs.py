@@ -278,7 +278,7 @@ class WeightOnly(Spec):
     step: Literal["weight-only"] = "weight-only"
     method: Literal["rtn", "gptq"] = Field("rtn", description="Round to nearest, or GPTQ (arXiv:2210.17323).")
     bits: Literal[4, 8] = 8
-    group_size: PositiveInt = Field(32, description="Weights that share a scale.")
+    group_size: int = Field(32, ge=8, description="Weights that share a scale.")
     calibration_samples: PositiveInt = Field(32, description="Windows of the training split (gptq only).")
 
 
@@ -303,6 +303,8 @@ class Engine(Spec):
             raise ValueError(f"dtype: bfloat16 is not for {self.name}; allowed: float32")
         if self.draft_tokens and self.name == "ctranslate2":
             raise ValueError("draft_tokens: ctranslate2 takes no drafts; allowed: 0")
+        if self.draft_tokens and (self.name, self.dtype) == ("torch", "bfloat16"):
+            raise ValueError("draft_tokens: torch rounds bfloat16 differently for several tokens at once; allowed: 0")
         return self
 
 

@@ -6,6 +6,7 @@ Knows JSON and the safetensors header only, so that looking at a checkpoint neve
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -127,3 +128,11 @@ def _expected_size(path: Path) -> int:
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         raise CheckpointError(f"{path}: its safetensors header is unreadable; truncated or damaged") from None
     return 8 + length + max(ends, default=0)
+
+
+def copy_beside(source: Path, target: Path) -> None:
+    """Copies configuration and tokenizer, the latter unindented: every byte of an artifact counts."""
+    shutil.copyfile(source / "config.json", target / "config.json")
+    tokenizer = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
+    compact = json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":"))
+    (target / "tokenizer.json").write_text(compact, encoding="utf-8")

@@ -16,18 +16,14 @@ from ctranslate2.specs import TransformerDecoderModelSpec, common_spec
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from tasks.engines.checkpoint import CheckpointError, Gpt2Config, is_dynamic_int8, read_gpt2_config
+from tasks.engines.checkpoint import CheckpointError, Gpt2Config, read_gpt2_config
 from tasks.engines.ctranslate2_engine import open_generator
+from tasks.engines.exporting import refuse_unsupported
 from tasks.engines.torch_loading import load_fp32
 from tasks.specs import ExportCtranslate2
 
 Weights = dict[str, NDArray[np.float32]]
 
-_ALLOWED: dict[str, object] = {
-    "activation_function": "gelu_new",
-    "scale_attn_by_inverse_layer_idx": False,
-    "add_cross_attention": False,
-}
 # The library's names of types: matrices, then everything else, which CPUs compute in fp32 however it is stored.
 _STORED = {"float32": "float32", "int8": "int8_float16"}
 
@@ -46,7 +42,7 @@ def export_ctranslate2(source: Path, target: Path, spec: ExportCtranslate2) -> d
         CheckpointError: the checkpoint is unusable, dynamic-int8, or computes something that the library does not.
     """
     config = read_gpt2_config(source)
-    _refuse_unsupported(source, config)
+    refuse_unsupported(source, config, "export-ctranslate2")
     weights: Weights = {name: value.numpy() for name, value in load_fp32(source).state_dict().items()}
     model = _describe(config, weights)
     _name_tokens(model, source, config["vocab_size"])
@@ -58,19 +54,6 @@ def export_ctranslate2(source: Path, target: Path, spec: ExportCtranslate2) -> d
     _merge_config(source, target)
     _shorten(target / "vocabulary.json")
     return _notes(model, target) | {"tied_head": config["tie_word_embeddings"]}
-
-
-def _refuse_unsupported(directory: Path, config: Gpt2Config) -> None:
-    if is_dynamic_int8(directory):
-        raise CheckpointError(
-            f"{directory}: quantized by dynamic-int8; export-ctranslate2 needs fp32 weights, so export first"
-        )
-    for field, allowed in _ALLOWED.items():
-        found = config[field]  # type: ignore[literal-required]
-        if found != allowed:
-            raise CheckpointError(
-                f"{directory}/config.json: {field} is {found!r}; export-ctranslate2 allows {allowed!r}"
-            )
 
 
 def _describe(config: Gpt2Config, weights: Weights) -> Any:

@@ -9,8 +9,6 @@ tasks/quantization.
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,21 +17,15 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from safetensors import safe_open
 
-from tasks.engines.checkpoint import CheckpointError, Gpt2Config, check_weights, is_dynamic_int8, read_gpt2_config
+from tasks.engines.checkpoint import CheckpointError, Gpt2Config, check_weights, copy_beside, read_gpt2_config
+from tasks.engines.exporting import Gpt2Tensors, refuse_unsupported
 from tasks.engines.graph import CONTRIB, OPSET, GraphWriter, save
 
 GRAPH = "model.onnx"
 HEAD_WIDTH_MULTIPLE = 8  # onnxruntime's GroupQueryAttention accepts no other
 Weights = Callable[[str], NDArray[np.float32]]
 """A tensor of the model by GPT-2's own name, for example "h.0.attn.c_attn.weight" (inputs x outputs)."""
-
-_ALLOWED: dict[str, object] = {
-    "activation_function": "gelu_new",
-    "scale_attn_by_inverse_layer_idx": False,
-    "add_cross_attention": False,
-}
 
 
 def export_onnx(model_dir: Path, target: Path) -> dict[str, Any]:
@@ -47,8 +39,9 @@ def export_onnx(model_dir: Path, target: Path) -> dict[str, Any]:
         CheckpointError: the checkpoint is unusable, dynamic-int8, or computes something that this graph does not.
     """
     config = read_gpt2_config(model_dir)
-    _refuse_unsupported(model_dir, config)
-    model = Gpt2Graph(config, Arithmetic(_Checkpoint(check_weights(model_dir), config).read)).build()
+    refuse_unsupported(model_dir, config, "export-onnx")
+    _refuse_head_width(model_dir, config)
+    model = Gpt2Graph(config, Arithmetic(Gpt2Tensors(check_weights(model_dir), config).read)).build()
     # Counted first: saving moves the weights out of the model.
     parameters = sum(int(np.prod(t.dims)) for t in model.graph.initializer if t.data_type == TensorProto.FLOAT)
     write_export(model, model_dir, target)
@@ -61,71 +54,16 @@ def write_export(model: onnx.ModelProto, source: Path, target: Path) -> None:
     """Writes the graph into `target`, with the configuration and the tokenizer of `source`, the latter unindented."""
     target.mkdir(parents=True, exist_ok=True)
     save(model, target / GRAPH)
-    shutil.copyfile(source / "config.json", target / "config.json")
-    tokenizer = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
-    compact = json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":"))
-    (target / "tokenizer.json").write_text(compact, encoding="utf-8")
+    copy_beside(source, target)
 
 
-def _refuse_unsupported(directory: Path, config: Gpt2Config) -> None:
-    if is_dynamic_int8(directory):
-        raise CheckpointError(
-            f"{directory}: quantized by dynamic-int8; export-onnx needs fp32 weights, so export first"
-        )
-    for field, allowed in _ALLOWED.items():
-        found = config[field]  # type: ignore[literal-required]
-        if found != allowed:
-            raise CheckpointError(f"{directory}/config.json: {field} is {found!r}; export-onnx allows {allowed!r}")
+def _refuse_head_width(directory: Path, config: Gpt2Config) -> None:
     head_width = config["n_embd"] // config["n_head"]
     if head_width % HEAD_WIDTH_MULTIPLE:
         raise CheckpointError(
             f"{directory}/config.json: n_embd / n_head is {head_width}; "
             f"export-onnx allows multiples of {HEAD_WIDTH_MULTIPLE}"
         )
-    if not (directory / "tokenizer.json").is_file():
-        raise CheckpointError(f"{directory}: tokenizer.json is missing")
-
-
-class _Checkpoint:
-    """The checkpoint's tensors by GPT-2's own names, each checked for shape and type when it is read."""
-
-    def __init__(self, path: Path, config: Gpt2Config) -> None:
-        self._path = path
-        self._file = _open(path)
-        self._names = set(self._file.keys())
-        width, inner = config["n_embd"], config["n_inner"]
-        self._shapes = {
-            "wte.weight": (config["vocab_size"], width),
-            "wpe.weight": (config["n_positions"], width),
-            "lm_head.weight": (config["vocab_size"], width),
-            "attn.c_attn.weight": (width, 3 * width),
-            "attn.c_attn.bias": (3 * width,),
-            "attn.c_proj.weight": (width, width),
-            "mlp.c_fc.weight": (width, inner),
-            "mlp.c_fc.bias": (inner,),
-            "mlp.c_proj.weight": (inner, width),
-        }
-        self._width = width
-
-    def read(self, name: str) -> NDArray[np.float32]:
-        """See `Weights`."""
-        stored = next((key for key in (f"transformer.{name}", name) if key in self._names), None)
-        if stored is None:
-            raise CheckpointError(f"{self._path}: tensor {name} is missing")
-        tensor = self._file.get_slice(stored)
-        shape = self._shapes.get(name.split(".", 2)[-1] if name.startswith("h.") else name, (self._width,))
-        if tensor.get_dtype() != "F32" or tuple(tensor.get_shape()) != shape:
-            raise CheckpointError(
-                f"{self._path}: tensor {stored} is {tensor.get_dtype()} {tensor.get_shape()}; "
-                f"allowed: F32 {list(shape)}"
-            )
-        values: NDArray[np.float32] = self._file.get_tensor(stored)
-        return values
-
-
-def _open(path: Path) -> Any:
-    """The safetensors file as Any: its methods carry no annotations."""
-    return safe_open(path, framework="numpy")
 
 
 FLOAT_MATMULS = ("MatMul", "FusedMatMul")

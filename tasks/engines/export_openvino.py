@@ -11,17 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from safetensors import safe_open
 
-from tasks.engines.checkpoint import CheckpointError, Gpt2Config, check_weights, is_dynamic_int8, read_gpt2_config
+from tasks.engines.checkpoint import Gpt2Config, check_weights, read_gpt2_config
+from tasks.engines.exporting import Gpt2Tensors, refuse_unsupported
 from tasks.engines.openvino_model import openvino, save_model
 
-_ALLOWED: dict[str, object] = {
-    "activation_function": "gelu_new",
-    "scale_attn_by_inverse_layer_idx": False,
-    "add_cross_attention": False,
-}
 _op = openvino.opset15
 
 
@@ -33,79 +27,21 @@ def export_openvino(source: Path, target: Path) -> dict[str, Any]:
     goes on from; wanted [kept]: which of the new tokens logits are wanted for. Output: logits [rows, kept, vocabulary].
 
     Returns:
-        Notes for provenance: matmuls, parameters, tied_head.
+        Notes for provenance: matmuls, tied_head.
 
     Raises:
         CheckpointError: the checkpoint is unusable, dynamic-int8, or computes something that this graph does not.
     """
     config = read_gpt2_config(source)
-    _refuse_unsupported(source, config)
-    weights = _Weights(check_weights(source), config)
-    model = _Gpt2Model(config, weights).build()
+    refuse_unsupported(source, config, "export-openvino")
+    model = _Gpt2Model(config, Gpt2Tensors(check_weights(source), config)).build()
     save_model(model, source, target)
     matmuls = sum(node.get_type_name() == "MatMul" for node in model.get_ops())
-    return {"matmuls": matmuls, "parameters": weights.parameters, "tied_head": config["tie_word_embeddings"]}
-
-
-def _refuse_unsupported(directory: Path, config: Gpt2Config) -> None:
-    if is_dynamic_int8(directory):
-        raise CheckpointError(
-            f"{directory}: quantized by dynamic-int8; export-openvino needs fp32 weights, so export first"
-        )
-    for field, allowed in _ALLOWED.items():
-        found = config[field]  # type: ignore[literal-required]
-        if found != allowed:
-            raise CheckpointError(f"{directory}/config.json: {field} is {found!r}; export-openvino allows {allowed!r}")
-    if not (directory / "tokenizer.json").is_file():
-        raise CheckpointError(f"{directory}: tokenizer.json is missing")
-
-
-class _Weights:
-    """The checkpoint's tensors by GPT-2's own names, each checked for shape and type when it is read."""
-
-    def __init__(self, path: Path, config: Gpt2Config) -> None:
-        self.parameters = 0
-        self._path = path
-        self._file = _open(path)
-        self._names = set(self._file.keys())
-        width, inner = config["n_embd"], config["n_inner"]
-        self._width = width
-        self._shapes = {
-            "wte.weight": (config["vocab_size"], width),
-            "wpe.weight": (config["n_positions"], width),
-            "lm_head.weight": (config["vocab_size"], width),
-            "attn.c_attn.weight": (width, 3 * width),
-            "attn.c_attn.bias": (3 * width,),
-            "attn.c_proj.weight": (width, width),
-            "mlp.c_fc.weight": (width, inner),
-            "mlp.c_fc.bias": (inner,),
-            "mlp.c_proj.weight": (inner, width),
-        }
-
-    def read(self, name: str) -> NDArray[np.float32]:
-        """The tensor `name`, for example "h.0.attn.c_attn.weight" (inputs x outputs)."""
-        stored = next((key for key in (f"transformer.{name}", name) if key in self._names), None)
-        if stored is None:
-            raise CheckpointError(f"{self._path}: tensor {name} is missing")
-        tensor = self._file.get_slice(stored)
-        shape = self._shapes.get(name.split(".", 2)[-1] if name.startswith("h.") else name, (self._width,))
-        if tensor.get_dtype() != "F32" or tuple(tensor.get_shape()) != shape:
-            raise CheckpointError(
-                f"{self._path}: tensor {stored} is {tensor.get_dtype()} {tensor.get_shape()}; "
-                f"allowed: F32 {list(shape)}"
-            )
-        values: NDArray[np.float32] = self._file.get_tensor(stored)
-        self.parameters += values.size
-        return values
-
-
-def _open(path: Path) -> Any:
-    """The safetensors file as Any: its methods carry no annotations."""
-    return safe_open(path, framework="numpy")
+    return {"matmuls": matmuls, "tied_head": config["tie_word_embeddings"]}
 
 
 class _Gpt2Model:
-    def __init__(self, config: Gpt2Config, weights: _Weights) -> None:
+    def __init__(self, config: Gpt2Config, weights: Gpt2Tensors) -> None:
         self._config = config
         self._weights = weights
         self._assigns: list[openvino.Node] = []

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
 import sys
 from pathlib import Path
 from typing import Literal
@@ -12,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.engines.checkpoint import CheckpointError
+from tasks.engines.checkpoint import CheckpointError, copy_beside
 
 # Importing openvino reports that to its maker, and so does every use of nncf, unless this package cannot be found.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
@@ -48,10 +46,7 @@ def save_model(model: openvino.Model, source: Path, target: Path) -> None:
         parameter.get_node().set_friendly_name(parameter.get_any_name())
     target.mkdir(parents=True, exist_ok=True)
     openvino.save_model(model, target / GRAPH, compress_to_fp16=False)
-    shutil.copyfile(source / "config.json", target / "config.json")
-    tokenizer = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
-    compact = json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":"))
-    (target / "tokenizer.json").write_text(compact, encoding="utf-8")
+    copy_beside(source, target)
 
 
 def read_model(directory: Path) -> openvino.Model:

@@ -426,3 +426,34 @@ def test_nothing_here_reads_or_writes_the_current_directory(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     load_study("embedded")
     assert list(Path().iterdir()) == []
+
+
+def test_beams_are_not_for_ctranslate2():
+    content = load_study("compression").model_dump()
+    content["measuring"]["decoding"]["beams"] = 5
+    with pytest.raises(
+        StudyError, match=r"measuring.decoding.beams: 5 is not for ctranslate2's ctranslate2; allowed: 1"
+    ):
+        parse_study(content)
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ({"name": "onnxruntime", "dtype": "bfloat16"}, "dtype: bfloat16 is not for onnxruntime; allowed: float32"),
+        ({"name": "ctranslate2", "draft_tokens": 4}, "draft_tokens: ctranslate2 takes no drafts; allowed: 0"),
+        ({"name": "torch", "dtype": "bfloat16", "draft_tokens": 4}, "draft_tokens: torch rounds bfloat16 differently"),
+    ],
+)
+def test_an_engine_is_asked_for_what_it_can_do_only(engine, message):
+    with pytest.raises(StudyError, match=re.escape(message)):
+        parse_study(study_of(variants={"original": {"recipe": [{"step": "engine", **engine}]}}))
+
+
+def test_only_weight_only_can_be_distilled_after_quantization():
+    distill, packed = {"step": "distill"}, {"step": "weight-only"}
+    assert parse_study(recipe(packed, distill, TORCH)).variants["odd"]
+    with pytest.raises(StudyError, match="distill takes a checkpoint or packed checkpoint, but here stands a graph"):
+        parse_study(recipe(EXPORT, distill, TORCH))
+    with pytest.raises(StudyError, match="weight-only quantizes what is quantized already"):
+        parse_study(recipe(packed, packed, TORCH))

@@ -169,12 +169,11 @@ def test_export_honours_the_configuration(changes: dict[str, Any], tmp_path: Pat
 def test_the_artifact_holds_each_weight_once_and_is_reproducible(
     checkpoint: Path, exported: Path, tmp_path: Path
 ) -> None:
-    notes = export_openvino(checkpoint, tmp_path)
+    export_openvino(checkpoint, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == ARTIFACT
     for name in ARTIFACT:
         assert (tmp_path / name).read_bytes() == (exported / name).read_bytes()
     weights = sum(tensor.size for tensor in load_file(checkpoint / "model.safetensors").values())
-    assert notes["parameters"] == weights
     assert 0 <= (tmp_path / "openvino_model.bin").stat().st_size - 4 * weights < 500
 
 
