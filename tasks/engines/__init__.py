@@ -1,1 +1,1 @@
-"""Load an artifact and complete prompts with it: torch, onnxruntime; and the exporter between them."""
+"""Load an artifact and complete prompts: torch, onnxruntime, OpenVINO, CTranslate2; and what exports to them."""

@@ -1,1 +1,1 @@
-"""Pruning: whole blocks of weights to zero."""
+"""Fewer numbers: group lasso as published, structures and vocabulary taken out, and what each costs on this host."""

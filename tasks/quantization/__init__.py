@@ -1,1 +1,1 @@
-"""Fewer bits: torch's dynamic int8 as published, and int8 of every projection of an ONNX graph."""
+"""Smaller numbers: dynamic and static int8, weights in int8 or int4, and recovery after it."""
