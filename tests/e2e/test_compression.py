@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -74,16 +75,6 @@ def test_every_matrix_is_really_in_int8(rows: dict[str, dict[str, Any]]) -> None
         assert (rows[name]["int8_matmuls"], rows[name]["matmuls"]) == (25, 25), name
 
 
-def test_drafts_change_no_completion(rows: dict[str, dict[str, Any]], home: Path) -> None:
-    query = "SELECT variant, sample, prediction FROM predictions WHERE variant IN ('{0}', '{0}-lookup') ORDER BY ALL"
-    for name in ("int8", "slim-int8"):
-        out = run_command("sql", query.format(name), "--format", "json", home=home).stdout
-        found: dict[str, list[str]] = {}
-        for row in json.loads(out):
-            found.setdefault(row["variant"], []).append(row["prediction"])
-        assert found[name] == found[f"{name}-lookup"] and len(found[name]) == 12
-
-
 def test_every_artifact_loads_without_us(rows: dict[str, dict[str, Any]], home: Path, tmp_path: Path) -> None:
     store = ArtifactStore(home / "artifacts")
     seen = set()
@@ -117,8 +108,6 @@ def test_the_recommended_variant_keeps_its_constraints(rows: dict[str, dict[str,
     "command", [line for line in re.findall(r"^slimline .*$", DOCUMENT, re.MULTILINE) if " run " not in line]
 )
 def test_the_documents_commands_run(rows: dict[str, dict[str, Any]], home: Path, command: str) -> None:
-    import shlex
-
     finished = run_command(*shlex.split(command)[1:], home=home, check=False)
     assert finished.returncode in ((0, 1) if "recommend" in command else (0,)), finished.stderr
     assert finished.stdout
@@ -126,7 +115,7 @@ def test_the_documents_commands_run(rows: dict[str, dict[str, Any]], home: Path,
 
 CHAIN = """
 base: {source: bundled}
-data: {train_files: 30, dev_files: 5, samples: 4}
+data: {train_files: 30, dev_files: 5, samples: 8}
 variants:
   original: {label: baseline, recipe: [{step: engine, name: torch}]}
   slimmer:
@@ -142,18 +131,34 @@ variants:
       - {step: weight-only, method: rtn, bits: 4}
       - {step: distill, minutes: 5, max_steps: 4, batch_size: 2, window: 128}
       - {step: engine, name: torch}
-measuring: {rounds: 1, speed_samples: 2, warmup_samples: 1, decoding: {max_new_tokens: 5}}
+  onnx: {recipe: [{step: export-onnx}, {step: engine, name: onnxruntime}]}
+  onnx-lookup: {recipe: [{step: export-onnx}, {step: engine, name: onnxruntime, draft_tokens: 4}]}
+  lookup: {recipe: [{step: engine, name: torch, draft_tokens: 4}]}
+measuring: {rounds: 1, speed_samples: 2, warmup_samples: 1, quality_batch_size: 1, decoding: {max_new_tokens: 30}}
 """
 
 
-def test_pruning_and_distillation_from_a_study(home: Path) -> None:
+@pytest.fixture(scope="module")
+def chain(home: Path) -> dict[str, dict[str, Any]]:
     (home / "chain.yaml").write_text(CHAIN, "utf8")
     finished = run_command("run", str(home / "chain.yaml"), "--json", home=home)
-    rows = {row["variant"]: row for row in json.loads(finished.stdout)}
-    assert rows["slimmer"]["params_m"] < 0.5 * rows["original"]["params_m"]
-    assert rows["recovered"]["disk_mb"] < 0.25 * rows["original"]["disk_mb"]
-    assert all(row["error"] is None for row in rows.values())
+    return {row["variant"]: row for row in json.loads(finished.stdout)}
+
+
+def test_pruning_and_distillation_from_a_study(chain: dict[str, dict[str, Any]], home: Path) -> None:
+    assert all(row["error"] is None for row in chain.values())
+    assert chain["slimmer"]["params_m"] < 0.5 * chain["original"]["params_m"]
+    assert chain["recovered"]["disk_mb"] < 0.25 * chain["original"]["disk_mb"]
     store = ArtifactStore(home / "artifacts")
     teachers = {made.inputs[1] for made in map(store.provenance, store.list()) if made.step["step"] == "distill"}
     (teacher,) = teachers
     assert store.provenance(teacher).step["source"] == "bundled"
+
+
+def test_drafts_change_no_completion(chain: dict[str, dict[str, Any]], home: Path) -> None:
+    run = chain["original"]["run"]
+    query = f"SELECT variant, list(prediction ORDER BY sample) AS lines FROM predictions WHERE run = '{run}' GROUP BY 1"
+    out = run_command("sql", query, "--format", "json", home=home).stdout
+    lines = {row["variant"]: row["lines"] for row in json.loads(out)}
+    assert len(lines["original"]) == 8
+    assert lines["original"] == lines["lookup"] == lines["onnx"] == lines["onnx-lookup"]

@@ -431,9 +431,7 @@ def test_nothing_here_reads_or_writes_the_current_directory(tmp_path, monkeypatc
 def test_beams_are_not_for_ctranslate2():
     content = load_study("compression").model_dump()
     content["measuring"]["decoding"]["beams"] = 5
-    with pytest.raises(
-        StudyError, match="beams: 5 is not for ctranslate2's ctranslate2; allowed: 1"
-    ):
+    with pytest.raises(StudyError, match="beams: 5 is not for ctranslate2's ctranslate2; allowed: 1"):
         parse_study(content)
 
 
