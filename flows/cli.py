@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -163,7 +164,7 @@ def _print_table(study: str | None, run: str | None, form: TableFormat) -> None:
 def recommend(
     study: Annotated[str | None, typer.Option(help="The newest run of this study.")] = None,
     run: Annotated[str | None, typer.Option(help="This run.")] = None,
-    host: Annotated[str | None, typer.Option(help="Where it was measured; needed if there are several.")] = None,
+    host: Annotated[str | None, typer.Option(help="Where measured (`local`: here); needed if several.")] = None,
     max_es_drop: Annotated[
         float | None, typer.Option(help="ES points below the baseline; 2 without any constraint.")
     ] = None,
@@ -185,7 +186,8 @@ def recommend(
 
     with _refusing():
         constraints = Constraints(max_es_drop, max_em_drop, max_memory_mb, max_disk_mb, min_samples_per_s)
-        found = verdict(host_rows(_metrics(), study, run, host), constraints)
+        where = platform.node() if host == "local" else host
+        found = verdict(host_rows(_metrics(), study, run, where), constraints)
     typer.echo(render_recommendation(found, "json" if as_json else "text"), nl=False)
     if found.winner is None:
         raise typer.Exit(1)

@@ -102,7 +102,8 @@ def prepare_data(spec: Data, store: ArtifactStore) -> ArtifactRef:
 
 def make_base(spec: Base, slice_: ArtifactRef, store: ArtifactStore) -> ArtifactRef:
     """The base model of a study; the slice matters only where a tokenizer is learnt from it."""
-    return _make(spec, _used(spec, [slice_]), store, lambda target: (spec, store.path(slice_), target))
+    used = _used(spec, [slice_])
+    return _make(spec, used, store, lambda target: (spec, store.path(slice_), target), _reference)
 
 
 def train(spec: TrainingStep, model: ArtifactRef, slice_: ArtifactRef, store: ArtifactStore) -> ArtifactRef:

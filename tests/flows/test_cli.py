@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import platform
 import re
 import shutil
 from collections.abc import Callable
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import pytest
+from typer.testing import CliRunner
 
+from flows.cli import BAD_INPUT, app
 from flows.study import study_names
 from storage.artifacts import ArtifactRef, ArtifactStore, Provenance
 from storage.metrics import MetricsStore
@@ -546,3 +549,16 @@ def test_an_engine_refuses_a_truncated_artifact(
     with pytest.raises(CheckpointError) as refused:
         load_engine(Engine(name=engine), directory, threads=1)
     assert str(directory) in str(refused.value) and file in str(refused.value)
+
+
+def test_local_is_the_host_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def refuse(*arguments: object) -> None:
+        asked.extend(arguments)
+        raise LookupError("nothing measured")
+
+    monkeypatch.setattr("storage.tables.host_rows", refuse)
+    runner = CliRunner()
+    assert runner.invoke(app, ["recommend", "--host", "local"]).exit_code == BAD_INPUT
+    assert asked[-1] == platform.node()
