@@ -30,6 +30,7 @@ class OpenvinoEngine:
             raise CheckpointError(
                 f"{directory / GRAPH}: vocabulary of {found}; allowed: config.json's {self._vocabulary}"
             )
+        self._alone = engine.dtype == "bfloat16"
         self._model = _StatefulModel(compile_model(model, engine.dtype, threads).create_infer_request())
 
     def complete(self, prompts: Sequence[Sequence[int]], stop: Collection[int], decoding: Decoding) -> list[Completion]:
@@ -37,7 +38,13 @@ class OpenvinoEngine:
         if not prompts:
             return []
         check_prompts(prompts, new_tokens(decoding), self.n_positions, self._vocabulary)
-        return speculative_search(self._model, prompts, stop, decoding, self._draft_tokens)
+        # OpenVINO 2026.4's bf16 attention goes wrong where several long rows share a batch.
+        batches = [[prompt] for prompt in prompts] if self._alone else [prompts]
+        return [
+            completion
+            for batch in batches
+            for completion in speculative_search(self._model, batch, stop, decoding, self._draft_tokens)
+        ]
 
     def logits(self, prompt: Sequence[int]) -> Logits:
         """See `CompletionEngine.logits`."""
