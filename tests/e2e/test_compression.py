@@ -53,7 +53,7 @@ def rows(home: Path) -> dict[str, dict[str, Any]]:
     study["data"] |= {"train_files": 40, "dev_files": 5, "samples": 12}
     study["variants"] = {name: study["variants"][name] for name in VARIANTS}
     study["measuring"] |= {"rounds": 1, "speed_samples": 2, "warmup_samples": 1, "decoding": {"max_new_tokens": 20}}
-    (home / "compression.yaml").write_text(yaml.safe_dump(study), "utf8")
+    (home / "compression.yaml").write_text(yaml.safe_dump(study, sort_keys=False), "utf8")
     finished = run_command("run", str(home / "compression.yaml"), "--json", home=home)
     return {row["variant"]: row for row in json.loads(finished.stdout)}
 
