@@ -58,8 +58,11 @@ def rows(home: Path) -> dict[str, dict[str, Any]]:
     return {row["variant"]: row for row in json.loads(finished.stdout)}
 
 
-def ref_of(row: dict[str, Any], home: Path) -> ArtifactRef:
-    return ArtifactStore(home / "artifacts").find(f"{row['artifact']}")
+def artifacts_of(home: Path) -> list[ArtifactRef]:
+    """What the study measured."""
+    query = "SELECT DISTINCT artifact FROM measurements WHERE study = 'compression' AND artifact IS NOT NULL ORDER BY 1"
+    out = run_command("sql", query, "--format", "json", home=home).stdout
+    return [ArtifactStore(home / "artifacts").find(row["artifact"]) for row in json.loads(out)]
 
 
 def test_every_variant_is_in_one_table(rows: dict[str, dict[str, Any]]) -> None:
@@ -71,7 +74,9 @@ def test_every_variant_is_in_one_table(rows: dict[str, dict[str, Any]]) -> None:
 
 
 def test_slim_is_dense_and_60_percent_smaller(rows: dict[str, dict[str, Any]]) -> None:
-    assert rows["slim"]["params_m"] == rows["slim"]["params_nonzero_m"] <= 0.4 * rows["original"]["params_m"]
+    assert rows["slim"]["params_m"] <= 0.4 * rows["original"]["params_m"]
+    # Stored in half precision, a handful of its weights is too small to be told from zero.
+    assert rows["slim"]["params_nonzero_m"] == pytest.approx(rows["slim"]["params_m"], rel=1e-4)
     assert rows["slim-int8"]["disk_mb"] <= rows["original"]["disk_mb"] / 9
 
 
@@ -82,15 +87,9 @@ def test_every_matrix_is_really_in_int8(rows: dict[str, dict[str, Any]]) -> None
 
 def test_every_artifact_loads_without_us(rows: dict[str, dict[str, Any]], home: Path, tmp_path: Path) -> None:
     store = ArtifactStore(home / "artifacts")
-    seen = set()
-    for row in rows.values():
-        ref = ref_of(row, home)
-        if ref.kind not in LOADERS or ref in seen:  # packed weights are neural-compressor's own
-            continue
-        seen.add(ref)
-        reference: dict[str, Any] = store.provenance(ref).notes.get("reference") or {}
-        if not reference:  # the base: nothing was done to it
-            continue
+    loadable = [ref for ref in artifacts_of(home) if ref.kind in LOADERS]  # packed weights are of our own format
+    for ref in loadable:
+        reference: Any = store.provenance(ref).notes["reference"]
         script = WITHOUT_US.format(loader=LOADERS[ref.kind], ours=set(OURS))
         command = [sys.executable, "-c", script, str(store.path(ref)), json.dumps(reference["prompt"])]
         finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=600)
@@ -98,12 +97,12 @@ def test_every_artifact_loads_without_us(rows: dict[str, dict[str, Any]], home: 
         logits = json.loads(finished.stdout.splitlines()[-1])
         found = [logits[token] for token in reference["tokens"]]
         assert found == pytest.approx(reference["logits"], abs=1e-3), str(ref)
-    assert {ref.kind for ref in seen} == set(LOADERS)
+    assert {ref.kind for ref in loadable} == set(LOADERS)
 
 
 def test_the_recommended_variant_keeps_its_constraints(rows: dict[str, dict[str, Any]], home: Path) -> None:
     finished = run_command("recommend", "--max-disk-mb", "10", "--max-es-drop", "100", "--json", home=home)
-    named = json.loads(finished.stdout)["variant"]
+    named = json.loads(finished.stdout)["winner"]
     assert rows[named]["disk_mb"] <= 10
     impossible = run_command("recommend", "--max-disk-mb", "0.1", home=home, check=False)
     assert impossible.returncode == 1 and "disk" in impossible.stdout + impossible.stderr
