@@ -14,7 +14,8 @@ from typing import Literal, NamedTuple
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import BAD_INPUT, app
+from flows.cli import app
+from flows.commands.shared import BAD_INPUT
 from flows.study import study_names
 from storage.artifacts import ArtifactRef, ArtifactStore, Provenance
 from storage.metrics import MetricsStore

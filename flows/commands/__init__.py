@@ -1,0 +1,1 @@
+"""The commands of `slimline`, a module each."""

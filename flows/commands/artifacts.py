@@ -1,0 +1,100 @@
+"""`slimline artifacts`: what was built."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.commands.shared import Json, artifact_store, fail, metrics_store, refusing
+
+if TYPE_CHECKING:
+    from storage.artifacts import ArtifactRef, ArtifactStore
+
+app = typer.Typer(no_args_is_help=True, help="What was built: list, show, verify, remove.")
+
+
+@app.command("list")
+def list_artifacts(as_json: Json = False) -> None:
+    """Everything that was built: reference, size, when, by which step."""
+    from storage.artifacts import ArtifactError
+
+    store = artifact_store()
+    summaries, damaged = [], []
+    for ref in store.list():
+        try:
+            summaries.append(store.summary(ref))
+        except ArtifactError as error:
+            damaged.append(str(error))
+    if as_json:
+        rows = [{**one._asdict(), "ref": str(one.ref), "created": one.created.isoformat()} for one in summaries]
+        typer.echo(json.dumps(rows))
+    else:
+        for one in summaries:
+            typer.echo(f"{one.ref!s:28} {one.size / 1e6:9.2f} MB  {one.created:%Y-%m-%d %H:%M}  {one.step}")
+    if damaged:
+        fail("\n".join(damaged), status=1)
+
+
+@app.command("show", epilog="Example: `slimline artifacts show model:ab12`")
+def show_artifact(reference: Annotated[str, typer.Argument(help="kind:digest, or the beginning of a digest.")]) -> None:
+    """An artifact's files and provenance, as JSON."""
+    with refusing():
+        store = artifact_store()
+        ref = store.find(reference)
+        shown = {
+            "ref": ref.model_dump(),
+            "path": str(store.path(ref)),
+            "files": [entry.model_dump() for entry in store.manifest(ref).files],
+            "provenance": store.provenance(ref).model_dump(mode="json"),
+        }
+    typer.echo(json.dumps(shown, indent=2))
+
+
+@app.command("verify")
+def verifyartifact_store() -> None:
+    """Read every byte of every artifact and compare it with its manifest; exit status 1 if any is damaged."""
+    from storage.artifacts import ArtifactError
+
+    store = artifact_store()
+    damaged = 0
+    published = store.list()
+    for ref in published:
+        try:
+            store.verify(ref)
+        except ArtifactError as error:
+            damaged += 1
+            typer.echo(f"{ref}: {error}", err=True)
+    typer.echo(f"{len(published) - damaged} of {len(published)} artifacts are whole")
+    if damaged:
+        raise typer.Exit(1)
+
+
+_IN_USE = """
+    SELECT DISTINCT artifact FROM measurements
+    WHERE artifact IS NOT NULL AND run IN (SELECT arg_max(run, started) FROM runs GROUP BY study, host)
+"""
+
+
+@app.command("gc")
+def collect_garbage(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> None:
+    """Keep what the newest run of every study on every host measured and was made of; remove everything else.
+
+    Not while a run is building: what it has made is in no table yet.
+    """
+    with refusing():
+        store = artifact_store()
+        used = {row["artifact"] for row in metrics_store().query(_IN_USE).to_pylist()}
+        removed = store.gc([ref for ref in store.list() if _is_in_use(ref, used, store)], dry_run=dry_run)
+    for ref in removed:
+        typer.echo(f"{'would remove' if dry_run else 'removed'} {ref}")
+    typer.echo(f"{len(removed)} artifacts {'would go' if dry_run else 'removed'}")
+
+
+def _is_in_use(ref: ArtifactRef, used: set[str], store: ArtifactStore) -> bool:
+    if ref.kind == "predictions":
+        return any(model.digest in used for model in store.provenance(ref).inputs)
+    return ref.digest in used
