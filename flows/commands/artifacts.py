@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from flows.commands.shared import Json, artifact_store, fail, metrics_store, refusing
-
-if TYPE_CHECKING:
-    from storage.artifacts import ArtifactRef, ArtifactStore
 
 app = typer.Typer(no_args_is_help=True, help="What was built: list, show, verify, remove.")
 
@@ -53,7 +50,7 @@ def show_artifact(reference: Annotated[str, typer.Argument(help="kind:digest, or
 
 
 @app.command("verify")
-def verifyartifact_store() -> None:
+def verify_artifacts() -> None:
     """Read every byte of every artifact and compare it with its manifest; exit status 1 if any is damaged."""
     from storage.artifacts import ArtifactError
 
@@ -71,30 +68,16 @@ def verifyartifact_store() -> None:
         raise typer.Exit(1)
 
 
-_IN_USE = """
-    SELECT DISTINCT artifact FROM measurements
-    WHERE artifact IS NOT NULL AND run IN (SELECT arg_max(run, started) FROM runs GROUP BY study, host)
-"""
-
-
 @app.command("gc")
-def collect_garbage(
+def remove_unused(
+    keep_hours: Annotated[float, typer.Option(min=0, help="Keep what is younger: a run may be using it.")] = 24,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
-    """Keep what the newest run of every study on every host measured and was made of; remove everything else.
+    """Keep what is new, and what the newest run of every study on every host measured and was made of; nothing else."""
+    from storage.keeping import collect_garbage
 
-    Not while a run is building: what it has made is in no table yet.
-    """
     with refusing():
-        store = artifact_store()
-        used = {row["artifact"] for row in metrics_store().query(_IN_USE).to_pylist()}
-        removed = store.gc([ref for ref in store.list() if _is_in_use(ref, used, store)], dry_run=dry_run)
+        removed = collect_garbage(artifact_store(), metrics_store(), keep_hours, dry_run)
     for ref in removed:
         typer.echo(f"{'would remove' if dry_run else 'removed'} {ref}")
     typer.echo(f"{len(removed)} artifacts {'would go' if dry_run else 'removed'}")
-
-
-def _is_in_use(ref: ArtifactRef, used: set[str], store: ArtifactStore) -> bool:
-    if ref.kind == "predictions":
-        return any(model.digest in used for model in store.provenance(ref).inputs)
-    return ref.digest in used

@@ -430,10 +430,10 @@ def test_gc_keeps_what_the_newest_run_measured_and_was_made_of(
     metrics.append("runs", [{"run": "r1", "study": "mine", "host": "box", "started": NOON, "status": "ok"}])
     metrics.append("measurements", [measured | {"run": "r1", "artifact": published.graph.digest}])
     store = ArtifactStore(home / "artifacts")
-    dry = slimline("artifacts", "gc", "--dry-run")
+    dry = slimline("artifacts", "gc", "--keep-hours", "0", "--dry-run")
     assert (dry.status, dry.out) == (0, f"would remove {published.slice_}\n1 artifacts would go\n")
     assert set(store.list()) == set(published)
-    real = slimline("artifacts", "gc")
+    real = slimline("artifacts", "gc", "--keep-hours", "0")
     assert (real.status, real.out) == (0, f"removed {published.slice_}\n1 artifacts removed\n")
     assert store.list() == [published.model, published.graph]
 
@@ -441,7 +441,7 @@ def test_gc_keeps_what_the_newest_run_measured_and_was_made_of(
 def test_an_empty_store_has_no_artifacts(slimline: Slimline, home: Path) -> None:
     assert json.loads(slimline("artifacts", "list", "--json").out) == []
     assert slimline("artifacts", "verify").out == "0 of 0 artifacts are whole\n"
-    assert slimline("artifacts", "gc", "--dry-run").out == "0 artifacts would go\n"
+    assert slimline("artifacts", "gc", "--keep-hours", "0", "--dry-run").out == "0 artifacts would go\n"
     assert not home.exists()
 
 

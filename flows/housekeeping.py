@@ -1,0 +1,43 @@
+"""What keeps the stores small: deployments that run now and then, or by hand."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from pydantic import Field
+
+from flows.progress import say
+from storage.keeping import collect_garbage
+from storage.opening import artifact_store, metrics_store
+from storage.schemas import TABLES
+
+
+@flow(name="compact", flow_run_name="merge the files of the metrics store")
+def compact() -> dict[str, int]:
+    """Merge the many small files that runs append into one a month, so that queries stay fast.
+
+    Readers and writers may go on meanwhile. Returns how many files were replaced, by table.
+    """
+    store = metrics_store()
+    replaced = {table: store.compact(table) for table in TABLES}
+    for table, files in replaced.items():
+        say(f"{table}: {files} files merged")
+    return replaced
+
+
+@flow(name="gc", flow_run_name="remove artifacts no newest run needs")
+def gc(
+    keep_hours: Annotated[float, Field(ge=0, description="Keep what is younger, hours: a run may be using it.")] = 24,
+    dry_run: Annotated[bool, Field(description="Only list what would go.")] = False,
+) -> list[str]:
+    """Remove artifacts that no newest run of a study on a host measured or was made of; measurements stay for ever.
+
+    What is removed can be built again from its recipe.
+    """
+    removed = [str(ref) for ref in collect_garbage(artifact_store(), metrics_store(), keep_hours, dry_run)]
+    said = f"{len(removed)} artifacts {'would go' if dry_run else 'removed'}"
+    say(said)
+    create_markdown_artifact(key="gc", markdown="\n".join([said, "", *(f"- {ref}" for ref in removed)]))
+    return removed
