@@ -26,8 +26,9 @@ setup: .venv/.ready ## Virtual environment at .venv with every dependency pinned
 bench: setup ## Build every variant of the default study, measure it here, print the result table
 	$(BIN)/slimline run
 
+# Test files run side by side, a core each.
 test: setup ## Run every test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
 check: setup ## Lint, format, types, layers
 	$(BIN)/ruff check .

@@ -15,6 +15,13 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What tests of one file share is made once, also where files are spread over processes."""
+    for item in items:
+        shared = "session_home" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("smoke" if shared else item.nodeid.partition("::")[0]))
+
+
 @pytest.fixture(scope="session")
 def session_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """State that the end-to-end tests share: filled once, by a real run of the smoke study."""
