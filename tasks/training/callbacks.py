@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from tasks.progress import report
 from tasks.training.checkpoint import seal
 
 
@@ -32,6 +33,14 @@ class TimedCheckpoints(TrainerCallback):  # type: ignore[misc]  # transformers i
         """Seal the checkpoint just written."""
         seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
         self._saved = time.monotonic()
+
+
+class Reported(TrainerCallback):  # type: ignore[misc]  # transformers is not followed by mypy
+    """Tell whoever listens how far the training is: its bar speaks to a terminal only."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Report the share of the steps that are done."""
+        report("training", state.global_step / state.max_steps)
 
 
 class LossBar(ProgressCallback):  # type: ignore[misc]  # transformers is not followed by mypy

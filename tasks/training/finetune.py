@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from tasks.specs import EpochTraining
-from tasks.training.callbacks import LossBar, TimedCheckpoints
+from tasks.training.callbacks import LossBar, Reported, TimedCheckpoints
 from tasks.training.checkpoint import last_checkpoint, load_gpt2, save_gpt2
 from tasks.training.packing import Windows, pack_split
 
@@ -155,7 +155,7 @@ def _trainer(arguments: TrainingArguments, material: _Material, callbacks: Seque
         train_dataset=list(material.train),
         eval_dataset=list(material.dev),
         data_collator=_collate,
-        callbacks=[*callbacks, TimedCheckpoints(_CHECKPOINT_MINUTES)],
+        callbacks=[*callbacks, TimedCheckpoints(_CHECKPOINT_MINUTES), Reported()],
     )
     trainer.remove_callback(PrinterCallback)
     if not arguments.disable_tqdm:
