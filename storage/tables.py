@@ -46,6 +46,7 @@ HEAD = (
     "variant",
     "host",
     "label",
+    "artifact",
     "random_weights",
     "error",
     "study",
@@ -68,9 +69,10 @@ class NotMeasured(LookupError):  # noqa: N818 - read as a sentence
 def result_rows(store: MetricsStore, study: str | None = None, run: str | None = None) -> list[Row]:
     """One dict per host and variant of the chosen run (by default the newest), in the order they were measured.
 
-    Keys: variant, host, label, random_weights, error (reason or None), each metric (float or None) with `_lo` and `_hi`
-    (95 % interval), study, run, started (ISO 8601, UTC), baseline, rounds, samples, noise_floor, tainted, and
-    published: a list of dicts, one per published row of that variant, with host, published_name, source and FIGURES.
+    Keys: variant, host, label, artifact (digest), random_weights, error (reason or None), each metric (float or None)
+    with `_lo` and `_hi` (95 % interval), study, run, started (ISO 8601, UTC), baseline, rounds, samples, noise_floor,
+    tainted, and published: a list of dicts, one per published row of that variant, with host, published_name, source
+    and FIGURES.
     Units: MB are 10^6 bytes, es, em and their drops percentage points, latencies milliseconds. Raises NotMeasured.
     """
     with store.connect() as connection:
