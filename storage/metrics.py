@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,7 +51,7 @@ class MetricsStore:
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """The tables and views as they are now, in a connection that can reach nothing else."""
-        files = {table: partitions.visible(self._partitions, table) for table in TABLES}
+        files = self.files()
         if self._remote:
             return querying.connect(
                 {}, {table: _dataset(self._remote, names) for table, names in files.items() if names}
@@ -59,12 +59,25 @@ class MetricsStore:
         where = self._partitions.location
         return querying.connect({table: [where(name) for name in names] for table, names in files.items()}, {})
 
-    def query(self, sql: str, seconds: float = TIME_LIMIT_S) -> pa.Table:
-        """The answer to one statement that only reads, from anyone; QueryRefused says why there is none."""
+    def files(self) -> dict[str, list[str]]:
+        """The files that hold each table's rows now: as long as they are the same, so is every answer."""
+        return {table: partitions.visible(self._partitions, table) for table in TABLES}
+
+    def query(
+        self,
+        sql: str,
+        seconds: float = TIME_LIMIT_S,
+        on_start: Callable[[duckdb.DuckDBPyConnection], None] = lambda connection: None,
+    ) -> pa.Table:
+        """The answer to one statement that only reads, from anyone; QueryRefused says why there is none.
+
+        `on_start` gets the connection before it is asked: its `interrupt` ends the query from another thread.
+        """
         querying.check_statement(sql)
         for _ in range(READ_ATTEMPTS):
             try:
                 with self.connect() as connection:
+                    on_start(connection)
                     return querying.answer(connection, sql, seconds)
             except (duckdb.IOException, FileNotFoundError) as error:
                 problem = error  # a merge may have replaced a file between the listing and the reading of it
