@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 PUBLISHED_CSV = HERE / "bundled" / "published.csv"
-VIEWS = ("result_table", "pareto", "versus_published", "history")  # in the order they build on each other
+# In the order they build on each other.
+VIEWS = ("result_table", "pareto", "versus_published", "history", "paired_rounds", "regressions")
 MEMORY_LIMIT = "1GB"
 RESULT_LIMIT_BYTES = 500_000_000
 BATCH_ROWS = 10_000

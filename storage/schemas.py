@@ -44,6 +44,8 @@ RUNS = (
     Column("git_commit", "string", "Commit of slimline that ran."),
     Column("spec", "json", "The whole study."),
     Column("error", "string", "Why the run failed."),
+    Column("flow_run", "string", "Prefect's identifier of the flow run."),
+    Column("node", "string", "Name of the machine that measured."),
 )
 HOSTS = (
     Column("host", "string", "Name of the host.", required=True),
@@ -64,6 +66,8 @@ HOSTS = (
     Column("peak_read_gb_s", "float", "Measured peak of reading memory, 10^9 bytes a second."),
     Column("peak_threads", "int", "Threads the peaks were measured with, and every variant is."),
     Column("peaks_measured", "time", "When the peaks were measured."),
+    Column("node", "string", "Name of the machine that measured."),
+    Column("slurm_job", "string", "Identifier of the Slurm job in which it measured; null outside Slurm."),
 )
 ROUNDS = (
     Column("run", "string", "Identifier of the run.", required=True),
@@ -94,6 +98,8 @@ ROUNDS = (
     Column("energy_source", "string", "What the energy was read from."),
     Column("load_s", "float", "Seconds to load the model."),
     Column("error", "string", "Why this process measured nothing."),
+    Column("node", "string", "Name of the machine that measured."),
+    Column("slurm_job", "string", "Identifier of the Slurm job in which it measured; null outside Slurm."),
 )
 MEASUREMENTS = (
     Column("run", "string", "Identifier of the run.", required=True),
@@ -123,6 +129,35 @@ PREDICTIONS = (
     Column("es", "int", "Edit similarity, 0 to 100."),
     Column("em", "bool", "Whether they match exactly."),
 )
+# What a nightly judgement made of one series: a variant's metric on one class of hosts, against its own history.
+VERDICTS = (
+    Column("run", "string", "The run that was judged.", required=True),
+    Column("study", "string", "Name of its study.", required=True),
+    Column("host", "string", "Where it was measured.", required=True),
+    Column("host_class", "string", "Fingerprint of the host: its history is that of all hosts with the same."),
+    Column("variant", "string", "What was measured.", required=True),
+    Column("metric", "string", "Which number was judged.", required=True),
+    Column("metric_version", "int", "Raised when the metric's definition changes: versions do not compare."),
+    Column("time", "time", "When the judged run started.", required=True),
+    Column(
+        "verdict",
+        "string",
+        "ok, new, not-comparable, suspicious-unconfirmed, regression, improvement or failed.",
+        required=True,
+    ),
+    Column("value", "float", "What was measured, in the metric's unit; after a re-run, by the re-run."),
+    Column("reference", "float", "The level of the series before, in the same unit."),
+    Column("ratio", "float", "value / reference."),
+    Column("lo", "float", "Lower end of the ratio's interval, at the confidence that the verdict asks for."),
+    Column("hi", "float", "Upper end of it."),
+    Column("band", "float", "Noise band: how far from 1 the ratio of a run may be (0.04: 4 %)."),
+    Column("history", "int", "Earlier runs behind the reference and the band."),
+    Column("change_point", "string", "The first run at the new level, where the level has changed."),
+    Column("change_time", "time", "When that run started."),
+    Column("rerun", "strings", "The runs that measured it again before an alarm was raised."),
+    Column("suspects", "json", "What differs since the last good run: [{library, before, after}]; git_commit is one."),
+    Column("reason", "string", "The verdict in words."),
+)
 # Comes with slimline and is never appended to.
 PUBLISHED = (
     Column("host", "string", "Short name of the host of the publication."),
@@ -143,6 +178,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "rounds": ROUNDS,
     "measurements": MEASUREMENTS,
     "predictions": PREDICTIONS,
+    "verdicts": VERDICTS,
 }
 SQL_TYPES: dict[ColumnType, str] = {
     "string": "VARCHAR",

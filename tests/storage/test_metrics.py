@@ -97,7 +97,7 @@ def test_times_are_kept_in_utc(metrics):
 
 
 REFUSED = [
-    ("nonsense", {}, r"unknown table 'nonsense'; allowed: runs, hosts, rounds, measurements, predictions"),
+    ("nonsense", {}, r"unknown table 'nonsense'; allowed: runs, hosts, rounds, measurements, predictions, verdicts"),
     ("published", {}, r"unknown table 'published'"),
     ("../runs", {}, r"unknown table '\.\./runs'"),
     ("measurements", {"valeu": 1.0}, r"measurements, row 1: unknown column 'valeu'; allowed: run, study, host,"),
