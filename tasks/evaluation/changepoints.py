@@ -1,0 +1,71 @@
+"""Where the level of a series of nights has changed, so that a night is judged against the level it should have.
+
+Killick, Fearnhead and Eckley, Optimal Detection of Changepoints With a Linear Computational Cost (JASA 107, 2012), as
+in ruptures, with absolute deviations from each segment's median for a cost: one wild night does not make a level.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import ruptures
+from numpy.typing import NDArray
+
+SHORTEST = 5
+"""Nights that make a level: fewer at another one are suspicious nights, not a level of their own."""
+PENALTY = 3.0
+"""What a change must explain, in units of ln(nights) of standardised absolute deviation. Charging each change for its
+place and its level would be 2 (Schwarz's criterion); the rest keeps nights that all differ a little in one piece."""
+_FINEST = 1e-4  # relative: below this, differences are rounding
+
+Series = NDArray[np.float64]
+
+
+class Level(NamedTuple):
+    """Consecutive nights around one level: indices `start` to `end` (exclusive) of their series."""
+
+    start: int
+    end: int
+
+
+def levels(values: Sequence[float], relevant: float) -> list[Level]:
+    """The levels of a series, oldest first; at least one where there are values.
+
+    A step of less than `relevant` (in the unit of the values) is no change: so what creeps is compared with where it
+    began, and cannot pull its own reference along.
+    """
+    series = np.asarray(values, dtype=np.float64)
+    bounds = [0, *_changes(series), len(series)]
+    found: list[Level] = []
+    for start, end in itertools.pairwise(bounds):
+        if found and abs(_median(series, Level(start, end)) - _median(series, found[-1])) < relevant:
+            found[-1] = Level(found[-1].start, end)
+        else:
+            found.append(Level(start, end))
+    return found
+
+
+def _median(series: Series, level: Level) -> float:
+    return float(np.median(series[level.start : level.end]))
+
+
+def _changes(series: Series) -> list[int]:
+    if len(series) < 2 * SHORTEST:
+        return []
+    standardised = series / _noise_between(series)
+    search = ruptures.Pelt(model="l1", min_size=SHORTEST, jump=1).fit(standardised)
+    *changes, _ = search.predict(pen=PENALTY * math.log(len(series)))
+    return [int(change) for change in changes]
+
+
+def _noise_between(series: Series) -> float:
+    """Standard deviation of a night around its level, by the steps from night to night: no change of level shows in it.
+
+    The median absolute step, scaled as for normal noise (Hampel, JASA 69, 1974), divided by the root of 2.
+    """
+    steps = np.abs(np.diff(series))
+    return max(1.4826 * float(np.median(steps)) / math.sqrt(2), _FINEST)
