@@ -16,6 +16,7 @@ from types import FrameType
 import psutil
 
 from flows.benchmark import Outcome, benchmark
+from flows.nightly import Verdicts, nightly
 from flows.progress import say
 from flows.study import Study
 from storage import home
@@ -25,13 +26,30 @@ _DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 
 def run_benchmark(study: Study) -> Outcome:
     """Run the benchmark flow; a run that fails as a whole gives an outcome without a run."""
-    _end_orphaned_servers()
-    signal.signal(signal.SIGTERM, _exit)
+    _make_ready()
     try:
         return benchmark(study)
     except Exception as error:
-        say(f"the run failed: {type(error).__name__}: {error}")
-        return Outcome("", {study.name: str(error)})
+        return Outcome("", {study.name: _told(error)})
+
+
+def run_nightly(study: Study) -> Verdicts:
+    """Run the nightly flow; one that fails as a whole gives verdicts without a run."""
+    _make_ready()
+    try:
+        return nightly(study)
+    except Exception as error:
+        return Verdicts("", [], {}, {study.name: _told(error)})
+
+
+def _make_ready() -> None:
+    _end_orphaned_servers()
+    signal.signal(signal.SIGTERM, _exit)
+
+
+def _told(error: Exception) -> str:
+    say(f"the run failed: {type(error).__name__}: {error}")
+    return str(error)
 
 
 def _exit(number: int, frame: FrameType | None) -> None:

@@ -1,0 +1,58 @@
+"""`slimline nightly` and `slimline regressions`: is it still as fast, as small and as good as it was?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.commands.shared import Json, refusing
+from storage import home
+from storage.opening import metrics_store
+
+app = typer.Typer()
+
+
+@app.command(epilog="Examples: `slimline nightly` | `slimline nightly smoke --rounds 5 --host local`")
+def nightly(
+    study: Annotated[str, typer.Argument(help="A study's name, or the path of a YAML file.")] = "embedded",
+    variants: Annotated[str | None, typer.Option(help="Only these, comma-separated; the baseline always runs.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Interleaved passes over all variants.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Line-completion samples.")] = None,
+    host: Annotated[
+        list[str] | None, typer.Option(help="Where to measure: a name, or a YAML file; repeat it for several.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Benchmark a study and judge it against its history; what looks worse is measured again before it counts.
+
+    Exit status 1 if anything has regressed or failed. The first nights only make history.
+    """
+    with refusing():
+        from flows.study import load_study
+
+        names = [name.strip() for name in variants.split(",")] if variants is not None else None
+        chosen = load_study(study).changed(names, rounds, samples, host)
+    home().mkdir(parents=True, exist_ok=True)  # before Prefect opens its database there
+    from flows.running import run_nightly
+    from storage.judged import render_verdicts
+
+    found = run_nightly(chosen)
+    if found.run:
+        typer.echo(render_verdicts(found.rows, found.floors, "json" if as_json else "text"), nl=False)
+    for variant, reason in found.failed.items():
+        typer.echo(f"failed: {variant}: {reason}", err=True)
+    if found.regressions or found.failed:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Examples: `slimline regressions` | `slimline regressions --all --json`")
+def regressions(
+    recovered: Annotated[bool, typer.Option("--all", help="Also those that have recovered.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print the open regressions: the newest confirmed one of each variant, metric and class of hosts."""
+    with refusing():
+        from storage.judged import render_regressions
+
+        typer.echo(render_regressions(metrics_store(), recovered, "json" if as_json else "text"), nl=False)

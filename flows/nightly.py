@@ -1,0 +1,142 @@
+"""The nightly flow: a benchmark, its verdicts against history, and a second look before an alarm is raised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple
+
+from prefect import flow, runtime
+from prefect.artifacts import create_markdown_artifact
+from prefect.events import emit_event
+from pydantic import Field
+
+from flows.benchmark import DEFAULT_STUDY, benchmark
+from flows.hosts import HostChoice, load_host, shown_name
+from flows.progress import say
+from flows.study import Study, StudyChoice, as_study
+from storage.history import History, Row, hosts_of, read_history, read_predictions, read_rounds
+from storage.judged import render_verdicts
+from storage.metrics import MetricsStore
+from storage.opening import metrics_store
+from tasks.evaluation.regression import LOOKS, NIGHTS_KEPT
+from tasks.judging import METRICS, Judgement, judge, rows_of, settle
+
+EVENT = "slimline.regression"
+
+
+class Verdicts(NamedTuple):
+    """What a nightly run found: the benchmark's run, rows of `verdicts`, noise floors by host, why a variant failed."""
+
+    run: str
+    rows: list[dict[str, Any]]
+    floors: dict[str, float | None]
+    failed: dict[str, str]
+
+    @property
+    def regressions(self) -> list[dict[str, Any]]:
+        """The confirmed regressions."""
+        return [row for row in self.rows if row["verdict"] == "regression"]
+
+
+class _Host(NamedTuple):
+    """What is judged on one host: its history and its judgements so far."""
+
+    history: History
+    judgements: list[Judgement]
+
+    @property
+    def pending(self) -> set[str]:
+        """The variants that have to be measured again."""
+        return {each.row["variant"] for each in self.judgements if each.pending}
+
+
+def _sentence() -> str:
+    study = runtime.flow_run.parameters.get("study", DEFAULT_STUDY)
+    return f"nightly {study if isinstance(study, str) else dict(study)['name']}"
+
+
+@flow(name="nightly", flow_run_name=_sentence)
+def nightly(
+    study: Annotated[
+        StudyChoice | Study, Field(description="What to run: a study that ships, or a whole one.")
+    ] = DEFAULT_STUDY,
+    variants: Annotated[
+        list[str] | None, Field(description="Only these variants of it; its baseline always runs. Empty: all.")
+    ] = None,
+    rounds: Annotated[
+        int | None, Field(ge=1, le=1000, description="Interleaved passes over all variants. Empty: as the study says.")
+    ] = None,
+    samples: Annotated[
+        int | None, Field(ge=1, le=100_000, description="Line-completion samples. Empty: as the study says.")
+    ] = None,
+    hosts: Annotated[
+        list[HostChoice] | None, Field(description="Where to measure, all at once. Empty: as the study says.")
+    ] = None,
+) -> Verdicts:
+    """Benchmark a study and judge it against its history: every variant's speed, memory, size and quality.
+
+    What looks slower, larger or worse than the noise allows is measured again, in more rounds, before it counts. The
+    verdicts are rows of the table `verdicts`; a confirmed regression is an event `slimline.regression` as well.
+    """
+    chosen = as_study(study).changed(variants or None, rounds, samples, hosts or None)
+    outcome = benchmark(chosen)
+    metrics = metrics_store()
+    judged = _second_look(chosen, [_first_look(metrics, outcome.run, host) for host in hosts_of(metrics, outcome.run)])
+    rows = [row for each in judged for row in rows_of(each.judgements, each.history)]
+    metrics.append("verdicts", rows)
+    floors = {each.history.now.host: each.history.now.noise_floor for each in judged}
+    found = Verdicts(outcome.run, rows, floors, outcome.failed)
+    for row in found.regressions:
+        _emit(row)
+    verdict = render_verdicts(rows, floors, "md")
+    create_markdown_artifact(key=f"{chosen.name}-verdicts", markdown=verdict, description=f"Verdicts on {outcome.run}")
+    return found
+
+
+def _first_look(metrics: MetricsStore, run: str, host: str) -> _Host:
+    history = read_history(metrics, run, host, METRICS, NIGHTS_KEPT)
+    found = _Host(history, judge(history, lambda conducted, variant: read_predictions(metrics, conducted, variant)))
+    for each in found.judgements:
+        if each.pending:
+            say(f"suspicious on {host}: {each.row['variant']}: {each.row['reason']}")
+    return found
+
+
+def _second_look(study: Study, judged: list[_Host]) -> list[_Host]:
+    """Measure again what is suspicious, in more and more rounds, until it is decided or the noise has won."""
+    reruns: list[str] = []
+    for before, after in zip((0, *LOOKS), LOOKS, strict=False):
+        variants = sorted(set().union(*(each.pending for each in judged)))
+        if not variants:
+            break
+        say(f"measuring again, {after - before} rounds: {', '.join(variants)}")
+        hosts = [name for name in study.hosts if _is_pending(name, judged)]
+        reruns.append(benchmark(study.changed(variants, rounds=after - before, hosts=hosts)).run)
+        rounds = read_rounds(metrics_store(), reruns)
+        judged = [_Host(each.history, [settle(one, reruns, rounds) for one in each.judgements]) for each in judged]
+    return judged
+
+
+def _is_pending(host: str, judged: Sequence[_Host]) -> bool:
+    shown = shown_name(load_host(host))
+    return any(each.pending and each.history.now.host == shown for each in judged)
+
+
+def _emit(row: Row) -> None:
+    """Tell Prefect, so that an automation can tell people: docs/nightly.md has an example."""
+    series = f"{row['host']}/{row['study']}/{row['variant']}/{row['metric']}"
+    shown = ("run", "study", "host", "variant", "metric", "value", "reference", "ratio", "lo", "hi", "reason")
+    emit_event(
+        event=EVENT,
+        resource={
+            "prefect.resource.id": f"slimline.series.{series}",
+            "prefect.resource.name": f"{row['metric']} of {row['variant']} on {row['host']}",
+            "slimline.variant": row["variant"],
+            "slimline.metric": row["metric"],
+        },
+        payload={
+            **{name: row.get(name) for name in shown},
+            "suspects": row["suspects"],
+            "rerun": row.get("rerun") or [],
+        },
+    )
