@@ -1,0 +1,26 @@
+"""The dashboard's pages, in the order of its menu."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboards import PATHS, compare, history, lineage, results, sql, tradeoffs
+
+ABOUT = "slimline: which compressed code model to ship. This dashboard only reads, and reaches nothing but the store."
+OTHERS = {
+    "Trade-offs": tradeoffs.page,
+    "History": history.page,
+    "Compare": compare.page,
+    "Lineage": lineage.page,
+    "SQL": sql.page,
+}
+
+
+def show() -> None:
+    """Draw the page that the address names."""
+    st.set_page_config(page_title="slimline", layout="wide", menu_items={"About": ABOUT})
+    # Without icons: Streamlit would have the browser fetch the page's from the network.
+    others = [
+        st.Page(page, title=title, url_path=path) for path, (title, page) in zip(PATHS[1:], OTHERS.items(), strict=True)
+    ]
+    st.navigation([results.page_link(), *others]).run()

@@ -1,0 +1,118 @@
+"""The page Trade-offs: quality against speed and size, what keeps the constraints, and which variant to ship."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import streamlit as st
+
+from dashboards import charting, choosing
+from dashboards.reading import Row
+from storage import charts
+from storage.recommending import DEFAULT, Constraints, Recommendation, recommend
+from storage.verdicts import render_recommendation
+
+COSTS = ("samples_per_s", "memory_mb", "memory_over_base_mb", "disk_mb", "energy_j_per_sample")
+QUALITIES = ("es", "em")
+STEPS = 50
+
+
+class Bound(NamedTuple):
+    """A slider: the constraint that it sets, what it says, and the metric whose figures are its range."""
+
+    constraint: str
+    label: str
+    metric: str
+
+
+BOUNDS = (
+    Bound("max_es_drop", "ES drop at most, points", "es_drop"),
+    Bound("max_em_drop", "EM drop at most, points", "em_drop"),
+    Bound("max_memory_mb", "Memory at most, MB", "memory_mb"),
+    Bound("max_disk_mb", "Disk at most, MB", "disk_mb"),
+    Bound("min_samples_per_s", "Speed at least, samples/s", "samples_per_s"),
+)
+
+
+def page() -> None:
+    """Draw it."""
+    st.title("Trade-offs")
+    found = choosing.results_of(choosing.choose_run())
+    host = choosing.choose_host(choosing.hosts_of(found))
+    rows = [row for row in found if row["host"] == host]
+    x, y = _axes()
+    st.header("Constraints")
+    st.caption("A slider at its loosest end sets none; with none at all, ES may drop by 2 points.")
+    verdict = recommend(rows, Constraints(**_bounds(rows)))
+    _name_the_winner(verdict)
+    excluded = [candidate.variant for candidate in verdict.candidates if candidate.unkept]
+    if not any(row[x] is not None for row in rows):
+        st.info(f"{host} has no figures for: {charts.AXES[x].title}.")
+    else:
+        charting.draw(charts.tradeoff(rows, x, y, excluded, verdict.winner), key="tradeoff")
+    with st.expander("Why: the frontier, and what speaks against each other variant"):
+        st.markdown(render_recommendation(verdict, "md"))
+
+
+def _axes() -> tuple[str, str]:
+    with st.container(horizontal=True):
+        x = st.selectbox("Against", COSTS, format_func=_title, key="x", bind=choosing.IN_ADDRESS)
+        y = st.selectbox("Quality", QUALITIES, format_func=_title, key="y", bind=choosing.IN_ADDRESS)
+    return x, y
+
+
+def _title(metric: str) -> str:
+    return charts.AXES[metric].title
+
+
+def _bounds(rows: Sequence[Row]) -> dict[str, float]:
+    """The constraints that the sliders set."""
+    found: dict[str, float] = {}
+    columns = st.columns(len(BOUNDS))
+    for bound, column in zip(BOUNDS, columns, strict=True):
+        with column:
+            value = _slider(bound, rows)
+        if value is not None:
+            found[bound.constraint] = value
+    return found
+
+
+def _slider(bound: Bound, rows: Sequence[Row]) -> float | None:
+    """What a slider over the metric's figures is set to; null at its loosest end, or without any figures."""
+    figures = [row[name] for row in rows for name in (bound.metric, f"{bound.metric}_hi", f"{bound.metric}_lo")]
+    measured = [figure for figure in figures if figure is not None]
+    if not measured:
+        st.caption(f"{bound.label}: not measured")
+        return None
+    lower, upper, step = slider_range(0.0, max(measured))
+    loosest = lower if bound.constraint.startswith("min_") else upper
+    default = DEFAULT.given().get(bound.constraint, loosest)
+    value = st.slider(
+        bound.label,
+        lower,
+        upper,
+        min(default, upper),
+        step,
+        format="%g",
+        key=bound.constraint,
+        bind=choosing.IN_ADDRESS,
+    )
+    return None if value == loosest else value
+
+
+def slider_range(least: float, greatest: float) -> tuple[float, float, float]:
+    """Ends and step of a slider that reaches over both figures, in round numbers."""
+    spread = max(greatest - least, 1.0)
+    step = 10.0 ** math.floor(math.log10(spread / STEPS))
+    step *= next(factor for factor in (1, 2, 5, 10) if spread / (step * factor) <= STEPS)
+    lower, upper = math.floor(least / step), math.floor(greatest / step) + 1
+    return round(lower * step, 10), round(max(upper * step, lower * step + step), 10), step
+
+
+def _name_the_winner(verdict: Recommendation) -> None:
+    if verdict.winner is None:
+        st.warning(f"Ship none: {verdict.rule}.")
+    else:
+        st.success(f"Ship **{verdict.winner}**: {verdict.rule}.")
