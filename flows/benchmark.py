@@ -1,28 +1,28 @@
-"""The parent flow: data and base, every variant, every host, the tables."""
+"""The parent flow: data and base, every variant, every host at once, the tables."""
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Mapping
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import NamedTuple
-from uuid import uuid4
+from typing import Annotated, NamedTuple
 
-from prefect import flow
+from prefect import flow, runtime
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from pydantic import Field
 
 from flows.build import build
-from flows.measure import Built, Report, measure
+from flows.dispatch import measure_everywhere
+from flows.hosts import HostChoice, load_hosts
 from flows.progress import say
-from flows.study import Study
-from storage import home
+from flows.recording import Order, Run, record_failure
+from flows.study import Study, StudyChoice, as_study
 from storage.artifacts import ArtifactRef, ArtifactStore
 from storage.metrics import MetricsStore
+from storage.opening import artifact_store, metrics_store
+from storage.resuming import failures
 from storage.tables import render, result_rows
 from storage.verdicts import recommendations
 from tasks import steps
-from tasks.evaluation.host import library_versions
+
+DEFAULT_STUDY = "embedded"
 
 
 class Outcome(NamedTuple):
@@ -32,34 +32,65 @@ class Outcome(NamedTuple):
     failed: dict[str, str]
 
 
-@flow(name="benchmark", flow_run_name="benchmark {study.name}: {study.measuring.rounds} rounds")
-def benchmark(study: Study) -> Outcome:
-    """Build and measure every variant of a study; a variant that fails does not stop the others.
+def _sentence() -> str:
+    given = runtime.flow_run.parameters
+    study, hosts = given.get("study", DEFAULT_STUDY), given.get("hosts")
+    name = study if isinstance(study, str) else dict(study)["name"]
+    return f"benchmark {name}" + (f" on {', '.join(hosts)}" if hosts else "")
 
-    Args:
-        study: What to run: base model, data, variants and their recipes, hosts, rounds.
+
+@flow(name="benchmark", flow_run_name=_sentence)
+def benchmark(
+    study: Annotated[
+        StudyChoice | Study, Field(description="What to run: a study that ships, or a whole one.")
+    ] = DEFAULT_STUDY,
+    variants: Annotated[
+        list[str] | None, Field(description="Only these variants of it; its baseline always runs. Empty: all.")
+    ] = None,
+    rounds: Annotated[
+        int | None, Field(ge=1, le=1000, description="Interleaved passes over all variants. Empty: as the study says.")
+    ] = None,
+    samples: Annotated[
+        int | None, Field(ge=1, le=100_000, description="Line-completion samples. Empty: as the study says.")
+    ] = None,
+    hosts: Annotated[
+        list[HostChoice] | None, Field(description="Where to measure, all at once. Empty: as the study says.")
+    ] = None,
+) -> Outcome:
+    """Build every variant of a study, measure them all on every host, and show which one to ship.
+
+    A variant that fails does not stop the others, nor does a host that is down: their rows say so. Started again after
+    a kill, a flow run goes on with the same run.
     """
-    run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{study.name}-{uuid4().hex[:6]}"
-    store, metrics = ArtifactStore(home() / "artifacts"), MetricsStore(home() / "metrics")
-    started = datetime.now(UTC)
+    chosen = as_study(study).changed(variants or None, rounds, samples, hosts or None)
+    targets, metrics = load_hosts(chosen.hosts), metrics_store()
+    run = _run_of(chosen)
     try:
-        report = _run(run, study, store, metrics)
-    except BaseException as error:
-        metrics.append("runs", [_run_row(run, study, started, None, f"{type(error).__name__}: {error}")])
+        order = _built(run, artifact_store())
+    except Exception as error:
+        for host in targets:
+            record_failure(run.at(host), f"{type(error).__name__}: {error}", metrics)
         raise
-    metrics.append("runs", [_run_row(run, study, started, report, "; ".join(report.failed.values()) or None)])
-    _publish_tables(run, study, metrics)
-    return Outcome(run, report.failed)
+    measure_everywhere(order, targets)
+    _publish_tables(run.run, chosen, metrics)
+    return Outcome(run.run, _failed(run.run, metrics))
 
 
-def _run(run: str, study: Study, store: ArtifactStore, metrics: MetricsStore) -> Report:
-    say(f"run {run}: preparing data and base model")
-    slice_ = steps.prepare_data(study.data, store)
-    base = steps.make_base(study.base, slice_, store)
-    artifacts, failed = _build_all(study, base, slice_, store)
-    if study.baseline not in artifacts:
-        raise RuntimeError(f"the baseline {study.baseline} could not be built: {failed[study.baseline]}")
-    return measure(Built(run, study, slice_, artifacts, failed), store, metrics)
+def _run_of(study: Study) -> Run:
+    """The run that this flow run is, the same one however often it is started."""
+    flow_run, started = runtime.flow_run.id, runtime.flow_run.scheduled_start_time
+    name = f"{started:%Y%m%dT%H%M%S}-{study.name}-{flow_run[-6:]}"
+    return Run(run=name, study=study, started=started, flow_run=flow_run)
+
+
+def _built(run: Run, store: ArtifactStore) -> Order:
+    say(f"run {run.run}: preparing data and base model")
+    slice_ = steps.prepare_data(run.study.data, store)
+    base = steps.make_base(run.study.base, slice_, store)
+    artifacts, failed = _build_all(run.study, base, slice_, store)
+    if run.study.baseline not in artifacts:
+        raise RuntimeError(f"the baseline {run.study.baseline} could not be built: {failed[run.study.baseline]}")
+    return Order.model_validate({**dict(run), "slice_": slice_, "artifacts": artifacts, "failed": failed})
 
 
 def _build_all(
@@ -78,37 +109,11 @@ def _build_all(
     return artifacts, failed
 
 
-def _run_row(
-    run: str, study: Study, started: datetime, report: Report | None, error: str | None
-) -> Mapping[str, object]:
-    return {
-        "run": run,
-        "study": study.name,
-        "started": started,
-        "finished": datetime.now(UTC),
-        "host": report.host if report else study.hosts[0],
-        "status": "failed" if error else "ok",
-        "baseline": study.baseline,
-        "rounds": study.measuring.rounds,
-        "samples": study.data.samples,
-        "seed": study.seed,
-        "decoding": study.measuring.decoding.model_dump_json(),
-        "noise_floor": report.noise_floor if report else None,
-        "tainted": report.tainted if report else None,
-        "versions": library_versions(),
-        "git_commit": _git_commit(),
-        "spec": study.model_dump_json(),
-        "error": error,
-    }
-
-
-def _git_commit() -> str | None:
-    """Commit of the code that runs, where it runs from a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
-    except (OSError, subprocess.CalledProcessError):
-        return None
+def _failed(run: str, metrics: MetricsStore) -> dict[str, str]:
+    """Why what failed did, by variant; where there are several hosts, by variant and host."""
+    found = failures(metrics, run)
+    several = len({host for host, _ in found}) > 1
+    return {" on ".join([variant, host]) if several else variant: why for (host, variant), why in found.items()}
 
 
 def _publish_tables(run: str, study: Study, metrics: MetricsStore) -> None:

@@ -1,18 +1,24 @@
-"""Variants x rounds on this host: quality once, speed in interleaved rounds with the baseline twice."""
+"""Variants x rounds on this machine: quality once, speed in interleaved rounds with the baseline twice.
+
+Killed at any moment and started again with the same order, it measures only what it had not stored yet.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 from prefect import flow
 
 from flows.progress import Turns, say
+from flows.recording import Ending, Order, append_measurements, missing_speeds, place, run_row
 from flows.study import Study
 from storage.artifacts import ArtifactRef, ArtifactStore
 from storage.metrics import MetricsStore
+from storage.opening import artifact_store, metrics_store
+from storage.resuming import Stored, stored_rows
 from tasks import measuring, steps
 from tasks.evaluation import summarise
 from tasks.evaluation.host import describe_host
@@ -20,69 +26,102 @@ from tasks.evaluation.peaks import Peaks, PeaksFailed, host_peaks
 from tasks.evaluation.score import Score
 from tasks.specs import Scoring
 
-
-@dataclass(frozen=True)
-class Built:
-    """What there is to measure: a run's study, its data slice, its variants' artifacts, and why others have none."""
-
-    run: str
-    study: Study
-    slice_: ArtifactRef
-    artifacts: Mapping[str, ArtifactRef]
-    failed: Mapping[str, str]
+__all__ = ["Order", "measure"]
 
 
-class Report(NamedTuple):
-    """How measuring went on one host: the noise floor, and why a variant failed."""
+class _Site(NamedTuple):
+    """An order being measured here: its stores, what they had of it already, and when to stop."""
 
-    host: str
-    noise_floor: float | None
-    tainted: bool
-    failed: dict[str, str]
+    order: Order
+    store: ArtifactStore
+    metrics: MetricsStore
+    stored: Stored
+    deadline: float
+
+    @property
+    def too_late(self) -> str | None:
+        """That the time which the order allows is over, once it is."""
+        if self.order.minutes is None or time.monotonic() < self.deadline:
+            return None
+        return f"the limit of {self.order.minutes:g} minutes was reached"
+
+    @property
+    def turns(self) -> int:
+        """Measuring processes of the whole order."""
+        return self.order.study.measuring.rounds * (len(self.order.artifacts) + 1)
 
 
-@flow(name="measure", flow_run_name="measure {built.study.name}", validate_parameters=False)
-def measure(built: Built, store: ArtifactStore, metrics: MetricsStore) -> Report:
-    """Measure every built variant on this host and append the rows; what could not be built gets a row saying so."""
-    described = describe_host()
-    host = str(described["host"])
-    peaks = _peaks(built.study)
-    columns = peaks.columns() if peaks else {}
-    metrics.append("hosts", [{**described, **columns, "run": built.run, "recorded": datetime.now(UTC)}])
-    predictions, failed = _complete(built, store)
-    scores = measuring.scores_of(predictions, store)
-    metrics.append("predictions", measuring.prediction_rows(built.run, host, predictions, scores, store))
-    rounds = _rounds(built, host, store, metrics)
-    failed |= {row["variant"]: row["error"] for row in rounds if row["error"]} | dict(built.failed)
-    measured = [
-        *summarise.speed_measurements(rounds, built.study.baseline),
-        *_quality(built.study, scores, failed),
-        *(made for variant in built.artifacts for made in _of_artifact(built, variant, store)),
-        *(share for variant in built.artifacts if peaks for share in _limits(built, variant, rounds, peaks, store)),
-        *(summarise.absent(variant, "samples_per_s", reason) for variant, reason in built.failed.items()),
-    ]
-    _append_measurements(built, host, measured, store, metrics)
-    return Report(host, *summarise.session_noise(rounds, built.study.baseline), failed)
+@flow(name="measure", flow_run_name="measure {order.study.name} on {order.shown_host}")
+def measure(order: Order) -> None:
+    """Measure every built variant on this machine and append the rows; what could not be built gets one saying so.
+
+    Args:
+        order: What to measure, for which run; made by `benchmark`.
+    """
+    metrics = metrics_store()
+    stored = stored_rows(metrics, order.run, order.shown_host)
+    site = _Site(order, artifact_store(), metrics, stored, time.monotonic() + (order.minutes or 0) * 60)
+    if not (stored.measured and stored.recorded):
+        _measure(site)
+
+
+def _measure(site: _Site) -> None:
+    order, metrics, baseline = site.order, site.metrics, site.order.study.baseline
+    peaks = None if site.stored.measured else _describe(site)
+    predictions, failed = _complete(site)
+    scores = measuring.scores_of(predictions, site.store)
+    new = {variant: ref for variant, ref in predictions.items() if variant not in site.stored.predicted}
+    metrics.append("predictions", measuring.prediction_rows(order.run, order.shown_host, new, scores, site.store))
+    rounds = _rounds(site)
+    cut_short = site.too_late if len(rounds) < site.turns else None
+    failed |= {row["variant"]: row["error"] for row in rounds if row["error"]} | order.failed
+    if not site.stored.measured:
+        measured = [
+            *summarise.speed_measurements(rounds, baseline),
+            *missing_speeds(order, rounds, cut_short or "it was not measured"),
+            *_quality(order.study, scores, failed),
+            *(made for variant in order.artifacts for made in _of_artifact(site, variant)),
+            *(share for variant in order.artifacts if peaks for share in _limits(site, variant, rounds, peaks)),
+        ]
+        append_measurements(order, measured, site.store, metrics)
+    reasons = dict.fromkeys([*failed.values(), *([cut_short] if cut_short else [])])
+    ending = Ending(*summarise.session_noise(rounds, baseline), "; ".join(reasons) or None)
+    metrics.append("runs", [run_row(order, ending, place()["node"])])
+
+
+def _describe(site: _Site) -> Peaks | None:
+    """Store what this machine is; its peaks, without which the variants' shares of its limits are left out."""
+    peaks = _peaks(site.order.study)
+    if not site.stored.described:
+        described = {**describe_host(), "host": site.order.shown_host, **place(), "run": site.order.run}
+        columns = peaks.columns() if peaks else {}
+        site.metrics.append("hosts", [{**described, **columns, "recorded": datetime.now(UTC)}])
+    return peaks
 
 
 def _peaks(study: Study) -> Peaks | None:
-    """This host's peaks, kept or measured now; without them the variants' shares of its limits are left out."""
+    """This host's peaks, kept or measured now."""
     try:
-        return host_peaks(measuring.threads_of(study.measuring))
+        with steps.exclusive():
+            return host_peaks(measuring.threads_of(study.measuring))
     except PeaksFailed as failure:
         say(str(failure))
         return None
 
 
-def _complete(built: Built, store: ArtifactStore) -> tuple[dict[str, ArtifactRef], dict[str, str]]:
+def _complete(site: _Site) -> tuple[dict[str, ArtifactRef], dict[str, str]]:
     """Every variant's completions, and the reason where there are none; random weights are not asked."""
     predictions: dict[str, ArtifactRef] = {}
     failed: dict[str, str] = {}
-    for variant, artifact in built.artifacts.items():
-        if measuring.has_random_weights(artifact, store):
+    order = site.order
+    for variant, artifact in order.artifacts.items():
+        if measuring.has_random_weights(artifact, site.store):
             continue
-        scoring = _scoring(built.study, variant)
-        state = steps.complete(scoring, artifact, built.slice_, store, return_state=True)
+        if too_late := site.too_late:
+            failed[variant] = too_late
+            continue
+        scoring = _scoring(order.study, variant)
+        state = steps.complete(scoring, artifact, order.slice_, site.store, return_state=True)
         result = state.result(raise_on_failure=False)
         if isinstance(result, ArtifactRef):
             predictions[variant] = result
@@ -102,20 +141,30 @@ def _scoring(study: Study, variant: str) -> Scoring:
     )
 
 
-def _rounds(built: Built, host: str, store: ArtifactStore, metrics: MetricsStore) -> list[summarise.Row]:
-    rows: list[summarise.Row] = []
-    study, spec = built.study, built.study.measuring
-    with Turns(spec.rounds * (len(built.artifacts) + 1)) as turns:
+def _rounds(site: _Site) -> list[summarise.Row]:
+    """The rows of `rounds`: those stored already, and a new one for every turn that has none, until it is too late."""
+    order, spec, baseline = site.order, site.order.study.measuring, site.order.study.baseline
+    rows = list(site.stored.rounds)
+    done = {(row["round"], row["variant"], row["replicate"]) for row in rows}
+    with Turns(site.turns) as turns:
         for number in range(1, spec.rounds + 1):
-            order = measuring.round_order(list(built.artifacts), study.baseline, study.seed, number)
-            for position, (variant, replicate) in enumerate(order):
-                visit = summarise.Visit(built.run, host, number, position, variant, replicate)
+            in_turn = measuring.round_order(list(order.artifacts), baseline, order.study.seed, number)
+            for position, (variant, replicate) in enumerate(in_turn):
+                if (number, variant, replicate) in done or site.stored.measured or site.too_late:
+                    continue
                 turns.begin(f"round {number} of {spec.rounds}: {variant}")
-                engine = study.variants[variant].engine
-                rows.append(steps.measure_speed(visit, built.artifacts[variant], engine, built.slice_, spec, store))
-                metrics.append("rounds", rows[-1:])
+                visit = summarise.Visit(order.run, order.shown_host, number, position, variant, replicate)
+                rows.append(_turn(site, visit))
                 turns.end(rows[-1]["samples_per_s"])
     return rows
+
+
+def _turn(site: _Site, visit: summarise.Visit) -> summarise.Row:
+    study, artifact = site.order.study, site.order.artifacts[visit.variant]
+    engine = study.variants[visit.variant].engine
+    row = steps.measure_speed(visit, artifact, engine, site.order.slice_, study.measuring, site.store) | place()
+    site.metrics.append("rounds", [row])
+    return row
 
 
 def _quality(study: Study, scores: Mapping[str, Score], failed: Mapping[str, str]) -> list[summarise.Measured]:
@@ -125,36 +174,15 @@ def _quality(study: Study, scores: Mapping[str, Score], failed: Mapping[str, str
     return summarise.quality_measurements(found, study.baseline)
 
 
-def _of_artifact(built: Built, variant: str, store: ArtifactStore) -> list[summarise.Measured]:
-    artifact = built.artifacts[variant]
+def _of_artifact(site: _Site, variant: str) -> list[summarise.Measured]:
+    artifact = site.order.artifacts[variant]
     return [
-        *measuring.measure_size(variant, artifact, store),
-        *measuring.note_measurements(variant, artifact, store),
+        *measuring.measure_size(variant, artifact, site.store),
+        *measuring.note_measurements(variant, artifact, site.store),
     ]
 
 
-def _limits(
-    built: Built, variant: str, rounds: list[summarise.Row], peaks: Peaks, store: ArtifactStore
-) -> list[summarise.Measured]:
-    work = measuring.work(built.artifacts[variant], built.study.variants[variant].engine, store)
-    beams = built.study.measuring.decoding.beams
-    return summarise.limit_measurements(rounds, variant, work, peaks, beams)
-
-
-def _append_measurements(
-    built: Built, host: str, measured: list[summarise.Measured], store: ArtifactStore, metrics: MetricsStore
-) -> None:
-    study = built.study
-    subjects = {variant: _subject(built, variant, store) for variant in study.variants}
-    in_order = sorted(measured, key=lambda each: list(study.variants).index(each.variant))
-    rows = summarise.measurement_rows(
-        in_order, subjects, run=built.run, study=study.name, host=host, time=datetime.now(UTC)
-    )
-    metrics.append("measurements", rows)
-
-
-def _subject(built: Built, variant: str, store: ArtifactStore) -> summarise.Subject:
-    label, artifact = built.study.variants[variant].label, built.artifacts.get(variant)
-    if artifact is None:
-        return summarise.Subject(None, label, random_weights=False)
-    return summarise.Subject(artifact.digest, label, measuring.has_random_weights(artifact, store))
+def _limits(site: _Site, variant: str, rounds: list[summarise.Row], peaks: Peaks) -> list[summarise.Measured]:
+    study = site.order.study
+    work = measuring.work(site.order.artifacts[variant], study.variants[variant].engine, site.store)
+    return summarise.limit_measurements(rounds, variant, work, peaks, study.measuring.decoding.beams)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
+from flows.hosts import HostChoice, load_hosts
+from flows.reading import StudyError, find_file, names_in, problems_of, read_fields, unknown
 from tasks.specs import (
     Base,
     BundledBase,
@@ -36,6 +36,19 @@ from tasks.specs import (
     WeightOnly,
     Work,
 )
+
+__all__ = [
+    "STUDIES",
+    "HostChoice",
+    "Study",
+    "StudyChoice",
+    "StudyError",
+    "Variant",
+    "as_study",
+    "load_study",
+    "parse_study",
+    "study_names",
+]
 
 STUDIES = Path(__file__).parent / "studies"
 
@@ -74,10 +87,6 @@ _RUNS: dict[str, tuple[Form, ...]] = {
     "openvino": ("OpenVINO model", "quantized OpenVINO model"),
     "ctranslate2": ("CTranslate2 model",),
 }
-
-
-class StudyError(ValueError):
-    """A study that cannot run: the message names the field, its value, and what is allowed."""
 
 
 def form_after(steps: Sequence[Step], field: str) -> Form:
@@ -163,6 +172,14 @@ class Study(Spec):
             raise ValueError(unknown(baseline, variants))
         return baseline
 
+    @field_validator("hosts")
+    @classmethod
+    def _hosts_differ(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if hosts.count(host) > 1:
+                raise ValueError(f"{host!r} stands twice; allowed: once")
+        return hosts
+
     @field_validator("prepare")
     @classmethod
     def _prepares_a_checkpoint(cls, prepare: tuple[Preparation, ...]) -> tuple[Preparation, ...]:
@@ -190,23 +207,46 @@ class Study(Spec):
         kept = {name: variant for name, variant in self.variants.items() if name in {*names, self.baseline}}
         return self.model_copy(update={"variants": kept})
 
+    def changed(
+        self,
+        variants: Sequence[str] | None = None,
+        rounds: int | None = None,
+        samples: int | None = None,
+        hosts: Sequence[str] | None = None,
+    ) -> Study:
+        """The study with only these variants and its baseline, other numbers, other hosts; null leaves what it says.
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, but a key that stands twice is an error, where PyYAML silently keeps the last."""
-
-    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"{key.value!r} stands twice", problem_mark=key.start_mark)
-            seen.add(str(key.value))
-        return node
+        Raises:
+            StudyError: it then cannot run: a name is unknown, a number out of bounds, a host is no host.
+        """
+        content = (self if variants is None else self.only(variants)).model_dump()
+        if rounds is not None:
+            content["measuring"]["rounds"] = rounds
+        if samples is not None:
+            content["data"]["samples"] = samples
+        if hosts is not None:
+            content["hosts"] = list(hosts)
+        study = parse_study(content)
+        load_hosts(study.hosts)
+        return study
 
 
 def study_names() -> list[str]:
     """The studies that ship with slimline."""
-    return sorted(path.stem for path in STUDIES.glob("*.yaml"))
+    return names_in(STUDIES)
+
+
+# A choice in a form; the path of a file is another choice wherever names are typed.
+StudyChoice = Annotated[str, WithJsonSchema({"type": "string", "enum": study_names(), "title": "Study"})]
+
+
+def as_study(study: str | Study) -> Study:
+    """A study as it is, or by name or path.
+
+    Raises:
+        StudyError: as `load_study`.
+    """
+    return load_study(study) if isinstance(study, str) else study
 
 
 def load_study(name: str) -> Study:
@@ -215,19 +255,8 @@ def load_study(name: str) -> Study:
     Raises:
         StudyError: there is no such study, or it is invalid; the message names every offending field.
     """
-    is_path = name.endswith((".yaml", ".yml"))
-    path = Path(name) if is_path else STUDIES / f"{name}.yaml"
-    if not (path.is_file() if is_path else name in study_names()):
-        raise StudyError(f"study: {unknown(name, study_names())}, or the path of a .yaml file")
-    try:
-        content = yaml.load(path.read_text("utf8"), _Loader)  # noqa: S506 - a safe one
-    except (yaml.YAMLError, ValueError) as error:  # such as a date that does not exist
-        raise StudyError(f"{path}: no YAML: {error}") from error
-    except RecursionError as error:
-        raise StudyError(f"{path}: no YAML: nested too deeply") from error
-    if not isinstance(content, dict):
-        raise StudyError(f"{path}: a study is a mapping of fields, found {type(content).__name__}")
-    return parse_study({"name": path.stem, **content})
+    path = find_file("study", name, STUDIES)
+    return parse_study({"name": path.stem, **read_fields(path, "a study")})
 
 
 def parse_study(content: Mapping[str, Any]) -> Study:
@@ -236,19 +265,3 @@ def parse_study(content: Mapping[str, Any]) -> Study:
         return Study.model_validate(content)
     except ValidationError as error:
         raise StudyError("\n".join(problems_of(error))) from error
-
-
-def problems_of(error: ValidationError) -> Iterator[str]:
-    """One line a problem: the field's path, what is allowed, and what was found."""
-    for problem in error.errors():
-        field = ".".join(str(part) for part in problem["loc"]) or "study"
-        value = problem["input"]
-        shown = f" (found {value!r})" if isinstance(value, str | int | float | bool) else ""
-        yield f"{field}: {problem['msg'].removeprefix('Value error, ')}{shown}"
-
-
-def unknown(name: str, known: Mapping[str, object] | Sequence[str]) -> str:
-    """Says that a name is unknown, what comes close, and what is allowed."""
-    close = get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]}?" if close else ";"
-    return f"{name!r} is unknown{hint} allowed: {', '.join(known)}"

@@ -7,18 +7,32 @@ its policy. What is built is cached exactly; what is timed never is.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import wraps
+from inspect import signature
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
+from uuid import UUID
 
-from prefect import Task, task
+import httpx
+from prefect import Task, get_client, task
 from prefect.cache_policies import NO_CACHE, CachePolicy
+from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
+from prefect.concurrency.context import ConcurrencyContext
+from prefect.concurrency.sync import concurrency
 from prefect.context import TaskRunContext
+from prefect.exceptions import ObjectAlreadyExists
 from prefect.settings import get_current_settings
 
+from storage import home
 from storage.artifacts import ArtifactError, ArtifactRef, ArtifactStore
 from tasks import building, measuring
+from tasks.exclusive import measuring_lock
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,23 +49,99 @@ class ExactStep(CachePolicy):
         self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any
     ) -> str:
         """The key of `tasks.building.step_key`; a record whose artifact is gone or damaged is forgotten first."""
-        refs = [value for value in inputs.values() if isinstance(value, ArtifactRef)]
-        key = building.step_key(inputs["spec"], refs)
-        _forget_if_damaged(Path(get_current_settings().results.local_storage_path) / key, inputs["store"])
-        return key
+        record = _record(inputs)
+        _kept(record, inputs["store"])
+        return record.name
 
 
-def _forget_if_damaged(record: Path, store: ArtifactStore) -> None:
+def _record(inputs: Mapping[str, Any]) -> Path:
+    """Where Prefect keeps what a step made."""
+    refs = [value for value in inputs.values() if isinstance(value, ArtifactRef)]
+    return Path(get_current_settings().results.local_storage_path) / building.step_key(inputs["spec"], refs)
+
+
+def _kept(record: Path, store: ArtifactStore) -> ArtifactRef | None:
+    """What a step made, if it is still there, and whole; the record is removed if not."""
     try:
-        store.verify(ArtifactRef.model_validate(json.loads(json.loads(record.read_text("utf8"))["result"])["data"]))
+        ref = ArtifactRef.model_validate(json.loads(json.loads(record.read_text("utf8"))["result"])["data"])
+        store.verify(ref)
     except FileNotFoundError:
-        return
+        return None
     except (ArtifactError, ValueError, KeyError, TypeError):
         record.unlink()
+        return None
+    return ref
 
 
-def _built(function: Callable[P, R], sentence: str, retries: int = 0) -> Task[P, R]:
+# ------------------------------------------------------------------------------------------------------- one at a time
+
+_LEASE_S = 60  # the shortest that Prefect grants; renewed while it is held
+_OUTAGE = (ConcurrencySlotAcquisitionError, httpx.TransportError)
+_OUTAGE_S = 120.0
+
+
+@contextmanager
+def exclusive() -> Iterator[None]:
+    """Nothing else is built or measured on this machine meanwhile, by whoever uses the same server, or the same home.
+
+    The server's limit is what other homes see. The lock around it is for runs with servers of their own, and it tells
+    that a slot is held by the dead: the kernel frees it with its holder, the server a minute later.
+    """
+    lease = home() / f"measuring-{platform.node()}.lease"
+    with measuring_lock():
+        slot = _slot_taken(f"measure-{platform.node()}", lease)
+        try:
+            yield
+        finally:
+            with suppress(*_OUTAGE):  # what was measured counts; the slot is freed by whoever comes next
+                slot.close()
+                lease.unlink()
+
+
+def _slot_taken(limit: str, lease: Path) -> ExitStack:
+    """The server's slot, once it is free; a server that is just being started again is waited for."""
+    give_up = time.monotonic() + _OUTAGE_S
+    while True:
+        try:
+            _free_slot_of_the_dead(limit, lease)
+            slot = ExitStack()
+            slot.enter_context(
+                concurrency(limit, 1, lease_duration=_LEASE_S, strict=True, raise_on_lease_renewal_failure=False)
+            )
+        except _OUTAGE:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(1)
+        else:
+            granted = ConcurrencyContext.get()
+            lease.write_text(str(granted.cleanup_lease_ids[-1]) if granted else "", "utf8")
+            return slot
+
+
+def _free_slot_of_the_dead(limit: str, lease: Path) -> None:
+    """Whoever left the file had the lock that is ours now, so it has died with the slot."""
+    with get_client(sync_client=True) as client:
+        with suppress(ObjectAlreadyExists):  # where two make it at once
+            client.upsert_global_concurrency_limit_by_name(limit, 1)
+        with suppress(FileNotFoundError, ValueError):
+            client.release_concurrency_slots_with_lease(UUID(lease.read_text("utf8")))
+            lease.unlink()
+        if get_current_settings().api.url is None:  # our own short-lived server, which frees nothing that has expired
+            client.update_global_concurrency_limit(limit, GlobalConcurrencyLimitUpdate(active_slots=0))
+
+
+# ---------------------------------------------------------------------------------------------------------- the doors
+
+
+def _built(function: Callable[P, ArtifactRef], sentence: str, retries: int = 0) -> Task[P, ArtifactRef]:
     """A task that makes an artifact: cached exactly. Only what reads from outside can fail for a moment."""
+
+    @wraps(function)
+    def alone(*args: P.args, **kwargs: P.kwargs) -> ArtifactRef:
+        inputs = signature(function).bind(*args, **kwargs).arguments
+        with exclusive():  # another run may have made it while this one waited
+            return _kept(_record(inputs), inputs["store"]) or function(*args, **kwargs)
+
     bind = task(
         name=function.__name__.replace("_", "-"),
         task_run_name=sentence,
@@ -61,14 +151,20 @@ def _built(function: Callable[P, R], sentence: str, retries: int = 0) -> Task[P,
         persist_result=True,
         result_serializer="json",
     )
-    return bind(function)
+    return bind(alone)
 
 
 def _timed(function: Callable[P, R], sentence: str) -> Task[P, R]:
     """A task that measures: never cached, and never retried, because a second try would hide what the first saw."""
+
+    @wraps(function)
+    def alone(*args: P.args, **kwargs: P.kwargs) -> R:
+        with exclusive():
+            return function(*args, **kwargs)
+
     name = function.__name__.replace("_", "-")
     bind = task(name=name, task_run_name=sentence, tags=["measure"], cache_policy=NO_CACHE, persist_result=False)
-    return bind(function)
+    return bind(alone)
 
 
 prepare_data = _built(building.prepare_data, "cut {spec.samples} lines from {spec.origin.source}", retries=1)

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.shared import Json, artifact_store, fail, metrics_store, refusing
+from flows.commands.shared import Json, fail, refusing
+from storage.opening import artifact_store, metrics_store
 
 app = typer.Typer(no_args_is_help=True, help="What was built: list, show, verify, remove.")
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.shared import Json, metrics_store, refusing
+from flows.commands.shared import Json, refusing
+from storage.opening import metrics_store
 
 app = typer.Typer()
 

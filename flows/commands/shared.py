@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
-
-from storage import home
-
-if TYPE_CHECKING:
-    from storage.artifacts import ArtifactStore
-    from storage.metrics import MetricsStore
 
 BAD_INPUT = 2
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -39,17 +33,3 @@ def fail(message: str, status: int = BAD_INPUT) -> NoReturn:
     """End the command with a message on standard error."""
     typer.echo(f"error: {message}", err=True)
     raise typer.Exit(status)
-
-
-def artifact_store() -> ArtifactStore:
-    """What was built."""
-    from storage.artifacts import ArtifactStore
-
-    return ArtifactStore(home() / "artifacts")
-
-
-def metrics_store() -> MetricsStore:
-    """What was measured."""
-    from storage.metrics import MetricsStore
-
-    return MetricsStore(home() / "metrics")

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.shared import metrics_store, refusing
+from flows.commands.shared import refusing
+from storage.opening import metrics_store
 
 app = typer.Typer()
 

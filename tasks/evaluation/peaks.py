@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
 
 from storage import durable, home
@@ -34,6 +33,7 @@ from tasks.evaluation.host import (
     library_versions,
     usable_cpus,
 )
+from tasks.exclusive import measuring_lock
 from tasks.processes import die_with
 
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -104,8 +104,7 @@ def host_peaks(threads: int, remeasure: bool = False) -> Peaks:
     path = home() / "peaks" / f"{identity['fingerprint']}.json"
     if not remeasure and (kept := _kept(path)):
         return kept
-    home().mkdir(parents=True, exist_ok=True)
-    with FileLock(home() / "measuring.lock"):
+    with measuring_lock():
         measured = datetime.now(UTC)
         peaks = Peaks.model_validate({**identity, "measured": measured, **_in_new_process(threads)})
     durable.write_whole(path.parent, path, peaks.model_dump_json(indent=2).encode())

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Self, get_args
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError, model_validator
 
@@ -24,6 +23,7 @@ from storage import home
 from storage.durable import write_whole
 from tasks.engines.checkpoint import CheckpointError, read_gpt2_config
 from tasks.evaluation.host import describe_host, usable_cpus, usable_threads
+from tasks.exclusive import measuring_lock
 from tasks.fingerprint import fingerprint, library_versions
 from tasks.pruning.shapes import Shape, shape_of
 from tasks.pruning.timing import NEW_TOKENS, TimedOn, TimingRequest, time_shapes
@@ -195,9 +195,7 @@ def _measure(setting: Setting) -> LatencyTable:
         prompt_tokens=prompt_tokens,
         shapes=tuple(shape._replace(positions=prompt_tokens + NEW_TOKENS) for shape in shapes),
     )
-    home().mkdir(parents=True, exist_ok=True)
-    # The lock of every measurement on this host: two at once would measure each other.
-    with FileLock(home() / "measuring.lock"):
+    with measuring_lock():
         seconds = time_shapes(request)
     return fit_table(setting, prompt_tokens, shapes, seconds)
 

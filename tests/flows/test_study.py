@@ -257,11 +257,11 @@ def test_a_missing_file_is_refused_by_name(tmp_path):
 
 
 def test_an_unknown_host_is_refused_with_what_comes_close():
-    for name, hint in (("locl", "did you mean local?"), ("../hosts/local", "allowed: local")):
+    for name, hint in (("locl", "did you mean local?"), ("../hosts/local", "local, or the path of a .yaml file")):
         with pytest.raises(StudyError) as refused:
             load_host(name)
         assert str(refused.value).startswith(f"host: {name!r} is unknown")
-        assert "allowed: local" in str(refused.value) and hint in str(refused.value)
+        assert "allowed: delftblue, laptop, local" in str(refused.value) and hint in str(refused.value)
 
 
 # ------------------------------------------------------------------------------------------------------ shipped studies
