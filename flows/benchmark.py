@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, NamedTuple
 
 from prefect import flow, runtime
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from pydantic import Field
 
 from flows.build import build
@@ -13,13 +12,12 @@ from flows.dispatch import measure_everywhere
 from flows.hosts import HostChoice, load_hosts
 from flows.progress import say
 from flows.recording import Order, Run, record_failure
+from flows.showing import show_run, shown_progress
 from flows.study import Study, StudyChoice, as_study
 from storage.artifacts import ArtifactRef, ArtifactStore
 from storage.metrics import MetricsStore
 from storage.opening import artifact_store, metrics_store
 from storage.resuming import failures
-from storage.tables import render, result_rows
-from storage.verdicts import recommendations
 from tasks import steps
 
 DEFAULT_STUDY = "embedded"
@@ -65,14 +63,16 @@ def benchmark(
     chosen = as_study(study).changed(variants or None, rounds, samples, hosts or None)
     targets, metrics = load_hosts(chosen.hosts), metrics_store()
     run = _run_of(chosen)
+    store = artifact_store()
     try:
-        order = _built(run, artifact_store())
+        with shown_progress(f"{chosen.name}-building"):
+            order = _built(run, store)
     except Exception as error:
         for host in targets:
             record_failure(run.at(host), f"{type(error).__name__}: {error}", metrics)
         raise
     measure_everywhere(order, targets)
-    _publish_tables(run.run, chosen, metrics)
+    show_run(run.run, chosen.name, store, metrics)
     return Outcome(run.run, _failed(run.run, metrics))
 
 
@@ -114,16 +114,3 @@ def _failed(run: str, metrics: MetricsStore) -> dict[str, str]:
     found = failures(metrics, run)
     several = len({host for host, _ in found}) > 1
     return {" on ".join([variant, host]) if several else variant: why for (host, variant), why in found.items()}
-
-
-def _publish_tables(run: str, study: Study, metrics: MetricsStore) -> None:
-    rows = result_rows(metrics, study=None, run=run)
-    create_table_artifact(key=f"{study.name}-results", table=rows, description=f"Results of {run}")
-    create_markdown_artifact(
-        key=f"{study.name}-table", markdown=render(rows, "md"), description=f"Result table of {run}"
-    )
-    create_markdown_artifact(
-        key=f"{study.name}-recommendation",
-        markdown="\n".join(recommendations(metrics, run, "md")),
-        description=f"What to ship, by {run}",
-    )

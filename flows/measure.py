@@ -14,6 +14,7 @@ from prefect import flow
 
 from flows.progress import Turns, say
 from flows.recording import Ending, Order, append_measurements, missing_speeds, place, run_row
+from flows.showing import shown_progress
 from flows.study import Study
 from storage.artifacts import ArtifactRef, ArtifactStore
 from storage.metrics import MetricsStore
@@ -62,7 +63,8 @@ def measure(order: Order) -> None:
     stored = stored_rows(metrics, order.run, order.shown_host)
     site = _Site(order, artifact_store(), metrics, stored, time.monotonic() + (order.minutes or 0) * 60)
     if not (stored.measured and stored.recorded):
-        _measure(site)
+        with shown_progress(f"{order.study.name}-measuring-{order.shown_host}"):
+            _measure(site)
 
 
 def _measure(site: _Site) -> None:
