@@ -238,7 +238,9 @@ def _named(points: Sequence[Mapping[str, Any]], scales: tuple[_Scale, _Scale]) -
 
 
 def _layered(layers: Sequence[alt.Chart], height: float | alt.Step, description: str) -> alt.LayerChart:
-    return alt.LayerChart(layer=list(layers), width=WIDTH, height=height, description=description)
+    # A layer that draws nothing would be a picture without a name to a screen reader.
+    drawn = [layer for layer in layers if layer.data.values]
+    return alt.LayerChart(layer=drawn, width=WIDTH, height=height, description=description)
 
 
 def _nothing() -> alt.LayerChart:
