@@ -29,12 +29,16 @@ def compact() -> dict[str, int]:
 
 @flow(name="gc", flow_run_name="remove artifacts no newest run needs")
 def gc(
-    keep_hours: Annotated[float, Field(ge=0, description="Keep what is younger, hours: a run may be using it.")] = 24,
-    dry_run: Annotated[bool, Field(description="Only list what would go.")] = False,
+    keep_hours: Annotated[float, Field(ge=0)] = 24,
+    dry_run: bool = False,
 ) -> list[str]:
     """Remove artifacts that no newest run of a study on a host measured or was made of; measurements stay for ever.
 
     What is removed can be built again from its recipe.
+
+    Args:
+        keep_hours: Keep what is younger, hours: a run may be using it.
+        dry_run: Only list what would go.
     """
     removed = [str(ref) for ref in collect_garbage(artifact_store(), metrics_store(), keep_hours, dry_run)]
     said = f"{len(removed)} artifacts {'would go' if dry_run else 'removed'}"
