@@ -1,0 +1,111 @@
+"""Flow runs whose process is gone: the worker that would have noticed was killed, too."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterParentFlowRunId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.states import Cancelled, Crashed, Scheduled
+
+from flows.served import marked
+
+_ATTEMPTS = 5
+# A worker needs a few seconds from taking a run to starting its process; on a busy machine, more.
+_STARTING = timedelta(seconds=30)
+_JUST_NOW = timedelta(minutes=2)
+_UNFINISHED = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
+
+
+class Rescue:
+    """Puts the flow runs of killed processes on the schedule again; flows go on where they were."""
+
+    def __init__(self, client: SyncPrefectClient, home: Path, workers: Mapping[str, str]) -> None:
+        """`workers` are the names of this machine's, by pool: only their runs have their process here."""
+        self._client, self._home, self._workers = client, home, workers
+        self._missing: set[UUID] = set()
+
+    def look(self) -> list[str]:
+        """Rescue what was missing at the last look already; a sentence each. Errors are the client's."""
+        missing = {run.id: run for run in self._without_process()}
+        gone = self._missing & missing.keys()
+        self._missing = missing.keys() - gone
+        return [self._rescue(missing[each]) for each in gone] + [self._rescue(run) for run in self._killed()]
+
+    def interrupt(self) -> list[str]:
+        """Rescue every run of these workers at once, now that they and all their processes have been ended."""
+        return [self._rescue(run) for run in self._runs(_UNFINISHED)]
+
+    def _without_process(self) -> Iterator[FlowRun]:
+        runs = self._runs(_UNFINISHED)
+        alive = {environment.get("PREFECT__FLOW_RUN_ID") for _, environment in marked(self._home)} if runs else set()
+        for run in runs:
+            is_starting = _state(run).is_pending() and _age(run) < _STARTING
+            if str(run.id) not in alive and not is_starting:
+                yield run
+
+    def _killed(self) -> Iterator[FlowRun]:
+        """Runs whose process was killed under a worker that lives: it has called them crashed."""
+        for run in self._runs([StateType.CRASHED], since=datetime.now(UTC) - _JUST_NOW):
+            if "status code: -9" in (_state(run).message or "") and run.run_count < _ATTEMPTS:
+                yield run
+
+    def _runs(self, states: Collection[StateType], since: datetime | None = None) -> list[FlowRun]:
+        runs = self._client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states)))),
+            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=list(self._workers))),
+        )
+        return [run for run in runs if self._is_ours(run) and (since is None or _state(run).timestamp > since)]
+
+    def _is_ours(self, run: FlowRun) -> bool:
+        worker = run.labels.get("prefect.worker.name")
+        return worker in self._workers.values() or (
+            worker is None and _age(run) > _STARTING
+        )  # it was killed before it signed
+
+    def _rescue(self, run: FlowRun) -> str:
+        for child in self._inside(run):
+            self._client.set_flow_run_state(child.id, Crashed(message="the process it ran in was killed"), force=True)
+        state, sentence = _next(run)
+        self._client.set_flow_run_state(run.id, state, force=True)
+        return f"{run.name!r} {sentence}"
+
+    def _inside(self, run: FlowRun) -> list[FlowRun]:
+        """Unfinished flows that ran in the process of this one; deployed ones have a process of their own."""
+        children = self._client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(
+                parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run.id]),
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(_UNFINISHED))),
+            )
+        )
+        own = [child for child in children if child.deployment_id is None]
+        return [*own, *(deeper for child in own for deeper in self._inside(child))]
+
+
+def _next(run: FlowRun) -> tuple[State, str]:
+    if _state(run).is_cancelling():
+        return Cancelled(message="its process is gone"), "is cancelled: its process is gone"
+    if run.run_count >= _ATTEMPTS:
+        text = f"its process was killed {run.run_count} times"
+        return Crashed(message=text), f"crashed: {text}"
+    return Scheduled(message="its process was killed; it goes on where it was"), "goes on: its process was gone"
+
+
+def _state(run: FlowRun) -> State:
+    assert run.state is not None  # every run that was read from the server has one
+    return run.state
+
+
+def _age(run: FlowRun) -> timedelta:
+    return datetime.now(UTC) - _state(run).timestamp
