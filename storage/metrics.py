@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from storage import partitions, querying
+from storage import partitions, querying, sandbox
 from storage.partitions import LocalPartitions, Partitions, RemotePartitions
 from storage.querying import QueryRefused
+from storage.sandbox import USUAL, Limits
 from storage.schemas import TABLES, RowsRefused, arrow_schema, checked, columns_of
 
 if TYPE_CHECKING:
@@ -69,7 +71,9 @@ class MetricsStore:
         seconds: float = TIME_LIMIT_S,
         on_start: Callable[[duckdb.DuckDBPyConnection], None] = lambda connection: None,
     ) -> pa.Table:
-        """The answer to one statement that only reads, from anyone; QueryRefused says why there is none.
+        """The answer to one statement that only reads; QueryRefused says why there is none.
+
+        It runs in this process, where what one call of a function takes is not limited: what others write is for `ask`.
 
         `on_start` gets the connection before it is asked: its `interrupt` ends the query from another thread.
         """
@@ -82,6 +86,13 @@ class MetricsStore:
             except (duckdb.IOException, FileNotFoundError) as error:
                 problem = error  # a merge may have replaced a file between the listing and the reading of it
         raise QueryRefused(f"the store cannot be read: {problem}") from problem
+
+    def ask(self, sql: str, limits: Limits = USUAL, cancelled: threading.Event | None = None) -> pa.Table:
+        """The answer to `query` from anyone, in a process of its own within limits of time and memory.
+
+        QueryRefused says why there is none, as it does soon after `cancelled` is set.
+        """
+        return sandbox.ask(self.url, sql, limits, cancelled or threading.Event())
 
     def compact(self, table: str) -> int:
         """Merge each month's files into one; return how many files were replaced. Readers never see a row twice."""

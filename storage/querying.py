@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -90,6 +91,10 @@ def _list(values: Sequence[str]) -> str:
 
 def check_statement(sql: str) -> None:
     """Raise QueryRefused unless the text is exactly one statement that only reads."""
+    try:
+        sql.encode()
+    except UnicodeEncodeError as error:
+        raise QueryRefused(f"not valid text: {error}") from error
     kind = _kind(sql)
     inner = _explained(sql) if kind == duckdb.StatementType.EXPLAIN else sql
     if inner is not sql:
@@ -99,30 +104,53 @@ def check_statement(sql: str) -> None:
 
 
 def _kind(sql: str) -> duckdb.StatementType:
+    before, begun = _begun(sql)
     try:
-        statements = duckdb.extract_statements(sql)
+        kinds = [statement.type for statement in duckdb.extract_statements(begun)]
     except duckdb.Error as error:
-        raise QueryRefused(f"not valid SQL: {error}") from error
-    if len(statements) != 1:
-        raise QueryRefused(f"found {len(statements)} statements; {ALLOWED}")
-    return statements[0].type
+        raise QueryRefused(f"not valid SQL: {_located(error, before)}") from error
+    except ValueError as error:  # of a type that DuckDB's Python has no name for
+        raise QueryRefused(f"this statement is refused: queries only read; {ALLOWED}") from error
+    if len(kinds) != 1:
+        raise QueryRefused(f"found {len(kinds)} statements; {ALLOWED}")
+    return kinds[0]
 
 
 def _hint(kind: duckdb.StatementType) -> str:
     return "; PIVOT only with its values listed: ON column IN (...)" if kind == duckdb.StatementType.MULTI else ""
 
 
+def _tokens(sql: str) -> list[int]:
+    """Where each token that is no comment begins, in bytes."""
+    return [start for start, kind in duckdb.tokenize(sql) if kind != duckdb.token_type.comment]
+
+
 def _explained(sql: str) -> str:
     """The statement after EXPLAIN [ANALYZE | (options)]: EXPLAIN ANALYZE runs it, so it must be allowed by itself."""
-    tokens = [start for start, kind in duckdb.tokenize(sql) if kind != duckdb.token_type.comment]
-    words = [(start, sql[start:].split(None, 1)[0].lower()) for start in tokens]
+    text, tokens = sql.encode(), _tokens(sql)
     after = 1
-    if words[after][1].startswith("("):
-        depth = next(index for index, (start, _) in enumerate(words) if index > 0 and sql[start] == ")")
-        after = depth + 1
-    elif words[after][1].startswith("analyze"):
+    if text[tokens[after] :].startswith(b"("):
+        after = 1 + next(index for index, start in enumerate(tokens) if text[start:].startswith(b")"))
+    elif text[tokens[after] :].lower().startswith(b"analyze"):
         after += 1
-    return sql[words[after][0] :]
+    return text[tokens[after] :].decode()
+
+
+def _begun(sql: str) -> tuple[int, str]:
+    """The lines before the first token, and the text from there: DuckDB points to the wrong place otherwise."""
+    text, tokens = sql.encode(), _tokens(sql)
+    start = tokens[0] if tokens else 0
+    return text[:start].count(b"\n"), text[start:].decode()
+
+
+def _located(error: Exception, before: int) -> str:
+    """DuckDB's message, its line and its caret moved to where they are in the whole text."""
+
+    def moved(match: re.Match[str]) -> str:
+        line = f"LINE {int(match[1]) + before}:"
+        return f"{line}{match[2]}\n{' ' * (len(line) - len(f'LINE {match[1]}:'))}{match[3]}"
+
+    return re.sub(r"^LINE (\d+):(.*)\n( *\^)", moved, str(error), flags=re.MULTILINE)
 
 
 def answer(connection: duckdb.DuckDBPyConnection, sql: str, seconds: float) -> pa.Table:
@@ -131,14 +159,17 @@ def answer(connection: duckdb.DuckDBPyConnection, sql: str, seconds: float) -> p
     with _interrupted_after(connection, seconds) as late:
         try:
             return _bounded(connection, sql)
-        except duckdb.InterruptException as error:
-            raise QueryRefused(f"the query was stopped after {seconds:g} s") from error
-        except duckdb.OutOfMemoryException as error:
-            raise QueryRefused(f"the query needs more than {MEMORY_LIMIT} of memory") from error
-        except duckdb.IOException:
+        except FileNotFoundError:
             raise
-        except duckdb.Error as error:
-            reason = f"the query was stopped after {seconds:g} s" if late.is_set() else str(error)
+        except (duckdb.Error, OSError) as error:
+            # What goes wrong once rows are being read comes through Arrow, as an OSError with DuckDB's words.
+            reason = _located(error, _begun(sql)[0])
+            if late.is_set() or isinstance(error, duckdb.InterruptException) or reason.startswith("INTERRUPT"):
+                raise QueryRefused(f"the query was stopped after {seconds:g} s") from error
+            if isinstance(error, duckdb.OutOfMemoryException) or reason.startswith("Out of Memory"):
+                raise QueryRefused(f"the query needs more than {MEMORY_LIMIT} of memory") from error
+            if isinstance(error, duckdb.IOException) or reason.startswith("IO Error"):
+                raise duckdb.IOException(reason) from error
             raise QueryRefused(reason) from error
 
 
@@ -161,7 +192,7 @@ def _interrupted_after(connection: duckdb.DuckDBPyConnection, seconds: float) ->
 def _bounded(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
     import pyarrow as pa
 
-    reader: pa.RecordBatchReader = connection.sql(sql).to_arrow_reader(BATCH_ROWS)
+    reader: pa.RecordBatchReader = _relation(connection, _begun(sql)[1]).to_arrow_reader(BATCH_ROWS)
     batches, size = [], 0
     for batch in reader:
         batches.append(batch)
@@ -169,3 +200,11 @@ def _bounded(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
         if size > RESULT_LIMIT_BYTES:
             raise QueryRefused(f"the result is larger than {RESULT_LIMIT_BYTES // 10**6} MB; aggregate, or add a LIMIT")
     return pa.Table.from_batches(batches, schema=reader.schema)
+
+
+def _relation(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.DuckDBPyRelation:
+    try:
+        return connection.sql(sql)
+    except (duckdb.BinderException, duckdb.CatalogException):
+        connection.execute(sql)  # fails alike, but says the line
+        raise
