@@ -23,8 +23,8 @@ SHOWN = {
 }
 CONTEXT_LINES = 12
 PREDICTED = """
-    SELECT variant, host FROM predictions WHERE run = ?
-    GROUP BY ALL ORDER BY variant NOT IN (SELECT baseline FROM runs WHERE baseline IS NOT NULL), variant, host
+    SELECT variant, host FROM predictions WHERE run = ? GROUP BY ALL
+    ORDER BY bool_or(variant IN (SELECT baseline FROM runs)) DESC, variant, host
 """
 SAME_RUN = "the same run"
 PAIRS = """

@@ -44,7 +44,7 @@ def page() -> None:
     rows = [row for row in found if row["host"] == host]
     x, y = _axes()
     st.header("Constraints")
-    st.caption("A slider at its loosest end sets none; with none at all, ES may drop by 2 points.")
+    st.caption("A slider at its loosest end excludes nothing.")
     verdict = recommend(rows, Constraints(**_bounds(rows)))
     _name_the_winner(verdict)
     excluded = [candidate.variant for candidate in verdict.candidates if candidate.unkept]
@@ -80,7 +80,7 @@ def _bounds(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def _slider(bound: Bound, rows: Sequence[Row]) -> float | None:
-    """What a slider over the metric's figures is set to; null at its loosest end, or without any figures."""
+    """What a slider over the metric's figures is set to; null where that excludes nothing, or without any figures."""
     figures = [row[name] for row in rows for name in (bound.metric, f"{bound.metric}_hi", f"{bound.metric}_lo")]
     measured = [figure for figure in figures if figure is not None]
     if not measured:
@@ -88,18 +88,19 @@ def _slider(bound: Bound, rows: Sequence[Row]) -> float | None:
         return None
     lower, upper, step = slider_range(0.0, max(measured))
     loosest = lower if bound.constraint.startswith("min_") else upper
-    default = DEFAULT.given().get(bound.constraint, loosest)
+    default = DEFAULT.given().get(bound.constraint)
     value = st.slider(
         bound.label,
         lower,
         upper,
-        min(default, upper),
+        loosest if default is None else min(default, upper),
         step,
         format="%g",
         key=bound.constraint,
         bind=choosing.IN_ADDRESS,
     )
-    return None if value == loosest else value
+    # Without any constraint the default ones hold, so these are always given.
+    return None if value == loosest and default is None else value
 
 
 def slider_range(least: float, greatest: float) -> tuple[float, float, float]:
