@@ -16,6 +16,10 @@ HOSTS = Path(__file__).parent / "hosts"
 Line = Annotated[str, Field(pattern=r"^[^\n\r\x00]*$")]
 
 
+class HostFailed(RuntimeError):  # noqa: N818 - read as a sentence
+    """A host did not measure what it was asked to; the message says why, and what to do about it."""
+
+
 class _Host(Spec):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     description: str = ""

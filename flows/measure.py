@@ -6,16 +6,19 @@ Killed at any moment and started again with the same order, it measures only wha
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from filelock import FileLock
 from prefect import flow
 
 from flows.progress import Turns, say
 from flows.recording import Ending, Order, append_measurements, missing_speeds, place, run_row
 from flows.showing import shown_progress
 from flows.study import Study
+from storage import home
 from storage.artifacts import ArtifactRef, ArtifactStore
 from storage.metrics import MetricsStore
 from storage.opening import artifact_store, metrics_store
@@ -60,11 +63,22 @@ def measure(order: Order) -> None:
         order: What to measure, for which run; made by `benchmark`.
     """
     metrics = metrics_store()
-    stored = stored_rows(metrics, order.run, order.shown_host)
-    site = _Site(order, artifact_store(), metrics, stored, time.monotonic() + (order.minutes or 0) * 60)
-    if not (stored.measured and stored.recorded):
-        with shown_progress(f"{order.study.name}-measuring-{order.shown_host}"):
-            _measure(site)
+    # Where a supervisor and a waiting benchmark have both started it again, the second finds the rows of the first.
+    with _only_one(order):
+        stored = stored_rows(metrics, order.run, order.shown_host)
+        site = _Site(order, artifact_store(), metrics, stored, time.monotonic() + (order.minutes or 0) * 60)
+        if not (stored.measured and stored.recorded):
+            with shown_progress(f"{order.study.name}-measuring-{order.shown_host}"):
+                _measure(site)
+
+
+@contextmanager
+def _only_one(order: Order) -> Iterator[None]:
+    path = home() / "work" / f"{order.run}-{order.shown_host}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path, poll_interval=1):
+        yield
+    path.unlink(missing_ok=True)
 
 
 def _measure(site: _Site) -> None:
@@ -77,18 +91,25 @@ def _measure(site: _Site) -> None:
     rounds = _rounds(site)
     cut_short = site.too_late if len(rounds) < site.turns else None
     failed |= {row["variant"]: row["error"] for row in rounds if row["error"]} | order.failed
-    if not site.stored.measured:
-        measured = [
-            *summarise.speed_measurements(rounds, baseline),
-            *missing_speeds(order, rounds, cut_short or "it was not measured"),
-            *_quality(order.study, scores, failed),
-            *(made for variant in order.artifacts for made in _of_artifact(site, variant)),
-            *(share for variant in order.artifacts if peaks for share in _limits(site, variant, rounds, peaks)),
-        ]
-        append_measurements(order, measured, site.store, metrics)
+    measured = [
+        *summarise.speed_measurements(rounds, baseline),
+        *missing_speeds(order, rounds, cut_short or "it was not measured"),
+        *_quality(order.study, scores, failed),
+        *(made for variant in order.artifacts for made in _of_artifact(site, variant)),
+        *(share for variant in order.artifacts if peaks for share in _limits(site, variant, rounds, peaks)),
+    ]
     reasons = dict.fromkeys([*failed.values(), *([cut_short] if cut_short else [])])
-    ending = Ending(*summarise.session_noise(rounds, baseline), "; ".join(reasons) or None)
-    metrics.append("runs", [run_row(order, ending, place()["node"])])
+    _conclude(site, measured, Ending(*summarise.session_noise(rounds, baseline), "; ".join(reasons) or None))
+
+
+def _conclude(site: _Site, measured: list[summarise.Measured], ending: Ending) -> None:
+    """Append what the rounds come to, unless whoever waits for it has given it up, and has written that."""
+    order, metrics = site.order, site.metrics
+    stored = stored_rows(metrics, order.run, order.shown_host)
+    if not stored.measured:
+        append_measurements(order, measured, site.store, metrics)
+    if not (stored.measured and stored.recorded):
+        metrics.append("runs", [run_row(order, ending, place()["node"])])
 
 
 def _describe(site: _Site) -> Peaks | None:

@@ -1,0 +1,17 @@
+"""Programs of the operating system that some tests need."""
+
+import os
+import shutil
+
+import pytest
+
+
+def require(binary: str) -> str:
+    """The path of a program; without it a test is skipped on a laptop, but fails where CI is set."""
+    path = shutil.which(binary, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if path is None:
+        message = f"{binary} is not installed"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    return path
