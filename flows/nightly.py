@@ -57,26 +57,23 @@ def _sentence() -> str:
 
 @flow(name="nightly", flow_run_name=_sentence)
 def nightly(
-    study: Annotated[
-        StudyChoice | Study, Field(description="What to run: a study that ships, or a whole one.")
-    ] = DEFAULT_STUDY,
-    variants: Annotated[
-        list[str] | None, Field(description="Only these variants of it; its baseline always runs. Empty: all.")
-    ] = None,
-    rounds: Annotated[
-        int | None, Field(ge=1, le=1000, description="Interleaved passes over all variants. Empty: as the study says.")
-    ] = None,
-    samples: Annotated[
-        int | None, Field(ge=1, le=100_000, description="Line-completion samples. Empty: as the study says.")
-    ] = None,
-    hosts: Annotated[
-        list[HostChoice] | None, Field(description="Where to measure, all at once. Empty: as the study says.")
-    ] = None,
+    study: StudyChoice | Study = DEFAULT_STUDY,
+    variants: list[str] | None = None,
+    rounds: Annotated[int, Field(ge=1, le=1000)] | None = None,
+    samples: Annotated[int, Field(ge=1, le=100_000)] | None = None,
+    hosts: list[HostChoice] | None = None,
 ) -> Verdicts:
     """Benchmark a study and judge it against its history: every variant's speed, memory, size and quality.
 
     What looks slower, larger or worse than the noise allows is measured again, in more rounds, before it counts. The
     verdicts are rows of the table `verdicts`; a confirmed regression is an event `slimline.regression` as well.
+
+    Args:
+        study: What to run: the name of a study that ships, or a whole one.
+        variants: Only these variants of it; its baseline always runs. Empty: all.
+        rounds: Interleaved passes over all variants, 1 to 1000. Empty: as the study says.
+        samples: Line-completion samples, 1 to 100,000. Empty: as the study says.
+        hosts: Where to measure, all at once. Empty: as the study says.
     """
     chosen = as_study(study).changed(variants or None, rounds, samples, hosts or None)
     outcome = benchmark(chosen)
