@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from flows.commands import artifacts, codexglue, dashboard, doctor, nightly, recommend, run, serve, sql, table
+from flows.commands import artifacts, codexglue, dashboard, doctor, nightly, recommend, report, run, serve, sql, table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -14,7 +14,7 @@ app = typer.Typer(
     help="Compress code-completion models for CPUs, measure every variant, and see which one to ship.",
     epilog="State lives in .slimline, or where SLIMLINE_HOME says. Start with: `slimline run`",
 )
-for command in (run, nightly, serve, table, recommend, dashboard, sql, codexglue, doctor):
+for command in (run, nightly, serve, table, recommend, report, dashboard, sql, codexglue, doctor):
     app.add_typer(command.app)
 app.add_typer(artifacts.app, name="artifacts")
 

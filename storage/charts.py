@@ -119,6 +119,11 @@ def tradeoff(
     return _layered([layer.encode(*position) for layer in layers], HEIGHT, described)
 
 
+def drawable(rows: Rows, x: str, y: str) -> bool:
+    """Whether some variant has both figures."""
+    return any(_has(row, x) and _has(row, y) for row in rows)
+
+
 def _has(row: Mapping[str, Any], metric: str) -> bool:
     hidden = row["random_weights"] and metric in QUALITY
     return row[metric] is not None and not row["error"] and not hidden

@@ -195,7 +195,9 @@ def escaped_markdown(text: str) -> str:
 def html(sheet: Sheet) -> str:
     """A <table>, with the notes in its foot."""
     escape = html_escapes.escape
-    head = "".join(f"<th>{escape(name)}</th>" for name in ("model", *(column.heading for column in sheet.columns)))
+    head = "".join(
+        f'<th scope="col">{escape(name)}</th>' for name in ("model", *(column.heading for column in sheet.columns))
+    )
     body = [_html_line(line) for line in sheet.lines]
     span = len(sheet.columns) + 1
     foot = [f'<tr><td colspan="{span}">{escape(note)}</td></tr>' for note in sheet.notes]
@@ -211,7 +213,7 @@ def _html_line(line: Line) -> str:
 
 
 def latex(sheet: Sheet) -> str:
-    """A table environment that needs no package beyond LaTeX and T1 fonts."""
+    """A table environment, ready for a paper that has \\usepackage{booktabs} and T1 fonts."""
     head = " & ".join(["model", *(_tex(column.heading) for column in sheet.columns)])
     body = [
         " & ".join([(r"\quad " if line.published else "") + _tex(line.name), *map(_tex, line.cells)]) + r" \\"
@@ -222,13 +224,15 @@ def latex(sheet: Sheet) -> str:
         "\n".join(
             [
                 r"\begin{table}",
+                r"\centering",
+                r"\small",
                 rf"\caption{{{_tex(sheet.caption)}}}",
                 rf"\begin{{tabular}}{{l{'r' * len(sheet.columns)}}}",
-                r"\hline",
+                r"\toprule",
                 head + r" \\",
-                r"\hline",
+                r"\midrule",
                 *body,
-                r"\hline",
+                r"\bottomrule",
                 r"\end{tabular}",
                 *notes,
                 r"\end{table}",
