@@ -1,0 +1,160 @@
+"""A `slimline serve` as a user starts it, and what tests do with it over HTTP."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+
+from flows.served import marked
+from storage.metrics import MetricsStore
+from tests.command import ROOT, environment
+
+# The baseline alone, for which nothing has to be built: six measuring processes.
+TINY = {"study": "smoke", "variants": ["original"], "rounds": 3, "samples": 4}
+_PATIENCE_S = 600
+_FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+Json = dict[str, Any]
+T = TypeVar("T")
+
+
+def wait_until(found: Callable[[], T], what: str) -> T:
+    """What is found, once it is true."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < deadline:
+        if value := found():
+            return value
+        time.sleep(0.2)
+    raise AssertionError(f"not within {_PATIENCE_S} s: {what}")
+
+
+def free_port() -> int:
+    """A port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Server:
+    """A running `slimline serve`."""
+
+    def __init__(self, home: Path, *options: str, port: int) -> None:
+        self.home, self.port, self.url = home, port, f"http://127.0.0.1:{port}"
+        self.said = home.with_suffix(".said")
+        with self.said.open("wb") as said:
+            command = [sys.executable, "-m", "flows.cli", "serve", "--port", str(port), *options]
+            self.process = subprocess.Popen(command, cwd=ROOT, env=environment(home), stdout=said, stderr=said)
+        wait_until(lambda: self.process.poll() is not None or "ready: " in self.said.read_text(), "serve is ready")
+        assert self.process.poll() is None, self.said.read_text()
+
+    def ask(self, path: str, **content: Any) -> Any:
+        """A POST to the API; GET without content. A server that is being started again is waited for."""
+
+        def answer() -> list[Any]:
+            with suppress(httpx.TransportError):
+                response = httpx.request("POST" if content else "GET", f"{self.url}/api/{path}", json=content or None)
+                return [response.raise_for_status().json()]
+            return []
+
+        return wait_until(answer, f"the server answers {path}")[0]
+
+    def deployment(self, name: str) -> Json:
+        """A deployment, by its flow's name and its own."""
+        found: Json = self.ask(f"deployments/name/{name}")
+        return found
+
+    def trigger(self, deployment: str, **parameters: Any) -> str:
+        """Start a run of a deployment; its identifier."""
+        path = f"deployments/{self.deployment(deployment)['id']}/create_flow_run"
+        identifier: str = self.ask(path, parameters=parameters, state={"type": "SCHEDULED"})["id"]
+        return identifier
+
+    def state(self, flow_run: str) -> Json:
+        """The state of a flow run."""
+        found: Json = self.ask(f"flow_runs/{flow_run}")["state"]
+        return found
+
+    def finish(self, flow_run: str) -> Json:
+        """The final state of a flow run."""
+        return wait_until(lambda: (s := self.state(flow_run))["type"] in _FINAL and s, f"{flow_run} ends") or {}
+
+    def runs_of(self, deployment: str, *states: str) -> list[Json]:
+        """Flow runs of a deployment in these states, the earliest first."""
+        chosen = {
+            "flow_runs": {
+                "deployment_id": {"any_": [self.deployment(deployment)["id"]]},
+                "state": {"type": {"any_": list(states)}},
+            },
+            "sort": "EXPECTED_START_TIME_ASC",
+        }
+        found: list[Json] = self.ask("flow_runs/filter", **chosen)
+        return found
+
+    def rows(self, flow_run: str, table: str = "rounds") -> list[Json]:
+        """What a flow run has stored in a table so far."""
+        query = f"SELECT * FROM {table} WHERE run LIKE '%{flow_run[-6:]}'"
+        if not (self.home / "metrics").exists():
+            return []
+        found: list[Json] = MetricsStore(self.home / "metrics").query(query).to_pylist()
+        return found
+
+    def measuring(self, flow_run: str, turns: int) -> None:
+        """Return once a flow run has stored that many measurements and is at the next."""
+        wait_until(lambda: len(self.rows(flow_run)) >= turns and self.processes("tasks.evaluation.probe"), "measuring")
+
+    def processes(self, word: str = "", flow_run: str | None = None) -> list[psutil.Process]:
+        """What this server has started, however indirectly: those with a word in their command, or of a flow run."""
+        found = []
+        for process, seen in marked(self.home):
+            with suppress(psutil.Error):
+                of_run = flow_run is None or seen.get("PREFECT__FLOW_RUN_ID") == flow_run
+                if of_run and word in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
+
+    def stop(self, number: int = signal.SIGINT) -> None:
+        """As Ctrl-C does; nothing may be left behind."""
+        self.process.send_signal(number)
+        assert self.process.wait(60) == 0, self.said.read_text()
+        assert not self.processes()
+        assert not (self.home / "serve.json").exists()
+
+
+@contextmanager
+def serving(home: Path, *options: str) -> Iterator[Server]:
+    """A server on a free port, stopped in the end if it still runs."""
+    server = Server(home, *options, port=free_port())
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.stop()
+
+
+def kill(processes: list[psutil.Process]) -> None:
+    """kill -9."""
+    assert processes
+    for process in processes:
+        os.kill(process.pid, signal.SIGKILL)
+
+
+def turns(rows: list[Json]) -> list[tuple[int, int]]:
+    """The places in the rounds that were measured."""
+    return sorted((row["round"], row["position"]) for row in rows)
+
+
+def read_served(home: Path) -> Json:
+    """What `serve` tells other commands."""
+    told: Json = json.loads((home / "serve.json").read_text("utf8"))
+    return told
