@@ -1,4 +1,4 @@
-"""A query that runs beside its page, so that the page can say how long it takes and stop it."""
+"""A query that runs beside its page, so that the page can be used meanwhile, and can stop it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import time
 from typing import TYPE_CHECKING
 
 from storage.metrics import MetricsStore, QueryRefused
+from storage.sandbox import Limits
 
 if TYPE_CHECKING:
-    import duckdb
     import pyarrow as pa
 
-SECONDS = 30.0
+LIMITS = Limits(seconds=30.0)
 
 
 class Job:
@@ -22,10 +22,8 @@ class Job:
         self.sql = sql
         self.answer: pa.Table | None = None
         self.error: str | None = None
-        self.started = time.monotonic()
-        self.seconds: float | None = None
+        self.seconds = 0.0
         """How long it took, once it has ended."""
-        self._connection: duckdb.DuckDBPyConnection | None = None
         self._cancelled = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(store,), daemon=True)
         self._thread.start()
@@ -33,8 +31,6 @@ class Job:
     def cancel(self) -> None:
         """Stop the query, if it still runs."""
         self._cancelled.set()
-        if self._connection is not None:
-            self._connection.interrupt()
 
     def wait(self, seconds: float) -> bool:
         """Wait for the end, at most so long; whether it has come."""
@@ -42,15 +38,9 @@ class Job:
         return not self._thread.is_alive()
 
     def _run(self, store: MetricsStore) -> None:
+        started = time.monotonic()
         try:
-            self.answer = store.query(self.sql, SECONDS, self._begin)
+            self.answer = store.ask(self.sql, LIMITS, self._cancelled)
         except QueryRefused as reason:
-            self.error = "the query was cancelled" if self._cancelled.is_set() else str(reason)
-        finally:
-            self._connection = None
-            self.seconds = time.monotonic() - self.started
-
-    def _begin(self, connection: duckdb.DuckDBPyConnection) -> None:
-        self._connection = connection
-        if self._cancelled.is_set():
-            raise QueryRefused("the query was cancelled")
+            self.error = str(reason)
+        self.seconds = time.monotonic() - started

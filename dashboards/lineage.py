@@ -11,6 +11,7 @@ import streamlit as st
 from dashboards import choosing, reading
 from dashboards.reading import Row
 from storage.artifacts import ArtifactError, ArtifactRef, Manifest, Provenance
+from storage.lineage import ancestry
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,24 +50,17 @@ def page() -> None:
 
 
 def lineage(digest: str) -> list[Made]:
-    """The artifact and all it was made of, what came first first; what is no longer in the store is left out."""
+    """The artifact, its predictions, and all they were made of, each after its inputs; without what is gone."""
     everything = {made.ref.digest: made for made in _everything(_published())}
-    found: dict[str, Made] = {}
-    waiting = [digest]
-    while waiting:
-        made = everything.get(waiting.pop())
-        if made is not None and made.ref.digest not in found:
-            found[made.ref.digest] = made
-            waiting += [ref.digest for ref in made.provenance.inputs]
+    if digest not in everything:
+        return []
     scores = [
-        made
+        made.ref
         for made in everything.values()
         if made.ref.kind == PREDICTIONS and digest in {ref.digest for ref in made.provenance.inputs}
     ]
-    for made in scores:
-        slices = [everything[ref.digest] for ref in made.provenance.inputs if ref.digest in everything]
-        found |= {each.ref.digest: each for each in (made, *slices)}
-    return sorted(found.values(), key=lambda made: (made.provenance.created, made.ref.digest))
+    chain = ancestry([everything[digest].ref, *scores], reading.artifacts())
+    return [everything[ref.digest] for ref in chain if ref.digest in everything]
 
 
 @st.cache_data(ttl=reading.LISTED_FOR_S, show_spinner=False)

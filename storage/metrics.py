@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,23 +65,15 @@ class MetricsStore:
         """The files that hold each table's rows now: as long as they are the same, so is every answer."""
         return {table: partitions.visible(self._partitions, table) for table in TABLES}
 
-    def query(
-        self,
-        sql: str,
-        seconds: float = TIME_LIMIT_S,
-        on_start: Callable[[duckdb.DuckDBPyConnection], None] = lambda connection: None,
-    ) -> pa.Table:
+    def query(self, sql: str, seconds: float = TIME_LIMIT_S) -> pa.Table:
         """The answer to one statement that only reads; QueryRefused says why there is none.
 
         It runs in this process, where what one call of a function takes is not limited: what others write is for `ask`.
-
-        `on_start` gets the connection before it is asked: its `interrupt` ends the query from another thread.
         """
         querying.check_statement(sql)
         for _ in range(READ_ATTEMPTS):
             try:
                 with self.connect() as connection:
-                    on_start(connection)
                     return querying.answer(connection, sql, seconds)
             except (duckdb.IOException, FileNotFoundError) as error:
                 problem = error  # a merge may have replaced a file between the listing and the reading of it

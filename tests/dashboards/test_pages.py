@@ -103,6 +103,13 @@ def test_compare_counts_who_is_right(home):
 
 def test_sql_answers_and_says_what_is_wrong(home):
     fill(home / "metrics")
-    app = opened("sql", sql="SELECT count(*) AS n, 'a' AS name FROM predictions", mark="bar", across="name", up="n")
+    app = asked(sql="SELECT count(*) AS n, 'a' AS name FROM predictions", mark="bar", across="name", up="n")
     assert app.dataframe[0].value["n"].tolist() == [4]
-    assert "LINE 1" in opened("sql", sql="SELECT nonsense").code[0].value
+    assert "LINE 1" in asked(sql="SELECT nonsense").code[0].value
+
+
+def asked(**parameters):
+    """The page SQL once its query has ended."""
+    app = opened("sql", **parameters)
+    assert app.session_state["job"].wait(60)
+    return app.run()
