@@ -22,7 +22,8 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith("slimline ")
 ]
-RUN_ELSEWHERE = {FIRST_RUN, SECOND_RUN}  # by the fixture `smoke` and by test_run.py
+# By the fixture `smoke`, test_run.py, test_serve.py and test_dashboard.py: servers run until they are stopped.
+RUN_ELSEWHERE = {FIRST_RUN, SECOND_RUN, "slimline serve", "slimline dashboard"}
 
 
 @pytest.fixture
@@ -36,7 +37,8 @@ def files(smoke: subprocess.CompletedProcess[str], session_home: Path, tmp_path:
     (tmp_path / "my-study.yaml").write_text(study, "utf8")
     (tmp_path / "answers.json").write_text("".join(json.dumps({"gt": f"x = {n}"}) + "\n" for n in range(3)), "utf8")
     (tmp_path / "predictions.txt").write_text("x = 0\nx = 1\ny = 2\n", "utf8")
-    return {name: str(tmp_path / name) for name in ("my-study.yaml", "answers.json", "predictions.txt")}
+    names = ("my-study.yaml", "answers.json", "predictions.txt", "report.html", "slimline.duckdb")
+    return {name: str(tmp_path / name) for name in names}
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command not in RUN_ELSEWHERE])
