@@ -1,7 +1,6 @@
 """What runs, in what order, where."""
 
 import os
-from pathlib import Path
 
 from storage import home
 
@@ -26,11 +25,6 @@ _prefer("DO_NOT_TRACK", "1")
 _prefer("HF_HUB_DISABLE_TELEMETRY", "1")
 _prefer("ORT_DISABLE_TELEMETRY", "1")
 _prefer("PREFECT_LOGGING_LEVEL", "WARNING")
-# What Prefect keeps in its home belongs to one database, so each of ours has its own; the user's profiles count still.
-_prefer("PREFECT_PROFILES_PATH", str(Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser() / "profiles.toml"))
-_prefer("PREFECT_HOME", str(home() / "prefect"))
-# In memory, Prefect's default, a concurrency slot that is held when the server is killed would be held for ever.
-_prefer("PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE", "prefect.server.concurrency.lease_storage.filesystem")
 _prefer("PREFECT_RESULTS_LOCAL_STORAGE_PATH", str(home() / "results"))
 _prefer("PREFECT_SERVER_DATABASE_CONNECTION_URL", f"sqlite+aiosqlite:///{home()}/prefect.db")
 _prefer("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")

@@ -208,6 +208,9 @@ class Supervisor:
             "PREFECT_LOGGING_LEVEL": "INFO",  # what a run says is to be read in the UI
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+            # In memory, where Prefect has them else, slots that are held when the server is killed are held for ever.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+            "PREFECT_HOME": str(home() / "prefect"),  # where the leases are: they belong to one database
             **({"PREFECT_SERVER_DATABASE_CONNECTION_URL": self._what.database} if self._what.database else {}),
         }
 
