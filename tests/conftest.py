@@ -15,11 +15,14 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 
 
+SHARED = {"session_home": "smoke", "served": "served"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What tests of one file share is made once, also where files are spread over processes."""
+    """What tests share is made once, also where they are spread over processes: by a file, or by the whole of them."""
     for item in items:
-        shared = "session_home" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("smoke" if shared else item.nodeid.partition("::")[0]))
+        shared = [group for fixture, group in SHARED.items() if fixture in getattr(item, "fixturenames", ())]
+        item.add_marker(pytest.mark.xdist_group((*shared, item.nodeid.partition("::")[0])[0]))
 
 
 @pytest.fixture(scope="session")
