@@ -50,7 +50,9 @@ def test_the_noise_floor_is_said(floor: float | None, tainted: bool, words: str)
 
 
 def test_the_picture_needs_no_server() -> None:
-    row = {"variant": "original", "host": "box", "samples_per_s": 2.0, "es": 50.0, "random_weights": False}
+    ends = dict.fromkeys(("samples_per_s_lo", "samples_per_s_hi", "es_lo", "es_hi"))
+    figures = {"samples_per_s": 2.0, "es": 50.0, "random_weights": False, "error": None}
+    row = {"variant": "original", "host": "box", "label": "baseline", **figures, **ends}
     kind, _, content = showing._picture([row]).partition(",")
     assert kind == "data:image/svg+xml;base64"
     assert b"original" in base64.b64decode(content)
