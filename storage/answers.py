@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -19,14 +20,42 @@ WIDEST = 100_000
 
 
 def render_answer(answer: pa.Table, form: str) -> str:
-    """A query's answer as text, md, csv or json, ending in a line break."""
+    """A query's answer as text, md, csv or json, ending in a line break. JSON has null for what is no number."""
     if form not in _FORMATS:
         raise ValueError(f"format: {form!r}, allowed: {', '.join(_FORMATS)}")
     return _FORMATS[form](answer)
 
 
+def parquet(answer: pa.Table) -> bytes:
+    """A query's answer as a Parquet file; ValueError for a type that Parquet does not have."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    try:
+        pq.write_table(answer, sink, compression="zstd")
+    except pa.ArrowException as error:
+        raise ValueError(f"not for Parquet: {error}; cast it, for example to VARCHAR") from error
+    return bytes(sink.getvalue())
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    try:
+        values: list[Any] = column.to_pylist()
+    except (OverflowError, ValueError):  # a time or an interval that Python has none like
+        return [_value(scalar) for scalar in column]
+    return values
+
+
+def _value(scalar: pa.Scalar) -> object:
+    try:
+        return scalar.as_py()
+    except (OverflowError, ValueError):
+        return f"{scalar.type} out of range"
+
+
 def _rows(answer: pa.Table) -> list[list[str]]:
-    columns = [["" if value is None else _shown(value) for value in column.to_pylist()] for column in answer.columns]
+    columns = [["" if value is None else _shown(value) for value in _values(column)] for column in answer.columns]
     return [list(row) for row in zip(*columns, strict=True)]
 
 
@@ -35,13 +64,18 @@ def _shown(value: object) -> str:
 
 
 def _text(answer: pa.Table) -> str:
-    table = Table(*answer.column_names, box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(*map(_one_line, answer.column_names), box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for row in _rows(answer):
-        table.add_row(*row)
+        table.add_row(*map(_one_line, row))
     out = io.StringIO()
     console = Console(file=out, width=WIDEST, highlight=False, markup=False, emoji=False)
     console.print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").split("\n")) + "\n"
+
+
+def _one_line(text: str) -> str:
+    """Without what a terminal would obey; where a line was broken, there is a blank."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _markdown(answer: pa.Table) -> str:
@@ -54,12 +88,23 @@ def _csv(answer: pa.Table) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(answer.column_names)
-    writer.writerows(zip(*(column.to_pylist() for column in answer.columns), strict=True))
+    writer.writerows(zip(*map(_values, answer.columns), strict=True))
     return out.getvalue()
 
 
 def _json(answer: pa.Table) -> str:
-    return json.dumps(answer.to_pylist(), indent=2, ensure_ascii=False, default=str) + "\n"
+    rows = zip(*map(_values, answer.columns), strict=True)
+    found = [dict(zip(answer.column_names, map(_plain, row), strict=True)) for row in rows]
+    return json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+
+
+def _plain(value: object) -> object:
+    """As JSON can hold it: a number that is none becomes null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 _FORMATS: dict[str, Callable[[pa.Table], str]] = {"text": _text, "md": _markdown, "csv": _csv, "json": _json}

@@ -200,7 +200,7 @@ def _steps(frontier: Sequence[Mapping[str, Any]], scales: tuple[_Scale, _Scale],
 
 
 def _bars(points: Sequence[Mapping[str, Any]]) -> list[alt.Chart]:
-    base: alt.Chart = alt.Chart(_data(points)).mark_rule(opacity=0.45, strokeWidth=1).encode(color=_colours(points))
+    base: alt.Chart = alt.Chart(_data(points)).mark_rule(opacity=0.6, strokeWidth=1).encode(color=_colours(points))
     return [
         base.encode(x2="x_hi:Q").transform_calculate(x="datum.x_lo"),
         base.encode(y2="y_hi:Q").transform_calculate(y="datum.y_lo"),

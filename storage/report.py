@@ -112,10 +112,10 @@ def _wide(content: str, label: str) -> str:
 
 
 def _figure(picture: Picture) -> str:
-    drawn = re.sub(r"^<svg ", f'<svg role="img" aria-label="{_text(picture.chart.description)}" ', svg(picture.chart))
-    # Inside a picture with a label of its own, parts that call themselves objects are noise.
-    drawn = re.sub(r' (?:role="graphics-\w+"|aria-roledescription="[^"]*")', "", drawn)
-    return f"<figure>{drawn}<figcaption>{_text(picture.caption)}</figcaption></figure>"
+    # To a screen reader it is one picture: what Vega says of each line and point in it would be noise.
+    drawn = re.sub(r' (?:role="graphics-\w+"|aria-roledescription="[^"]*"|aria-label="[^"]*")', "", svg(picture.chart))
+    named = drawn.replace("<svg ", f'<svg role="img" aria-label="{_text(picture.chart.description)}" ', 1)
+    return f"<figure>{named}<figcaption>{_text(picture.caption)}</figcaption></figure>"
 
 
 def _figures(rows: Rows, metrics: Iterable[str], label: str) -> str:
