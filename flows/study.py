@@ -237,7 +237,7 @@ def study_names() -> list[str]:
 
 
 # A choice in a form; the path of a file is another choice wherever names are typed.
-StudyChoice = Annotated[str, WithJsonSchema({"type": "string", "enum": study_names(), "title": "Study"})]
+StudyChoice = Annotated[str, WithJsonSchema({"type": "string", "enum": study_names(), "title": "by name"})]
 
 
 def as_study(study: str | Study) -> Study:
