@@ -9,6 +9,7 @@ import typer
 from flows.commands.shared import fail, refusing
 
 app = typer.Typer()
+_LAST_PORT = 65535
 _DATABASES = ("postgresql+asyncpg://", "sqlite+aiosqlite:///")
 
 
@@ -18,7 +19,7 @@ _DATABASES = ("postgresql+asyncpg://", "sqlite+aiosqlite:///")
 )
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; only this machine reaches 127.0.0.1.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 4200,
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 4200,
     pools: Annotated[str, typer.Option(help="Pools that get a worker here, comma-separated; '' for none.")] = "local",
     database: Annotated[
         str | None,
@@ -32,6 +33,8 @@ def serve(
 
     What dies is started again, and the runs that died with it go on. Ctrl-C stops everything.
     """
+    if not 1 <= port <= _LAST_PORT:
+        fail(f"--port: {port} is no port; allowed: 1 to {_LAST_PORT}")
     if database and not database.startswith(_DATABASES):
         fail(f"--database: {database.partition(':')[0]!r} is unknown; allowed: {' or '.join(_DATABASES)}...")
     if connect and not connect.startswith(("http://", "https://")):
