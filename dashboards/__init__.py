@@ -1,4 +1,4 @@
 """Pages and reports over the store, which they only read."""
 
-PATHS = ("results", "trade-offs", "history", "compare", "lineage", "sql")
-"""Where the dashboard's pages are, in the order of its menu; the first is also at the root."""
+PATHS = ("", "trade-offs", "history", "compare", "lineage", "sql")
+"""Where the dashboard's pages are, in the order of its menu."""

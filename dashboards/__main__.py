@@ -27,7 +27,7 @@ def serve(host: str, port: int) -> None:
     async def page(request: Request) -> HTMLResponse:
         return HTMLResponse(index, headers={"Cache-Control": "no-cache"})
 
-    app = st.App(SCRIPT, routes=[Route(f"/{path}", page) for path in ("", *PATHS)], lifespan=_warm)
+    app = st.App(SCRIPT, routes=[Route(f"/{path}", page) for path in PATHS], lifespan=_warm)
     app.run(config={"server.address": host, "server.port": port})
 
 

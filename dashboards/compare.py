@@ -15,12 +15,7 @@ from dashboards.reading import Row
 from storage import charts
 
 PER_PAGE = 5
-SHOWN = {
-    "differ": "predictions differ",
-    "only A": "only A matches the target",
-    "only B": "only B matches the target",
-    "all": "all samples",
-}
+DIFFER, ONLY_A, ONLY_B, ALL = "predictions differ", "only A matches", "only B matches", "all"
 CONTEXT_LINES = 12
 PREDICTED = """
     SELECT variant, host FROM predictions WHERE run = ? GROUP BY ALL
@@ -147,7 +142,7 @@ def _distribution(pairs: Sequence[Row]) -> alt.LayerChart:
 
 
 def _samples(pairs: Sequence[Row]) -> None:
-    shown = st.selectbox("Show", list(SHOWN), format_func=SHOWN.__getitem__, key="samples", bind=choosing.IN_ADDRESS)
+    shown = st.selectbox("Show", [DIFFER, ONLY_A, ONLY_B, ALL], key="samples", bind=choosing.IN_ADDRESS)
     wanted = [pair for pair in pairs if _wanted(pair, shown)]
     st.caption(f"{len(wanted):,} samples, those first whose edit similarity differs most")
     if not wanted:
@@ -161,7 +156,7 @@ def _samples(pairs: Sequence[Row]) -> None:
 
 
 def _wanted(pair: Row, shown: str) -> bool:
-    wanted = {"differ": _differ(pair), "only A": pair["em_a"] > pair["em_b"], "only B": pair["em_b"] > pair["em_a"]}
+    wanted = {DIFFER: _differ(pair), ONLY_A: pair["em_a"] > pair["em_b"], ONLY_B: pair["em_b"] > pair["em_a"]}
     return bool(wanted.get(shown, True))
 
 

@@ -17,6 +17,8 @@ from storage import charts
 CHOSEN = "chosen"
 MOST_POINTS = 400
 """Of one line: more cannot be told apart on a screen, so that each then stands for several runs."""
+# White on the dark theme's primary colour could hardly be read.
+TAGS = "<style>.st-key-variants [data-tag] { background-color: #005A8C; }</style>"
 NO_HISTORY = "Nothing of this study has been measured yet."
 
 SERIES = """
@@ -74,6 +76,7 @@ def page() -> None:
 def _what(series: Sequence[Row]) -> tuple[str, list[str]]:
     metrics = sorted({row["metric"] for row in series})
     default = metrics.index("samples_per_s") if "samples_per_s" in metrics else 0
+    st.html(TAGS)
     with st.container(horizontal=True):
         metric = st.selectbox("Metric", metrics, default, key="metric", bind=choosing.IN_ADDRESS)
         variants = list(dict.fromkeys(row["variant"] for row in series if row["metric"] == metric))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import streamlit as st
 from streamlit.navigation.page import Page
 
-from dashboards import PATHS, charting, choosing
+from dashboards import charting, choosing
 from dashboards.downloads import downloads, parquet
 from dashboards.markup import marked_tables
 from dashboards.reading import Row
@@ -22,7 +22,7 @@ BASELINE = "baseline"
 
 def page_link() -> Page:
     """The page, for the menu and for links to it."""
-    return st.Page(page, title="Results", url_path=PATHS[0], default=True)
+    return st.Page(page, title="Results", default=True)
 
 
 def page() -> None:

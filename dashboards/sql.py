@@ -74,7 +74,7 @@ def _editor() -> str:
             key="sql",
             bind=choosing.IN_ADDRESS,
         )
-        pressed = st.form_submit_button("Run", type="primary")
+        pressed = st.form_submit_button("Run")
     st.caption(f"Queries only read, for at most {LIMITS.seconds:g} s, with at most {MEMORY_LIMIT} of memory.")
     if pressed:
         st.session_state.pop("job", None)  # the same text asks again

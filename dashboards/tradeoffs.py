@@ -14,8 +14,15 @@ from storage import charts
 from storage.recommending import DEFAULT, Constraints, Recommendation, recommend
 from storage.verdicts import render_recommendation
 
-COSTS = ("samples_per_s", "memory_mb", "memory_over_base_mb", "disk_mb", "energy_j_per_sample")
-QUALITIES = ("es", "em")
+# By the names that the page's address has for them.
+COSTS = {
+    "speed": "samples_per_s",
+    "memory": "memory_mb",
+    "memory over base": "memory_over_base_mb",
+    "disk": "disk_mb",
+    "energy": "energy_j_per_sample",
+}
+QUALITIES = {"ES": "es", "EM": "em"}
 STEPS = 50
 
 
@@ -58,13 +65,9 @@ def page() -> None:
 
 def _axes() -> tuple[str, str]:
     with st.container(horizontal=True):
-        x = st.selectbox("Against", COSTS, format_func=_title, key="x", bind=choosing.IN_ADDRESS)
-        y = st.selectbox("Quality", QUALITIES, format_func=_title, key="y", bind=choosing.IN_ADDRESS)
-    return x, y
-
-
-def _title(metric: str) -> str:
-    return charts.AXES[metric].title
+        x: str = st.selectbox("Against", list(COSTS), key="x", bind=choosing.IN_ADDRESS)
+        y: str = st.selectbox("Quality", list(QUALITIES), key="y", bind=choosing.IN_ADDRESS)
+    return COSTS[x], QUALITIES[y]
 
 
 def _bounds(rows: Sequence[Row]) -> dict[str, float]:

@@ -95,10 +95,11 @@ def test_history_marks_upgrades_and_change_points(home):
 
 def test_compare_counts_who_is_right(home):
     fill(home / "metrics")
-    app = opened("compare", a="original", b="int8", samples="only A")
+    app = opened("compare", a="original", b="int8", samples="only A matches")
     assert app.table[0].value.to_numpy().tolist() == [["A matches", 1, 1], ["A does not", 0, 0]]
     assert [code.value for code in app.code] == ["x = 1", "x = 1", "x = 0"]
     assert "no longer in the artifact store" in app.info[0].value
+    assert not opened("compare", a="original", b="int8", samples="only B matches").code
 
 
 def test_sql_answers_and_says_what_is_wrong(home):

@@ -1,0 +1,30 @@
+"""The pictures of docs/dashboard.md, from the runs in SLIMLINE_HOME: `python -m tests.dashboards.pictures`."""
+
+from playwright.sync_api import Page
+
+from storage import home
+from tests.command import ROOT
+from tests.dashboards.browser import chromium, dashboard, visit
+
+PICTURES = ROOT / "docs" / "pictures"
+SHOWN = {"results": "", "trade-offs": "trade-offs", "compare": "compare?b=int8"}
+SIZE = {"width": 1280, "height": 860}
+
+
+def main() -> None:
+    """Write them, the trade-offs in the dark."""
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    with dashboard(home()) as url, chromium() as browser:
+        for name, path in SHOWN.items():
+            with visit(browser, dark=name == "trade-offs") as visitor:
+                visitor.page.set_viewport_size(SIZE)
+                take(visitor.open(f"{url}/{path}"), name)
+
+
+def take(page: Page, name: str) -> None:
+    """Write a picture of what is seen, without what still moves."""
+    page.screenshot(path=PICTURES / f"dashboard-{name}.png", animations="disabled", caret="hide")
+
+
+if __name__ == "__main__":
+    main()
