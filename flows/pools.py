@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from threading import Event
 from typing import Literal
 from uuid import UUID
@@ -18,8 +19,10 @@ from prefect.settings import get_current_settings
 from prefect.states import Cancelling, Crashed
 
 from flows.hosts import HostFailed, Pool
+from flows.measure import measure
 from flows.progress import say
 from flows.recording import Order
+from flows.registering import create_pools
 from storage.opening import metrics_store, store_url
 from storage.resuming import stored_rows
 
@@ -56,19 +59,34 @@ def measure_on_pool(host: Pool, order: Order, stop: Event) -> None:
 
 def _started(host: Pool, order: Order, attempt: int) -> UUID:
     """The flow run of this attempt; the key makes it the same one if this process is killed and started again."""
-    name = f"measure/{host.pool}"
-    try:
-        flow_run = run_deployment(
-            name,
-            parameters={"order": order.model_dump(mode="json")},
-            timeout=0,
-            idempotency_key=f"{order.run}-{host.name}-{attempt}",
-            job_variables={"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(_HEARTBEAT_S)}},
-        )
-    except ObjectNotFound:
-        raise HostFailed(f"the server has no deployment {name}; docs/hosts.md says how to make one") from None
+    flow_run = run_deployment(
+        _deployed(host),
+        parameters={"order": order.model_dump(mode="json")},
+        timeout=0,
+        idempotency_key=f"{order.run}-{host.name}-{attempt}",
+        job_variables={"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(_HEARTBEAT_S)}},
+    )
     assert isinstance(flow_run, FlowRun)  # a coroutine only where it is called from one
     return flow_run.id
+
+
+def _deployed(host: Pool) -> str:
+    """The deployment that measures on the pool; made where there is none, so that a new host is a file and a worker."""
+    name = f"{measure.name}/{host.pool}"
+    with get_client(sync_client=True) as client:
+        with suppress(ObjectNotFound):
+            client.read_deployment_by_name(name)
+            return name
+        create_pools(client, [host.pool])
+        client.create_deployment(
+            client.create_flow(measure),
+            host.pool,
+            work_pool_name=host.pool,
+            entrypoint=f"{measure.__module__}.{measure.fn.__name__}",
+            description=measure.description,
+            pull_steps=[],
+        )
+    return name
 
 
 def _require_rows(order: Order) -> None:

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from threading import Event
 from typing import Any
 
@@ -45,33 +46,6 @@ class _JobLost(RuntimeError):  # noqa: N818 - read as a sentence
     """The job has ended before its work had; another one goes on with it."""
 
 
-@task(name="measure-in-job", task_run_name="measure in a Slurm job", cache_policy=NO_CACHE, persist_result=False)
-def _measured(order: Order) -> None:
-    measure(order)
-
-
-def measure_in_job(host: Slurm, order: Order, stop: Event) -> None:
-    """Have a job measure an order, and wait for it; one that dies is followed by another, which goes on.
-
-    Raises:
-        HostFailed: Slurm refused the job or did not start it in time, it took too long, or it died every time.
-    """
-    if shutil.which("sbatch") is None:
-        raise HostFailed("there is no sbatch here; run the benchmark on a machine that submits to the cluster")
-    with get_client(sync_client=True) as client:
-        api = str(client.api_url).rstrip("/")
-    reason = ""
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            with temporary_settings({PREFECT_API_URL: api}), _cluster(host, order, api) as cluster:
-                _Job(host, cluster, stop).measure(order)
-                return
-        except _JobLost as lost:
-            reason = str(lost)
-            say(f"{host.name}, attempt {attempt} of {ATTEMPTS}: {reason}")
-    raise HostFailed(f"failed {ATTEMPTS} times, at last: {reason}")
-
-
 class _Job:
     """One job of a cluster that has one, and the Prefect flow that waits for it."""
 
@@ -84,12 +58,8 @@ class _Job:
         self._await_start()
         address, security = self._cluster.scheduler_address, self._cluster.security
         runner: Any = DaskTaskRunner(address=address, client_kwargs={"security": security})
-
-        @flow(name="slurm", flow_run_name="measure {order.study.name} in a Slurm job", task_runner=runner)
-        def in_job(order: Order) -> None:
-            self._await_end(_measured.submit(order))
-
-        in_job(order)
+        _job.set(self)
+        _in_job.with_options(task_runner=runner)(order)
 
     def _submit(self) -> None:
         """Ask Slurm whether it would take the job, because Dask does not tell why it did not; then submit it."""
@@ -113,7 +83,8 @@ class _Job:
             if time.monotonic() > deadline:
                 raise HostFailed(f"job {job} did not start within {minutes:g} minutes: {status}")
 
-    def _await_end(self, future: Any) -> None:
+    def await_end(self, future: Any) -> None:
+        """Wait for what was submitted to the job. Raises as `measure`."""
         minutes = self._host.limit_minutes
         seen = time.monotonic()
         deadline = seen + minutes * 60 + MARGIN_S
@@ -147,6 +118,50 @@ class _Job:
         logs = sorted((home() / "slurm" / "logs").glob(f"{self._cluster.job_name}-*.err"), key=os.path.getmtime)
         lines = logs[-1].read_text("utf8", "replace").splitlines() if logs else []
         return " | ".join(lines[-_LOG_LINES:]) or "it left no log"
+
+
+_job: ContextVar[_Job] = ContextVar("job")
+
+
+# Dask pickles a task and the flow around it by value: what they call is a plain function, which goes by its name.
+@task(name="measure-in-job", task_run_name="measure in a Slurm job", cache_policy=NO_CACHE, persist_result=False)
+def _measured(order: Order) -> None:
+    _measure_here(order)
+
+
+@flow(name="slurm", flow_run_name="measure {order.study.name} in a Slurm job of {order.host}")
+def _in_job(order: Order) -> None:
+    _await_end(_measured.submit(order))
+
+
+def _measure_here(order: Order) -> None:
+    measure(order)
+
+
+def _await_end(future: Any) -> None:
+    _job.get().await_end(future)
+
+
+def measure_in_job(host: Slurm, order: Order, stop: Event) -> None:
+    """Have a job measure an order, and wait for it; one that dies is followed by another, which goes on.
+
+    Raises:
+        HostFailed: Slurm refused the job or did not start it in time, it took too long, or it died every time.
+    """
+    if shutil.which("sbatch") is None:
+        raise HostFailed("there is no sbatch here; run the benchmark on a machine that submits to the cluster")
+    with get_client(sync_client=True) as client:
+        api = str(client.api_url).rstrip("/")
+    reason = ""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with temporary_settings({PREFECT_API_URL: api}), _cluster(host, order, api) as cluster:
+                _Job(host, cluster, stop).measure(order)
+                return
+        except _JobLost as lost:
+            reason = str(lost)
+            say(f"{host.name}, attempt {attempt} of {ATTEMPTS}: {reason}")
+    raise HostFailed(f"failed {ATTEMPTS} times, at last: {reason}")
 
 
 @contextmanager

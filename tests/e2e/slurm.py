@@ -94,7 +94,9 @@ def _daemon(command: list[str], output: Path) -> Iterator[None]:
 def _await_ready(environment: Mapping[str, str], directory: Path) -> None:
     deadline = time.monotonic() + _READY_WITHIN_S
     while time.monotonic() < deadline:
-        asked = subprocess.run(["sinfo", "-h", "-o", "%t"], env=environment, capture_output=True, text=True, check=False)
+        asked = subprocess.run(
+            ["sinfo", "-h", "-o", "%t"], env=environment, capture_output=True, text=True, check=False
+        )
         if asked.stdout.strip() == "idle":
             return
         time.sleep(0.2)
