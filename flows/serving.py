@@ -25,6 +25,7 @@ from rich.console import Console
 from flows.served import MARK, Served, marked, served, withdraw
 from flows.supervised import Child
 from storage import home
+from storage.opening import store_url
 
 if TYPE_CHECKING:
     from flows.rescue import Rescue
@@ -53,11 +54,20 @@ class Serving:
 
     @property
     def url(self) -> str:
-        """The server's URL, without a path."""
+        """The server's URL as this machine reaches it, without a path."""
         if self.connect:
             return self.connect.rstrip("/").removesuffix("/api")
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}.get(self.host, self.host)  # noqa: S104
-        return f"http://{host}:{self.port}"
+        return self._at({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host))  # noqa: S104 - not bound
+
+    @property
+    def public_url(self) -> str | None:
+        """The same as other machines reach it; None if they cannot."""
+        if self.host in ("localhost", "::1") or self.host.startswith("127."):
+            return None
+        return self._at(platform.node() if self.host in ("0.0.0.0", "::") else self.host)  # noqa: S104 - not bound
+
+    def _at(self, host: str) -> str:
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
 
 def serve(what: Serving) -> Served | None:
@@ -179,6 +189,7 @@ class Supervisor:
             is_up = partial(registering.reports, client, pool, worker.name, started)
             self._wait(is_up, f"worker {worker.name} does not report", worker)
             _say(f"worker {worker.name}: takes runs from pool {pool}")
+        registering.add_measuring(client, self._what.pools)
 
     def _deploy(self) -> None:
         words = ("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(_DEPLOYMENTS))
@@ -202,8 +213,10 @@ class Supervisor:
         return {
             **os.environ,
             MARK: str(home()),
-            "SLIMLINE_HOME": str(home()),  # flow runs have a directory of their own
+            "SLIMLINE_HOME": str(home()),  # relative to here; flow runs have a directory of their own
+            "SLIMLINE_STORE": store_url(),
             "PREFECT_API_URL": f"{self._what.url}/api",
+            "PREFECT_SERVER_UI_API_URL": f"{self._what.public_url or self._what.url}/api",  # whom the browser asks
             "PREFECT_CLIENT_MAX_RETRIES": "10",  # after 2, 4, 8, ... seconds: a killed server is back by then
             "PREFECT_LOGGING_LEVEL": "INFO",  # what a run says is to be read in the UI
             "PREFECT_WORKER_QUERY_SECONDS": "2",
@@ -243,8 +256,10 @@ def _addresses(what: Serving) -> Iterator[str]:
         yield f"ready: workers for {what.url}"
     else:
         yield f"ready: the UI is at {what.url}, the API at {what.url}/api"
-        there = what.url.replace("127.0.0.1", platform.node())
-        yield f"a worker elsewhere: slimline serve --connect {there}/api --pools laptop"
+        if what.public_url:
+            yield f"a worker elsewhere: slimline serve --connect {what.public_url}/api --pools laptop"
+        else:
+            yield "only this machine reaches it; for workers elsewhere: slimline serve --host 0.0.0.0"
     yield "Ctrl-C stops everything"
 
 

@@ -1,6 +1,7 @@
 """The parts of `slimline serve` that need no server: bad input, a child that dies, what is told to other commands."""
 
 import os
+import platform
 import re
 import socket
 import subprocess
@@ -67,6 +68,9 @@ def test_urls_are_those_that_this_machine_reaches() -> None:
     assert Serving("127.0.0.1", 4200, ()).url == "http://127.0.0.1:4200"
     assert Serving("0.0.0.0", 4200, ()).url == "http://127.0.0.1:4200"
     assert Serving("::1", 4200, ()).url == "http://[::1]:4200"
+    assert Serving("0.0.0.0", 4200, ()).public_url == f"http://{platform.node()}:4200"
+    assert Serving("192.0.2.1", 4200, ()).public_url == "http://192.0.2.1:4200"
+    assert {Serving(host, 4200, ()).public_url for host in ("127.0.0.1", "localhost", "::1")} == {None}
     assert Serving("127.0.0.1", 4200, (), connect="http://desk:4200/api/").url == "http://desk:4200"
 
 
