@@ -8,7 +8,6 @@ from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import DeploymentSchedule
 
 from flows.hosts import Pool, host_names, load_host
@@ -28,30 +27,6 @@ def create_pools(client: SyncPrefectClient, wanted: Collection[str]) -> list[str
         if name not in known:
             client.create_work_pool(WorkPoolCreate(name=name, type="process", description=described.get(name)))
     return names
-
-
-def add_measuring(client: SyncPrefectClient, pools: Collection[str]) -> None:
-    """A deployment of `measure` for each of one's own pools, like those that ship.
-
-    Raises:
-        LookupError: none of those is there: the server is not one of slimline.
-    """
-    known = client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=["measure"])))
-    if not known:
-        raise LookupError("--connect: the server has no deployment of measure; start it with: slimline serve")
-    for pool in set(pools) - {_LOCAL, *(each.name for each in known)}:
-        like = known[0]
-        client.create_deployment(
-            like.flow_id,
-            pool,
-            version=like.version,
-            description=like.description,
-            work_pool_name=pool,
-            tags=like.tags,
-            entrypoint=like.entrypoint,
-            parameter_openapi_schema=like.parameter_openapi_schema,
-            pull_steps=like.pull_steps,
-        )
 
 
 def paused_schedules(client: SyncPrefectClient) -> set[tuple[UUID, str | None]]:

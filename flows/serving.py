@@ -189,7 +189,6 @@ class Supervisor:
             is_up = partial(registering.reports, client, pool, worker.name, started)
             self._wait(is_up, f"worker {worker.name} does not report", worker)
             _say(f"worker {worker.name}: takes runs from pool {pool}")
-        registering.add_measuring(client, self._what.pools)
 
     def _deploy(self) -> None:
         words = ("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(_DEPLOYMENTS))
