@@ -132,8 +132,8 @@ def _emit(row: Row) -> None:
             "slimline.metric": row["metric"],
         },
         payload={
-            **{name: row.get(name) for name in shown},
+            **{name: row[name] for name in shown},
             "suspects": row["suspects"],
-            "rerun": row.get("rerun") or [],
+            "rerun": row["rerun"] or [],
         },
     )

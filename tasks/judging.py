@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from storage.history import Conducted, History, Row
+from storage.schemas import VERDICTS
 from tasks.comparable import differences, other_prompts, prompts_of, suspects
 from tasks.evaluation.regression import (
     LOOKS,
@@ -26,6 +27,7 @@ from tasks.evaluation.regression import (
     changed_at,
     decided,
     expected,
+    median_bounds,
     shift,
     suspected,
 )
@@ -35,10 +37,11 @@ Predictions = Callable[[Conducted, str], Mapping[tuple[int, str], Row]]
 
 TIMED = {
     "speed_ratio": Rule(relevant=0.05, prior=0.02),
-    "samples_per_s": Rule(relevant=0.10, prior=0.10),
+    "samples_per_s": Rule(relevant=0.10, prior=0.10, lasting=3),
     "memory_over_base_mb": Rule(relevant=0.05, prior=0.01),
 }
-"""Metrics with noise. The baseline's absolute speed follows the machine's clock and neighbours, so it may vary more."""
+"""Metrics with noise. The baseline's absolute speed follows the machine's clock and neighbours: it may vary more, and one
+night cannot tell a busy machine from slower software, nor can a re-run in the same hour."""
 RELEVANT_SIZE = 0.01
 RELEVANT_POINTS = {"es": 0.5, "em": 1.0}
 METRICS = (*TIMED, "disk_mb", *RELEVANT_POINTS)
@@ -51,7 +54,9 @@ _LOWER_IS_BETTER = ("memory_over_base_mb", "disk_mb")
 
 @dataclass(frozen=True)
 class Series:
-    """A noisy series up to tonight, as logs that are worse when lower, and what tonight was expected to be."""
+    """A noisy series up to tonight, as logs that are worse when lower, what tonight was expected to be, and why it is
+    suspicious.
+    """
 
     rule: Rule
     sign: int
@@ -59,6 +64,7 @@ class Series:
     nights: tuple[Night, ...]
     tonight: Night
     expectation: Expected
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,15 +95,36 @@ def settle(judgement: Judgement, reruns: Sequence[str], rounds: Sequence[Row]) -
     values = _logs(ours, row["metric"], series.sign)
     base = {**row, "rerun": list(reruns)}
     if not values:
-        return Judgement({**base, "reason": f"{row['reason']}; it could not be measured again"})
-    decision = decided(values, series.expectation, series.rule)
+        return Judgement({**base, "reason": f"{series.why}; it could not be measured again"})
     found = _with_figures(base, series, shift(values, series.expectation))
-    if decision in ("worse", "better"):
-        return Judgement(_confirmed(found, series, len(values), worse=decision == "worse"))
+    decision = decided(values, series.expectation, series.rule)
     if decision == "same":
         return Judgement({**found, "verdict": "ok", "reason": f"not confirmed by {len(values)} new rounds"})
-    reason = f"{row['reason']}; {len(ours)} new rounds could not tell, the host is too noisy"
-    return Judgement({**found, "reason": reason}, series if len(ours) < LOOKS[-1] else None)
+    if decision == "undecided":
+        doubt, again = "which could not tell: the host is too noisy", len(ours) < LOOKS[-1]
+    else:
+        doubt, again = _still_doubtful(found, series, ours), False
+        if not doubt:
+            return Judgement(_confirmed(found, series, len(values), worse=decision == "worse"))
+    found["reason"] = f"{series.why}; measured again in {len(ours)} rounds, {doubt}"
+    return Judgement(found, series if again else None)
+
+
+def _still_doubtful(row: Row, series: Series, rounds: Sequence[Row]) -> str | None:
+    """Why a change that new rounds show is no alarm yet: it is new, or the baseline differs from itself by as much."""
+    lasted = len(series.nights) - _first_changed(row, series) + 1
+    if lasted < series.rule.lasting:
+        return f"but seen for {_nights(lasted)} of {series.rule.lasting}"
+    floor = _noise_floor(rounds)
+    if abs(math.log(row["ratio"])) <= floor:
+        return f"but the baseline differs from itself by {100 * math.expm1(floor):.1f} %"
+    return None
+
+
+def _noise_floor(rounds: Sequence[Row]) -> float:
+    """How far the baseline's two processes may differ, as a log: the farther end of the interval of their ratio."""
+    ratios = [math.log(row["baseline_self_ratio"]) for row in rounds if row["baseline_self_ratio"]]
+    return max(map(abs, median_bounds(ratios))) if ratios else math.inf
 
 
 def _judged(history: History, variant: str, metric: str, predictions: Predictions) -> Judgement | None:
@@ -127,6 +154,7 @@ def _judged(history: History, variant: str, metric: str, predictions: Prediction
 
 def _row(now: Conducted, variant: str, metric: str, version: int | None) -> Row:
     return {
+        **dict.fromkeys(column.name for column in VERDICTS),
         **{"run": now.run, "study": now.study, "host": now.host, "host_class": now.host_class, "time": now.started},
         **{"variant": variant, "metric": metric, "metric_version": version},
     }
@@ -192,7 +220,7 @@ def _judged_timed(history: History, row: Row, past: Sequence[Conducted]) -> Judg
     if not suspected(tonight, expectation, rule):
         return Judgement({**found, "verdict": "ok", "reason": "within the noise band"})
     reason = f"{_change(found)}, beyond the band of {100 * found['band']:.1f} %{_doubt(now)}"
-    return Judgement({**found, "verdict": "suspicious-unconfirmed", "reason": reason}, whole)
+    return Judgement({**found, "verdict": "suspicious-unconfirmed", "reason": reason}, replace(whole, why=reason))
 
 
 def _nights_of(history: History, row: Row, conducted: Sequence[Conducted], sign: int) -> dict[tuple[str, str], Night]:
@@ -238,11 +266,15 @@ def _with_figures(row: Row, series: Series, found: Shift) -> Row:
 
 
 def _confirmed(row: Row, series: Series, rounds: int, *, worse: bool) -> Row:
-    level = series.expectation.level
-    tonight = level + series.sign * math.log(row["ratio"])
-    first = changed_at([night.level for night in series.nights], series.expectation.start, level, tonight)
+    first = _first_changed(row, series)
     reason = f"{_change(row)}, confirmed by {rounds} new rounds"
     return _changed(row, series.past, first, worse=worse) | {"reason": reason}
+
+
+def _first_changed(row: Row, series: Series) -> int:
+    level = series.expectation.level
+    tonight = level + series.sign * math.log(row["ratio"])
+    return changed_at([night.level for night in series.nights], series.expectation.start, level, tonight)
 
 
 def _changed(row: Row, past: Sequence[Conducted], first: int, *, worse: bool) -> Row:
@@ -326,7 +358,7 @@ def _tested(metric: str, ours: Sequence[float], theirs: Sequence[float]) -> tupl
 
 def with_suspects(row: Row, history: History) -> Row:
     """The row of a confirmed change, with what differs in software between the last run before it and its first."""
-    if row.get("change_point") is None:
+    if row["change_point"] is None:
         return row
     before = [each for each in history.past if each.started < row["change_time"]]
     after = next((each for each in history.past if each.run == row["change_point"]), history.now)

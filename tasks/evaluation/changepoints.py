@@ -1,7 +1,8 @@
 """Where the level of a series of nights has changed, so that a night is judged against the level it should have.
 
 Killick, Fearnhead and Eckley, Optimal Detection of Changepoints With a Linear Computational Cost (JASA 107, 2012), as
-in ruptures, with absolute deviations from each segment's median for a cost: one wild night does not make a level.
+in ruptures, for squared deviations, after a Hampel filter (Pearson, IEEE Trans. Control Syst. Technol. 10, 2002): one
+wild night makes no level.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from typing import NamedTuple
 import numpy as np
 import ruptures
 from numpy.typing import NDArray
+from scipy import ndimage
 
 SHORTEST = 5
 """Nights that make a level: fewer at another one are suspicious nights, not a level of their own."""
-PENALTY = 3.0
-"""What a change must explain, in units of ln(nights) of standardised absolute deviation. Charging each change for its
-place and its level would be 2 (Schwarz's criterion); the rest keeps nights that all differ a little in one piece."""
+PENALTY = 4.0
+"""What a change must explain, in units of ln(nights) of squared standard deviations. Schwarz's criterion would be 2,
+for a change's place and its level; the rest is for noise that is not quite independent from night to night."""
+_WILD = 3.0  # standard deviations from its neighbours' median that make a night a wild one
+_NEIGHBOURS = 5
 _FINEST = 1e-4  # relative: below this, differences are rounding
 
 Series = NDArray[np.float64]
@@ -56,10 +60,15 @@ def _median(series: Series, level: Level) -> float:
 def _changes(series: Series) -> list[int]:
     if len(series) < 2 * SHORTEST:
         return []
-    standardised = series / _noise_between(series)
-    search = ruptures.Pelt(model="l1", min_size=SHORTEST, jump=1).fit(standardised)
+    standardised = _without_wild(series / _noise_between(series))
+    search = ruptures.KernelCPD(kernel="linear", min_size=SHORTEST, jump=1).fit(standardised)
     *changes, _ = search.predict(pen=PENALTY * math.log(len(series)))
     return [int(change) for change in changes]
+
+
+def _without_wild(standardised: Series) -> Series:
+    neighbours = ndimage.median_filter(standardised, _NEIGHBOURS, mode="nearest")
+    return np.where(np.abs(standardised - neighbours) > _WILD, neighbours, standardised)
 
 
 def _noise_between(series: Series) -> float:

@@ -26,8 +26,8 @@ _ARM_FLAGS = ("asimd", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme")
 _INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 _LIBRARIES = (
-    *("numpy", "onnx", "onnxruntime", "pydantic", "rapidfuzz", "safetensors", "scipy"),
-    *("tokenizers", "torch", "transformers"),
+    *("ctranslate2", "nncf", "numpy", "onnx", "onnxruntime", "openvino", "pydantic", "rapidfuzz", "safetensors"),
+    *("scipy", "tokenizers", "torch", "transformers"),
 )
 _BUSY_LOAD = 0.25
 _MB = 1e6

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections.abc import Collection, Sequence
+from functools import cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -26,13 +28,15 @@ NIGHTS_NEEDED = 5
 """Nights before anything is judged: fewer cannot tell noise from change."""
 NIGHTS_KEPT = 60
 """Nights looked back: older ones say little about the machine of today."""
-LOOKS = (6, 18, 42)
-"""Rounds of a re-run after which it may be decided; six are the fewest whose range is a 95 % interval of a median."""
+LOOKS = (8, 20, 44)
+"""Rounds of a re-run after which it may be decided; eight are the fewest whose range is a 99 % interval of a median."""
 _SUSPECT = 1.5
 """Standard errors that make a night suspicious. A false suspicion costs a re-run; a missed one waits a night."""
-_CONFIDENCE = 0.95
+_CONFIDENCE = 0.99
 _PRIOR_NIGHTS = 4
 """How many nights the assumed noise between nights weighs, while the series learns its own."""
+_OF_NIGHTS = 0.5
+"""The least share of the deviations between nights that no number of rounds in a night would average out."""
 _MEDIAN_PENALTY = math.pi / 2  # the variance of a median is this many times that of a mean, for normal noise
 
 Decision = Literal["worse", "better", "same", "undecided"]
@@ -47,17 +51,18 @@ class Night(NamedTuple):
     @property
     def level(self) -> float:
         """The median over its rounds."""
-        return float(np.median(self.values))
+        return statistics.median(self.values)
 
 
 class Rule(NamedTuple):
     """What matters in a metric: the least change worth an alarm, and the noise between nights assumed beforehand.
 
-    Both relative: 0.05 is 5 %.
+    Both relative: 0.05 is 5 %. `lasting` is how many nights in a row a change must have lasted, tonight included.
     """
 
     relevant: float
     prior: float
+    lasting: int = 1
 
     @property
     def step(self) -> float:
@@ -109,7 +114,7 @@ def expected(series: Sequence[Night], rule: Rule, starts: Collection[str] = ()) 
     spread = _learnt(_robust_deviation(residuals), len(residuals) - len(found), rule.prior)
     within = _within(series)
     rounds = float(np.median([len(night.values) for night in series]))
-    between = math.sqrt(max(spread**2 - _MEDIAN_PENALTY * within**2 / rounds, 0.0))
+    between = math.sqrt(max(spread**2 - _MEDIAN_PENALTY * within**2 / rounds, (_OF_NIGHTS * spread) ** 2))
     start, end = found[-1]
     uncertainty = spread * math.sqrt((_MEDIAN_PENALTY if end - start > 2 else 1.0) / (end - start))
     degrees = len(residuals) - len(found) + _PRIOR_NIGHTS
@@ -138,11 +143,16 @@ def _learnt(own: float, degrees: int, prior: float) -> float:
 def _within(series: Sequence[Night]) -> float:
     """Standard deviation of a round within its night: the median night's, so that wild nights do not count."""
     scaled = [
-        float(np.var(night.values, ddof=1)) * (count - 1) / float(stats.chi2.median(count - 1))
+        float(np.var(night.values)) * count / _median_of_squares(count - 1)
         for night in series
         if (count := len(night.values)) > 1
     ]
     return math.sqrt(float(np.median(scaled))) if scaled else 0.0
+
+
+@cache
+def _median_of_squares(degrees: int) -> float:
+    return float(stats.chi2.median(degrees))
 
 
 def suspected(night: Night, expectation: Expected, rule: Rule) -> bool:
@@ -177,7 +187,7 @@ def decided(values: Sequence[float], expectation: Expected, rule: Rule) -> Decis
 
 
 def median_bounds(values: Sequence[float]) -> tuple[float, float]:
-    """The sign test's 95 % interval of a median: two of the sorted values, or infinite for fewer than six."""
+    """The sign test's 99 % interval of a median: two of the sorted values, or infinite for fewer than eight."""
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     rank = int(stats.binom.ppf((1 - _CONFIDENCE) / 2, len(ordered), 0.5))
     if rank == 0:
