@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 TORCH_CPU := https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup bench test check format lock clean
+.PHONY: help setup bench test pictures check format lock clean
 
 help: ## Print this help
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ bench: setup ## Build every variant of the default study, measure it here, print
 # Test files run side by side, a core each.
 test: setup ## Run every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
+
+pictures: setup ## Draw the pictures of the documentation, from the newest run of the compression study
+	$(BIN)/slimline report --study compression --figures docs/pictures
 
 check: setup ## Lint, format, types, layers
 	$(BIN)/ruff check .

@@ -106,6 +106,7 @@ def tradeoff(
     frontier = _frontier([point for point in found if point["variant"] not in excluded], x, y)
     for point in found:
         point["state"] = _state(point, frontier, excluded, recommended)
+    found.sort(key=lambda point: -list(STATES).index(point["state"]))  # what matters more is drawn over the rest
     scales = _scale(found, "x"), _scale(found, "y")
     titles = [
         AXES[name].title + (" (log scale)" if scale.log else "") for name, scale in zip((x, y), scales, strict=True)
