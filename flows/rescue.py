@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
+import psutil
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -17,6 +20,7 @@ from prefect.client.schemas.filters import (
     WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Cancelled, Crashed, Scheduled
 
 from flows.served import marked
@@ -24,6 +28,8 @@ from flows.served import marked
 _ATTEMPTS = 5
 # A worker needs a few seconds from taking a run to starting its process; on a busy machine, more.
 _STARTING = timedelta(seconds=30)
+# A worker gives a run that is cancelled half a minute to end by itself.
+_CANCELLING = timedelta(minutes=1)
 _JUST_NOW = timedelta(minutes=2)
 _UNFINISHED = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
 
@@ -49,30 +55,39 @@ class Rescue:
 
     def _without_process(self) -> Iterator[FlowRun]:
         runs = self._runs(_UNFINISHED)
-        alive = {environment.get("PREFECT__FLOW_RUN_ID") for _, environment in marked(self._home)} if runs else set()
+        processes: defaultdict[str, list[psutil.Process]] = defaultdict(list)
+        for process, seen in marked(self._home) if runs else ():
+            processes[seen.get("PREFECT__FLOW_RUN_ID", "")].append(process)
         for run in runs:
-            is_starting = _state(run).is_pending() and _age(run) < _STARTING
-            if str(run.id) not in alive and not is_starting:
+            state, own = _state(run), processes[str(run.id)]
+            if not own and not (state.is_pending() and _age(run) < _STARTING):
                 yield run
+            elif state.is_cancelling() and _age(run) > _CANCELLING:  # the worker that should end it is gone
+                for process in own:
+                    with suppress(psutil.Error):
+                        process.kill()
 
     def _killed(self) -> Iterator[FlowRun]:
         """Runs whose process was killed under a worker that lives: it has called them crashed."""
-        for run in self._runs([StateType.CRASHED], since=datetime.now(UTC) - _JUST_NOW):
-            if "status code: -9" in (_state(run).message or "") and run.run_count < _ATTEMPTS:
+        for run in self._runs([StateType.CRASHED]):
+            was_killed = "status code: -9" in (_state(run).message or "")
+            if was_killed and _age(run) < _JUST_NOW and run.run_count < _ATTEMPTS:
                 yield run
 
-    def _runs(self, states: Collection[StateType], since: datetime | None = None) -> list[FlowRun]:
+    def _runs(self, states: Collection[StateType]) -> list[FlowRun]:
+        """The latest runs of these workers in these states."""
         runs = self._client.read_flow_runs(
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states)))),
             work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=list(self._workers))),
+            sort=FlowRunSort.EXPECTED_START_TIME_DESC,
         )
-        return [run for run in runs if self._is_ours(run) and (since is None or _state(run).timestamp > since)]
+        return [run for run in runs if self._is_ours(run)]
 
     def _is_ours(self, run: FlowRun) -> bool:
         worker = run.labels.get("prefect.worker.name")
-        return worker in self._workers.values() or (
-            worker is None and _age(run) > _STARTING
-        )  # it was killed before it signed
+        if worker is None:  # it was killed before it could sign, or is just about to
+            return _age(run) > _STARTING
+        return worker in self._workers.values()
 
     def _rescue(self, run: FlowRun) -> str:
         for child in self._inside(run):
