@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, NamedTuple
 
-from prefect import flow, runtime
+from prefect import flow, get_client, runtime
+from prefect.client.schemas.objects import FlowRun, TaskRun
+from prefect.context import FlowRunContext
 from pydantic import Field
 
 from flows.build import build
@@ -70,14 +73,23 @@ def benchmark(
         raise
     measure_everywhere(order, targets)
     show_run(run.run, chosen.name, store, metrics)
-    return Outcome(run.run, _failed(run.run, metrics))
+    return Outcome(run.run, _failed(run.run, len(targets) > 1, metrics))
 
 
 def _run_of(study: Study) -> Run:
-    """The run that this flow run is, the same one however often it is started."""
-    flow_run, started = runtime.flow_run.id, runtime.flow_run.scheduled_start_time
-    name = f"{started:%Y%m%dT%H%M%S}-{study.name}-{flow_run[-6:]}"
-    return Run(run=name, study=study, started=started, flow_run=flow_run)
+    """The run that this flow run is, the same one however often it is started.
+
+    Within another flow it is known by its place there: that flow, started again, makes a new flow run of it.
+    """
+    context = FlowRunContext.get()
+    assert context and context.flow_run  # this is called by the flow
+    origin: FlowRun | TaskRun = context.flow_run
+    if context.flow_run.parent_task_run_id:
+        with get_client(sync_client=True) as client:
+            origin = client.read_task_run(context.flow_run.parent_task_run_id)
+    started = origin.expected_start_time or datetime.now(UTC)
+    name = f"{started:%Y%m%dT%H%M%S}-{study.name}-{str(origin.id)[-6:]}"
+    return Run(run=name, study=study, started=started, flow_run=str(context.flow_run.id))
 
 
 def _built(run: Run, store: ArtifactStore) -> Order:
@@ -106,8 +118,9 @@ def _build_all(
     return artifacts, failed
 
 
-def _failed(run: str, metrics: MetricsStore) -> dict[str, str]:
+def _failed(run: str, on_several: bool, metrics: MetricsStore) -> dict[str, str]:
     """Why what failed did, by variant; where there are several hosts, by variant and host."""
-    found = failures(metrics, run)
-    several = len({host for host, _ in found}) > 1
-    return {" on ".join([variant, host]) if several else variant: why for (host, variant), why in found.items()}
+    return {
+        f"{variant} on {host}" if on_several else variant: why
+        for (host, variant), why in failures(metrics, run).items()
+    }

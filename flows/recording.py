@@ -118,8 +118,9 @@ def _subject(run: Run, variant: str, store: ArtifactStore) -> summarise.Subject:
 
 
 def record_failure(run: Run, reason: str, metrics: MetricsStore) -> None:
-    """The row of `runs` of a host on which nothing could be measured."""
-    metrics.append("runs", [run_row(run, Ending(None, None, reason), None)])
+    """The row of `runs` of a host on which nothing could be measured, unless it has one."""
+    if not stored_rows(metrics, run.run, run.shown_host).recorded:
+        metrics.append("runs", [run_row(run, Ending(None, None, reason), None)])
 
 
 def record_absence(run: Run, reason: str, store: ArtifactStore, metrics: MetricsStore) -> None:
@@ -128,8 +129,7 @@ def record_absence(run: Run, reason: str, store: ArtifactStore, metrics: Metrics
     if not stored.measured:
         measured = summarise.speed_measurements(stored.rounds, run.study.baseline)
         append_measurements(run, [*measured, *missing_speeds(run, stored.rounds, reason)], store, metrics)
-    if not stored.recorded:
-        record_failure(run, reason, metrics)
+    record_failure(run, reason, metrics)
 
 
 def missing_speeds(run: Run, rounds: Sequence[summarise.Row], reason: str) -> list[summarise.Measured]:

@@ -39,7 +39,7 @@ _COMMAND_S = 60.0
 _LOG_LINES = 5
 # Where Prefect keeps what belongs to the run. Keys and passwords reach the job through sbatch, not through its script,
 # which others may read.
-_TOLD = ("PREFECT_HOME", "PREFECT_RESULTS_LOCAL_STORAGE_PATH", "PREFECT_LOGGING_LEVEL", "SLIMLINE_STORE")
+_TOLD = ("PREFECT_RESULTS_LOCAL_STORAGE_PATH", "PREFECT_LOGGING_LEVEL", "SLIMLINE_STORE")
 
 
 class _JobLost(RuntimeError):  # noqa: N818 - read as a sentence

@@ -1,0 +1,201 @@
+"""One benchmark on many hosts, many benchmarks on one host: pools with workers, a real Slurm, one server."""
+
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from storage.metrics import MetricsStore
+from tests.command import ROOT, environment
+from tests.e2e.serving import Server
+from tests.e2e.slurm import slurm_cluster
+
+pytestmark = pytest.mark.e2e
+
+STUDY = """
+data: {train_files: 40, dev_files: 8, samples: 4}
+variants:
+  original:
+    label: baseline
+    recipe: [{step: export-onnx}, {step: engine, name: onnxruntime}]
+measuring: {rounds: 1, speed_samples: 1, warmup_samples: 1, decoding: {max_new_tokens: 4}}
+"""
+HOSTS = {
+    "desk": "{kind: pool, pool: desk}",
+    "asleep": "{kind: pool, pool: asleep, start_within_minutes: 0.05}",
+    "elsewhere": "{kind: slurm, partition: none, cores: 1, memory: 1GB, walltime: '01:00:00'}",
+}
+PARENTS = """
+import multiprocessing, sys
+from flows.running import run_benchmark
+from flows.study import load_study
+study = load_study(sys.argv[1]).changed()
+def parent(number):
+    assert not run_benchmark(study).failed
+context = multiprocessing.get_context("fork")  # ten times the imports would take longer than the test
+parents = [context.Process(target=parent, args=(number,)) for number in range(10)]
+for each in parents: each.start()
+for each in parents: each.join()
+assert [each.exitcode for each in parents] == [0] * 10
+"""
+AGAIN = """
+import sys
+from unittest.mock import patch
+import flows.benchmark
+from flows.benchmark import benchmark
+from flows.measure import measure
+from flows.study import load_study
+from storage.opening import metrics_store
+orders = []
+with patch.object(flows.benchmark, "measure_everywhere", lambda order, hosts: orders.append(order)), \\
+     patch.object(flows.benchmark, "show_run", lambda *_: None):
+    benchmark(load_study(sys.argv[1]).changed(rounds=2))
+order, metrics = orders[0], metrics_store()
+measure(order)
+first = metrics.query(f"FROM rounds WHERE run = '{order.run}' AND round = 1").to_pylist()
+metrics.append("rounds", [row | {"run": "killed"} for row in first])  # a run that was killed in its second round
+for _ in range(2):
+    measure(order.model_copy(update={"run": "killed"}))
+print(order.run)
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the study, and with hosts of one's own."""
+    directory = tmp_path_factory.mktemp("hosts")
+    (directory / "tiny.yaml").write_text(STUDY)
+    for name, content in HOSTS.items():
+        (directory / f"{name}.yaml").write_text(content)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
+    """A real Slurm; yields what sbatch needs to find it."""
+    with slurm_cluster(tmp_path_factory.mktemp("slurm")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def server(served: Server) -> Iterator[Server]:
+    """A server, and the workers of two pools; a third pool has none."""
+    workers = []
+    for pool in ("laptop", "desk"):
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
+        told = seen_by(served) | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
+        workers.append(subprocess.Popen(command, cwd=ROOT, env=told, stdout=subprocess.DEVNULL))
+    yield served
+    for worker in workers:
+        worker.terminate()
+        worker.wait()
+    for pool in ("desk", "asleep"):
+        identifier = served.deployment(f"measure/{pool}")["id"]
+        httpx.delete(f"{served.url}/api/deployments/{identifier}").raise_for_status()
+        httpx.delete(f"{served.url}/api/work_pools/{pool}").raise_for_status()
+
+
+def seen_by(server: Server) -> dict[str, str]:
+    return environment(server.home) | {"PREFECT_API_URL": f"{server.url}/api"}
+
+
+def rows(server: Server, query: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = MetricsStore(server.home / "metrics").query(query).to_pylist()
+    return found
+
+
+def script(server: Server, content: str, study: Path) -> str:
+    finished = subprocess.run(
+        [sys.executable, "-c", content, str(study)],
+        cwd=ROOT,
+        env=seen_by(server),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+@pytest.fixture(scope="module")
+def fanned_out(place: Path, server: Server, cluster: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """One benchmark on this machine, two pools and Slurm, with two hosts that are down."""
+    hosts = ["local", "laptop", str(place / "desk.yaml"), "delftblue"]
+    hosts += [str(place / "asleep.yaml"), str(place / "elsewhere.yaml")]
+    named = [word for host in hosts for word in ("--host", host)]
+    command = [sys.executable, "-m", "flows.cli", "run", str(place / "tiny.yaml"), *named]
+    told = seen_by(server) | cluster
+    return subprocess.run(command, cwd=ROOT, env=told, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def run(fanned_out: subprocess.CompletedProcess[str]) -> str:
+    """Its identifier, as a condition of SQL."""
+    return f"run = '{fanned_out.stderr.split('run ', 1)[1].split(':', 1)[0]}'"
+
+
+def test_one_benchmark_fills_a_table_grouped_by_host(
+    fanned_out: subprocess.CompletedProcess[str], run: str, server: Server
+) -> None:
+    counted = f"SELECT host, count(*) AS n FROM rounds WHERE {run} AND samples_per_s > 0 GROUP BY host ORDER BY host"
+    expected = sorted(["delftblue", "desk", "laptop", platform.node()])
+    assert rows(server, counted) == [{"host": host, "n": 2} for host in expected], fanned_out.stderr
+    table = rows(server, f"SELECT host, es FROM result_table WHERE {run} AND error IS NULL ORDER BY host")
+    assert [row["host"] for row in table] == expected
+    assert len({row["es"] for row in table}) == 1
+    assert all(host in fanned_out.stdout for host in expected)
+    (known,) = rows(server, f"SELECT DISTINCT run, flow_run FROM runs WHERE {run}")
+    assert known["run"].endswith(known["flow_run"][-6:])
+
+
+def test_rows_from_slurm_name_job_and_node(
+    fanned_out: subprocess.CompletedProcess[str], run: str, server: Server
+) -> None:
+    for table in ("rounds", "hosts"):
+        for row in rows(server, f"SELECT host, node, slurm_job FROM {table} WHERE {run}"):
+            assert row["node"] == platform.node()
+            assert (row["slurm_job"] or "").isdigit() == (row["host"] == "delftblue"), fanned_out.stderr
+
+
+def test_a_host_that_is_down_has_rows_that_say_so(
+    fanned_out: subprocess.CompletedProcess[str], run: str, server: Server
+) -> None:
+    failed = rows(server, f"SELECT host, error FROM runs WHERE {run} AND status = 'failed'")
+    said = {row["host"]: row["error"] for row in failed}
+    assert sorted(said) == ["asleep", "elsewhere"]
+    assert "no worker of pool asleep took it within 0.05 minutes" in said["asleep"]
+    assert "prefect worker start --pool asleep" in said["asleep"]
+    assert "sbatch refuses" in said["elsewhere"] and "partition" in said["elsewhere"]
+    absent = rows(server, f"SELECT host, variant, error FROM result_table WHERE {run} AND error IS NOT NULL")
+    assert {row["host"]: row["error"] for row in absent} == said
+    assert fanned_out.returncode == 1
+    assert "failed: original on asleep: no worker" in fanned_out.stderr
+
+
+def test_an_order_given_again_measures_only_what_is_missing(server: Server, place: Path) -> None:
+    run = script(server, AGAIN, place / "tiny.yaml").split()[-1]
+    found = {name: rows(server, f"FROM rounds WHERE run = '{name}'") for name in (run, "killed")}
+    for turns in found.values():
+        assert sorted((row["round"], row["replicate"]) for row in turns) == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    pids = {name: {row["pid"] for row in turns if row["round"] == 1} for name, turns in found.items()}
+    assert pids[run] == pids["killed"]
+    for table in ("runs", "hosts"):
+        assert rows(server, f"SELECT count(*) AS n FROM {table} WHERE run = 'killed'") == [{"n": 1}]
+    for table, key in (("measurements", "metric"), ("predictions", "sample")):
+        (counted,) = rows(server, f"SELECT count(*) AS n, count(DISTINCT {key}) AS d FROM {table} WHERE run = 'killed'")
+        assert counted["n"] == counted["d"] > 0
+
+
+def test_ten_benchmarks_at_once_measure_one_after_the_other(server: Server, place: Path) -> None:
+    before = rows(server, "SELECT count(*) AS n FROM runs")[0]["n"]
+    script(server, PARENTS, place / "tiny.yaml")
+    assert rows(server, "SELECT count(*) AS n FROM runs")[0]["n"] == before + 10
+    turns = rows(server, "SELECT node, started, finished FROM rounds WHERE run <> 'killed' ORDER BY node, started")
+    assert [one for one, after in pairwise(turns) if one["finished"] > after["started"]] == []
+    assert list((server.home / "work").glob("*.lock")) == []
