@@ -2,8 +2,8 @@
 
 DuckDB keeps its own limits well, but a single call of a function, such as `repeat` or `levenshtein` of long strings, is
 neither counted in its memory limit nor ended by an interrupt. Started as `python -m storage.sandbox` this is that
-process: a request comes as JSON on standard input, the answer goes as an Arrow stream to standard output, or the reason
-why there is none to standard error.
+process: a request comes as JSON on standard input; the answer goes as an Arrow stream to standard output, or the reason
+why there is none, as text. Standard error has what Python itself says.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     import pyarrow as pa
 
-REFUSED = 3  # exit status: standard error says why
+REFUSED = 3  # exit status: standard output says why
 OVERTIME_S = 1.0  # how long after its time an interrupted query may still take
 POLL_S = 0.01
 LONGEST_REASON = 10_000
@@ -46,12 +46,12 @@ def ask(url: str, sql: str, limits: Limits, cancelled: threading.Event) -> pa.Ta
 
     from storage.querying import QueryRefused
 
-    with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as reason:
-        status = _run({"url": url, "sql": sql, "limits": limits}, (answer, reason), cancelled)
+    with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as complaint:
+        status = _run({"url": url, "sql": sql, "limits": limits}, (answer, complaint), cancelled)
         if cancelled.is_set():
             raise QueryRefused("the query was cancelled")
         if status:
-            raise QueryRefused(_why(status, _text(reason), limits))
+            raise QueryRefused(_text(answer) if status == REFUSED else _why(status, _text(complaint), limits))
         answer.seek(0)
         return pa.ipc.open_stream(answer).read_all()
 
@@ -85,16 +85,15 @@ def _text(file: IO[bytes]) -> str:
     return file.read(LONGEST_REASON).decode("utf8", "replace").strip()
 
 
-def _why(status: int, reason: str, limits: Limits) -> str:
-    if status == REFUSED:
-        return reason
+def _why(status: int, complaint: str, limits: Limits) -> str:
     if status == -signal.SIGALRM:
         return f"the query was stopped after {limits.seconds:g} s"
     if status == -signal.SIGXFSZ:
         return "the result is too large; aggregate, or add a LIMIT"
-    if status in (-signal.SIGABRT, -signal.SIGKILL, -signal.SIGSEGV) or "MemoryError" in reason:
+    if status in (-signal.SIGABRT, -signal.SIGKILL, -signal.SIGSEGV) or "MemoryError" in complaint:
         return f"the query took too much memory; it may have {limits.memory_bytes / 1e9:.1f} GB"
-    return f"the query ended its process, status {status}: {reason.splitlines()[-1] if reason else 'no reason given'}"
+    last = complaint.splitlines()[-1] if complaint else "no reason given"
+    return f"the query ended its process, status {status}: {last}"
 
 
 def main() -> None:
@@ -112,8 +111,7 @@ def main() -> None:
     try:
         _send(store.query(request["sql"], limits.seconds), output)
     except QueryRefused as error:
-        sys.stderr.write(str(error)[:LONGEST_REASON])
-        sys.stderr.flush()
+        output.write(str(error).encode("utf8", "replace")[:LONGEST_REASON])
         os._exit(REFUSED)  # a query that was stopped may still hold its threads
     os._exit(0)
 

@@ -102,7 +102,7 @@ def test_the_pictures_are_pictures_and_the_latex_is_for_booktabs(written: Path) 
         assert vector.read_bytes().startswith(SVG_HEAD)
         assert vector.with_suffix(".png").read_bytes().startswith(PNG_HEAD)
     latex = (figures / "results.tex").read_text("utf8")
-    assert [word for word in re.findall(r"\\(\w+rule|begin\{\w+\}|end\{\w+\})", latex)] == [
+    assert re.findall(r"\\(\w+rule|begin\{\w+\}|end\{\w+\})", latex) == [
         "begin{table}",
         "begin{tabular}",
         "toprule",
