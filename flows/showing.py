@@ -24,6 +24,7 @@ from prefect.artifacts import (
 )
 
 from storage.artifacts import ArtifactRef, ArtifactStore
+from storage.lineage import ancestry
 from storage.metrics import MetricsStore
 from storage.sheets import escaped_markdown
 from storage.tables import render, result_rows
@@ -31,6 +32,7 @@ from storage.verdicts import recommendations
 from tasks.progress import heard_by
 
 _SECONDS_BETWEEN_UPDATES = 5.0
+_DRAWN = ("tradeoff", "speedups")
 _SHOWN = (
     "host",
     "variant",
@@ -56,10 +58,8 @@ def show_run(run: str, study: str, store: ArtifactStore, metrics: MetricsStore) 
     lineage = _lineage(rows, store)
     create_markdown_artifact(key=f"{study}-lineage", markdown=lineage, description=f"What was made from what in {run}")
     for host in dict.fromkeys(str(row["host"]) for row in rows):
-        picture = _picture([row for row in rows if row["host"] == host])
-        create_image_artifact(
-            picture, key=_key(f"{study}-tradeoff-{host}"), description=f"Quality against speed on {host} in {run}"
-        )
+        for name, caption, url in _pictures([row for row in rows if row["host"] == host]):
+            create_image_artifact(url, key=_key(f"{study}-{name}-{host}"), description=f"{host} in {run}: {caption}")
     create_link_artifact(
         dashboard_link(run),
         link_text=f"{run} in the dashboard",
@@ -82,11 +82,15 @@ def _rounded(value: object) -> object:
     return round(value, 3) if isinstance(value, float) else value
 
 
-def _picture(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The trade-off as a URL that needs no server."""
-    from storage.charts import svg, tradeoff  # Altair is imported by the run that draws, not by all that measure
+def _pictures(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
+    """Name, caption and a URL that needs no server, of what one host's rows can be drawn as."""
+    from storage.charts import svg  # Altair is imported by the run that draws, not by all that measure
+    from storage.pictures import pictures
 
-    return f"data:image/svg+xml;base64,{b64encode(svg(tradeoff(rows), background='white').encode()).decode()}"
+    for picture in pictures(rows):
+        if picture.name in _DRAWN:
+            content = b64encode(svg(picture.chart, background="white").encode()).decode()
+            yield picture.name, picture.caption, f"data:image/svg+xml;base64,{content}"
 
 
 def _trust(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -104,23 +108,15 @@ def _trusted(host: str, floor: float | None, tainted: bool | None) -> str:
 
 
 def _lineage(rows: Sequence[Mapping[str, Any]], store: ArtifactStore) -> str:
-    """Every artifact behind the rows, what it was made from before it."""
+    """Every artifact behind the rows, after what it was made from."""
     published = {ref.digest: ref for ref in store.list()}
-    measured: dict[ArtifactRef, list[str]] = {}
+    measured: dict[ArtifactRef, dict[str, None]] = {}
     for row in rows:
-        ref = published.get(str(row["artifact"]))
-        for each in _ancestry(ref, store) if ref else ():
-            measured.setdefault(each, [])
-        if ref and row["variant"] not in measured[ref]:
-            measured[ref].append(str(row["variant"]))
+        if ref := published.get(str(row["artifact"])):
+            measured.setdefault(ref, {})[str(row["variant"])] = None
     lines = ["| artifact | made by | from | is | MB | seconds | when |", "|---|---|---|---|---:|---:|---|"]
-    return "\n".join([*lines, *(_described(ref, variants, store) for ref, variants in measured.items())])
-
-
-def _ancestry(ref: ArtifactRef, store: ArtifactStore) -> Iterator[ArtifactRef]:
-    for parent in store.provenance(ref).inputs:
-        yield from _ancestry(parent, store)
-    yield ref
+    behind = ancestry(measured, store)
+    return "\n".join([*lines, *(_described(ref, list(measured.get(ref, ())), store) for ref in behind)])
 
 
 def _described(ref: ArtifactRef, variants: Sequence[str], store: ArtifactStore) -> str:

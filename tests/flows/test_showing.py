@@ -10,6 +10,8 @@ import pytest
 
 from flows import showing
 from storage.artifacts import ArtifactRef, ArtifactStore, Provenance
+from storage.metrics import MetricsStore
+from storage.tables import result_rows
 
 
 def published(store: ArtifactStore, directory: Path, kind: str, step: str, *inputs: ArtifactRef) -> ArtifactRef:
@@ -49,13 +51,20 @@ def test_the_noise_floor_is_said(floor: float | None, tainted: bool, words: str)
     assert words in showing._trust([{"host": "box", "noise_floor": floor, "tainted": tainted}])
 
 
-def test_the_picture_needs_no_server() -> None:
-    ends = dict.fromkeys(("samples_per_s_lo", "samples_per_s_hi", "es_lo", "es_hi"))
-    figures = {"samples_per_s": 2.0, "es": 50.0, "random_weights": False, "error": None}
-    row = {"variant": "original", "host": "box", "label": "baseline", **figures, **ends}
-    kind, _, content = showing._picture([row]).partition(",")
-    assert kind == "data:image/svg+xml;base64"
-    assert b"original" in base64.b64decode(content)
+def test_the_pictures_need_no_server(tmp_path: Path) -> None:
+    metrics = MetricsStore(tmp_path)
+    common = {"run": "r", "study": "mine", "host": "box", "variant": "original", "time": datetime.now(UTC)}
+    figures = {"samples_per_s": 2.0, "es": 50.0, "es_drop": 0.0, "disk_mb": 3.0, "memory_mb": 9.0, "speed_ratio": 1.0}
+    metrics.append("runs", [{"run": "r", "study": "mine", "host": "box", "started": datetime.now(UTC)}])
+    metrics.append(
+        "measurements", [common | {"metric": name, "value": value, "label": "ours"} for name, value in figures.items()]
+    )
+    drawn = list(showing._pictures(result_rows(metrics)))
+    assert [name for name, _, _ in drawn] == ["tradeoff", "speedups"]
+    for _, caption, url in drawn:
+        kind, _, content = url.partition(",")
+        assert kind == "data:image/svg+xml;base64" and caption
+        assert b"original" in base64.b64decode(content)
 
 
 def test_keys_are_what_prefect_takes() -> None:
