@@ -34,9 +34,9 @@ def serve(host: str, port: int) -> None:
 @asynccontextmanager
 async def _warm(app: st.App) -> AsyncIterator[None]:
     """What every first visitor would wait for is read before there is one."""
-    from dashboards import reading
+    from dashboards import pages  # its caches are for a running server
 
-    await anyio.to_thread.run_sync(reading.warm)
+    await anyio.to_thread.run_sync(pages.warm)
     yield
 
 

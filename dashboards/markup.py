@@ -20,7 +20,8 @@ NOTE = (
 STYLE = """
 <style>
 .sheet { overflow-x: auto; margin-bottom: 1.5rem; }
-.sheet table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; width: 100%; }
+.sheet table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.sheet table { font-size: 0.9rem; line-height: 1.25; }
 .sheet caption { text-align: left; padding: 0.25rem 0; font-weight: 600; }
 .sheet th, .sheet td { padding: 0.3rem 0.6rem; border-bottom: 1px solid rgba(128, 128, 128, 0.35); text-align: right; }
 .sheet th:first-child, .sheet tfoot td { text-align: left; white-space: nowrap; }

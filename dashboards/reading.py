@@ -82,12 +82,3 @@ def results(run: str) -> list[Row]:
 @st.cache_data(max_entries=ANSWERS_KEPT, show_spinner=False)
 def _results(state: Sequence[str], run: str) -> list[Row]:
     return result_rows(metrics(), run=run)
-
-
-def warm() -> None:
-    """Read what the first page shows, and import what any page needs, before anyone waits for it."""
-    from dashboards import pages  # noqa: F401
-
-    measured = [row["run"] for row in runs() if row["measured"]]
-    if measured:
-        results(measured[0])

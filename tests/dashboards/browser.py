@@ -1,6 +1,6 @@
 """The dashboard as a person meets it: the real command, a real Chromium, and what the browser had to complain about."""
 
-import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -78,9 +78,8 @@ def _wait_for(url: str, server: "subprocess.Popen[str]") -> None:
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """The system's Chromium, headless."""
-    executable = os.environ.get("CHROMIUM", "/usr/bin/chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
         yield browser
         browser.close()
 

@@ -18,7 +18,10 @@ def main() -> None:
         for name, path in SHOWN.items():
             with visit(browser, dark=name == "trade-offs") as visitor:
                 visitor.page.set_viewport_size(SIZE)
-                take(visitor.open(f"{url}/{path}"), name)
+                page = visitor.open(f"{url}/{path}")
+                if name == "compare":
+                    page.get_by_role("heading", name="Sample by sample").evaluate("heading => heading.scrollIntoView()")
+                take(page, name)
 
 
 def take(page: Page, name: str) -> None:
