@@ -30,6 +30,7 @@ from tasks.evaluation.regression import (
     median_bounds,
     shift,
     suspected,
+    tolerance,
 )
 from tasks.evaluation.statistics import mcnemar, paired_difference
 
@@ -40,8 +41,8 @@ TIMED = {
     "samples_per_s": Rule(relevant=0.10, prior=0.10, lasting=3),
     "memory_over_base_mb": Rule(relevant=0.05, prior=0.01),
 }
-"""Metrics with noise. The baseline's absolute speed follows the machine's clock and neighbours: it may vary more, and one
-night cannot tell a busy machine from slower software, nor can a re-run in the same hour."""
+"""Metrics with noise. The baseline's absolute speed follows the machine's clock and neighbours: it may vary more, and
+one night cannot tell a busy machine from slower software, nor can a re-run in the same hour."""
 RELEVANT_SIZE = 0.01
 RELEVANT_POINTS = {"es": 0.5, "em": 1.0}
 METRICS = (*TIMED, "disk_mb", *RELEVANT_POINTS)
@@ -100,25 +101,18 @@ def settle(judgement: Judgement, reruns: Sequence[str], rounds: Sequence[Row]) -
     decision = decided(values, series.expectation, series.rule)
     if decision == "same":
         return Judgement({**found, "verdict": "ok", "reason": f"not confirmed by {len(values)} new rounds"})
+    lasted = len(series.nights) - _first_changed(found, series) + 1
     if decision == "undecided":
-        doubt, again = "which could not tell: the host is too noisy", len(ours) < LOOKS[-1]
+        doubt = "which could not tell: the host is too noisy"
+    elif abs(math.log(found["ratio"])) <= (floor := _noise_floor(ours)):
+        doubt = f"in which the baseline differs from itself by {100 * math.expm1(floor):.1f} %"
+    elif lasted < series.rule.lasting:
+        doubt = f"but seen for {_nights(lasted)} of {series.rule.lasting}"
+        return Judgement({**found, "reason": f"{series.why}; confirmed by {len(values)} new rounds, {doubt}"})
     else:
-        doubt, again = _still_doubtful(found, series, ours), False
-        if not doubt:
-            return Judgement(_confirmed(found, series, len(values), worse=decision == "worse"))
+        return Judgement(_confirmed(found, series, len(values), worse=decision == "worse"))
     found["reason"] = f"{series.why}; measured again in {len(ours)} rounds, {doubt}"
-    return Judgement(found, series if again else None)
-
-
-def _still_doubtful(row: Row, series: Series, rounds: Sequence[Row]) -> str | None:
-    """Why a change that new rounds show is no alarm yet: it is new, or the baseline differs from itself by as much."""
-    lasted = len(series.nights) - _first_changed(row, series) + 1
-    if lasted < series.rule.lasting:
-        return f"but seen for {_nights(lasted)} of {series.rule.lasting}"
-    floor = _noise_floor(rounds)
-    if abs(math.log(row["ratio"])) <= floor:
-        return f"but the baseline differs from itself by {100 * math.expm1(floor):.1f} %"
-    return None
+    return Judgement(found, series if len(ours) < LOOKS[-1] else None)
 
 
 def _noise_floor(rounds: Sequence[Row]) -> float:
@@ -215,6 +209,7 @@ def _judged_timed(history: History, row: Row, past: Sequence[Conducted]) -> Judg
     if expectation is None:
         more = NIGHTS_NEEDED - len(series)
         return Judgement({**row, "verdict": "new", "reason": f"{_nights(more)} more are needed"})
+    row["history"] = expectation.nights
     whole = Series(rule, sign, tuple(past), tuple(series), tonight, expectation)
     found = _with_figures(row, whole, shift(tonight.values, expectation))
     if not suspected(tonight, expectation, rule):
@@ -260,7 +255,7 @@ def _with_figures(row: Row, series: Series, found: Shift) -> Row:
     bounds = [math.exp(series.sign * end) if math.isfinite(end) else None for end in (found.lo, found.hi)]
     lo, hi = bounds if series.sign > 0 else bounds[::-1]
     reference, ratio = math.exp(series.sign * series.expectation.level), math.exp(series.sign * found.value)
-    band = 1 - math.exp(-max(series.expectation.band(len(series.tonight.values)), series.rule.step))
+    band = 1 - math.exp(-tolerance(len(series.tonight.values), series.expectation, series.rule))
     figures = {"value": reference * ratio, "reference": reference, "ratio": ratio, "lo": lo, "hi": hi, "band": band}
     return {**row, **figures}
 

@@ -1,9 +1,5 @@
 """Simulated nights from recorded noise: how often the judge of nightly runs cries wolf, and what it misses.
 
-    python -m tasks.simulating docs/data/noise.csv docs
-
-writes the figures of docs/nightly.md: docs/data/nightly.csv and docs/pictures/nightly.svg.
-
 A night is drawn by a local block bootstrap (Paparoditis and Politis, Local Block Bootstrap, 2002): blocks of
 consecutive recorded rounds, all from around one moment of the recording, so that a night keeps the noise of its time,
 and nights differ as the hours of the recording did. Every night goes through the same judge as a real one, and so do
@@ -91,9 +87,7 @@ def _paired(turns: dict[str, list[Row]], baseline: str) -> dict[str, Row]:
     }
 
 
-def simulate(
-    recording: Recording, nights: int, rounds: int, seed: int, slowdown: Slowdown | None = None
-) -> Simulated:
+def simulate(recording: Recording, nights: int, rounds: int, seed: int, slowdown: Slowdown | None = None) -> Simulated:
     """That many nights in a row, each of so many rounds, as the judge sees them; without a slowdown all are alike."""
     draw = random.Random(seed)
     past: deque[tuple[Conducted, list[Row], list[Row]]] = deque(maxlen=NIGHTS_KEPT)

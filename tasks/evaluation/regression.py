@@ -30,7 +30,7 @@ NIGHTS_KEPT = 60
 """Nights looked back: older ones say little about the machine of today."""
 LOOKS = (8, 20, 44)
 """Rounds of a re-run after which it may be decided; eight are the fewest whose range is a 99 % interval of a median."""
-_SUSPECT = 1.5
+_SUSPECT = 2.0
 """Standard errors that make a night suspicious. A false suspicion costs a re-run; a missed one waits a night."""
 _CONFIDENCE = 0.99
 _PRIOR_NIGHTS = 4
@@ -86,7 +86,7 @@ class Expected(NamedTuple):
     degrees: int
 
     def band(self, rounds: int) -> float:
-        """How far from the level a night of that many rounds may be before it is suspicious, if that is relevant."""
+        """How far from the level a night of that many rounds may be by noise alone, rarely farther."""
         own = _MEDIAN_PENALTY * self.within**2 / rounds
         return _SUSPECT * math.sqrt(self.between**2 + own + self.uncertainty**2)
 
@@ -157,8 +157,15 @@ def _median_of_squares(degrees: int) -> float:
 
 def suspected(night: Night, expectation: Expected, rule: Rule) -> bool:
     """Whether a night is so far from its level that it should be measured again."""
-    distance = abs(night.level - expectation.level)
-    return distance > max(expectation.band(len(night.values)), rule.step)
+    return abs(night.level - expectation.level) > tolerance(len(night.values), expectation, rule)
+
+
+def tolerance(rounds: int, expectation: Expected, rule: Rule) -> float:
+    """How far a night of that many rounds may be from its level: the noise band, or half of what would be relevant.
+
+    Half, because noise may have hidden the other half.
+    """
+    return max(expectation.band(rounds), rule.step / 2)
 
 
 def shift(values: Sequence[float], expectation: Expected) -> Shift:
