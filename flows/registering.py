@@ -9,6 +9,7 @@ from uuid import UUID
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import DeploymentSchedule
+from prefect.workers.process import ProcessWorker
 
 from flows.hosts import Pool, host_names, load_host
 
@@ -22,10 +23,15 @@ def create_pools(client: SyncPrefectClient, wanted: Collection[str]) -> list[str
         if isinstance(host, Pool):
             described[host.pool] = host.description
     names = list(dict.fromkeys([*described, *wanted]))
+    template = ProcessWorker.get_default_base_job_template()
+    # What runs print is in their logs. Read through a pipe by its worker, a run would die of printing once that is killed.
+    template["variables"]["properties"]["stream_output"]["default"] = False
     known = {pool.name for pool in client.read_work_pools()}
     for name in names:
         if name not in known:
-            client.create_work_pool(WorkPoolCreate(name=name, type="process", description=described.get(name)))
+            about = described.get(name)
+            wanted = WorkPoolCreate(name=name, type="process", description=about, base_job_template=template)
+            client.create_work_pool(wanted)
     return names
 
 

@@ -168,7 +168,7 @@ class Supervisor:
         self._server.start()
 
     def _fill(self) -> None:
-        """Pools, workers and deployments; a server that is only connected to has its own, and gets workers."""
+        """Pools, workers and deployments; a server that is only connected to has its deployments already."""
         from prefect.client.orchestration import get_client  # which asks for the server's URL when it is imported
 
         from flows import registering
@@ -176,8 +176,7 @@ class Supervisor:
 
         client = get_client(sync_client=True)
         self._rescue = Rescue(client, home(), {pool: worker.name for pool, worker in self._workers.items()})
-        if not self._what.connect:
-            _say(f"pools: {', '.join(registering.create_pools(client, self._what.pools))}")
+        _say(f"pools: {', '.join(registering.create_pools(client, self._what.pools))}")
         started = datetime.now(UTC)
         for worker in self._workers.values():
             worker.start()
