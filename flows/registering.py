@@ -24,14 +24,14 @@ def create_pools(client: SyncPrefectClient, wanted: Collection[str]) -> list[str
             described[host.pool] = host.description
     names = list(dict.fromkeys([*described, *wanted]))
     template = ProcessWorker.get_default_base_job_template()
-    # What runs print is in their logs. Read through a pipe by its worker, a run would die of printing once that is killed.
+    # What runs print is in their logs. Through a pipe to the worker, a run would die of printing once that is killed.
     template["variables"]["properties"]["stream_output"]["default"] = False
     known = {pool.name for pool in client.read_work_pools()}
     for name in names:
         if name not in known:
             about = described.get(name)
-            wanted = WorkPoolCreate(name=name, type="process", description=about, base_job_template=template)
-            client.create_work_pool(wanted)
+            pool = WorkPoolCreate(name=name, type="process", description=about, base_job_template=template)
+            client.create_work_pool(pool)
     return names
 
 
