@@ -121,12 +121,13 @@ def _slot_taken(limit: str, lease: Path) -> ExitStack:
 def _free_slot_of_the_dead(limit: str, lease: Path) -> None:
     """Whoever left the file had the lock that is ours now, so it has died with the slot."""
     with get_client(sync_client=True) as client:
-        with suppress(ObjectAlreadyExists):  # where two make it at once
-            client.upsert_global_concurrency_limit_by_name(limit, 1)
         with suppress(FileNotFoundError, ValueError):
             client.release_concurrency_slots_with_lease(UUID(lease.read_text("utf8")))
             lease.unlink()
-        if get_current_settings().api.url is None:  # our own short-lived server, which frees nothing that has expired
+        with suppress(ObjectAlreadyExists):  # where two make it at once
+            client.upsert_global_concurrency_limit_by_name(limit, 1)
+        is_our_own = get_current_settings().api.url is None  # for this run only: it does not free what has expired
+        if is_our_own and client.read_global_concurrency_limit_by_name(limit).active_slots:
             client.update_global_concurrency_limit(limit, GlobalConcurrencyLimitUpdate(active_slots=0))
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from storage.metrics import MetricsStore
 from tests.command import ROOT, environment
-from tests.e2e.serving import Server
+from tests.e2e.serving import Server, wait_until
 from tests.e2e.slurm import slurm_cluster
 
 pytestmark = pytest.mark.e2e
@@ -91,14 +91,20 @@ def server(served: Server) -> Iterator[Server]:
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
         told = seen_by(served) | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
         workers.append(subprocess.Popen(command, cwd=ROOT, env=told, stdout=subprocess.DEVNULL))
+    wait_until(lambda: _has_workers(served, "laptop", "desk"), "workers of both pools")
     yield served
     for worker in workers:
         worker.terminate()
         worker.wait()
-    for pool in ("desk", "asleep"):
-        identifier = served.deployment(f"measure/{pool}")["id"]
-        httpx.delete(f"{served.url}/api/deployments/{identifier}").raise_for_status()
-        httpx.delete(f"{served.url}/api/work_pools/{pool}").raise_for_status()
+    gone = [f"deployments/{served.deployment(f'measure/{pool}')['id']}" for pool in ("desk", "asleep")]
+    for path in [*gone, "work_pools/desk", "work_pools/asleep"]:
+        wait_until(lambda path=path: httpx.delete(f"{served.url}/api/{path}", timeout=60).is_success, f"{path} goes")
+
+
+def _has_workers(served: Server, *pools: str) -> bool:
+    asked = [f"{served.url}/api/work_pools/{pool}/workers/filter" for pool in pools]
+    answers = [httpx.post(url, json={}, timeout=60) for url in asked]
+    return all(answer.is_success and answer.json() for answer in answers)
 
 
 def seen_by(server: Server) -> dict[str, str]:
