@@ -28,4 +28,5 @@ _prefer("PREFECT_LOGGING_LEVEL", "WARNING")
 _prefer("PREFECT_RESULTS_LOCAL_STORAGE_PATH", str(home() / "results"))
 _prefer("PREFECT_SERVER_DATABASE_CONNECTION_URL", f"sqlite+aiosqlite:///{home()}/prefect.db")
 _prefer("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
+_prefer("PREFECT_SERVER_DATABASE_TIMEOUT", "60")  # seconds; a machine that builds or measures may be slow to answer
 _prefer_served_api()

@@ -218,7 +218,6 @@ class Supervisor:
             "PREFECT_CLIENT_MAX_RETRIES": "10",  # after 2, 4, 8, ... seconds: a killed server is back by then
             "PREFECT_LOGGING_LEVEL": "INFO",  # what a run says is to be read in the UI
             "PREFECT_WORKER_QUERY_SECONDS": "2",
-            "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # seconds; a machine that measures may be slow to answer
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
             # In memory, where Prefect has them else, slots that are held when the server is killed are held for ever.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
