@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +15,8 @@ from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
 from dashboards import PATHS
+from storage.opening import artifact_store, metrics_store
+from storage.tables import NotMeasured
 
 SCRIPT = Path(__file__).with_name("app.py")
 # A page's address does not end where the server's does: without this, the browser would look for it below each page.
@@ -27,8 +30,20 @@ def serve(host: str, port: int) -> None:
     async def page(request: Request) -> HTMLResponse:
         return HTMLResponse(index, headers={"Cache-Control": "no-cache"})
 
-    app = st.App(SCRIPT, routes=[Route(f"/{path}", page) for path in PATHS], lifespan=_warm)
+    routes = [Route("/report", _report), *(Route(f"/{path}", page) for path in PATHS)]
+    app = st.App(SCRIPT, routes=routes, lifespan=_warm)
     app.run(config={"server.address": host, "server.port": port})
+
+
+async def _report(request: Request) -> HTMLResponse:
+    """The report of the run that the query names, by default of the newest."""
+    from storage.report import report
+
+    run = request.query_params.get("run")
+    try:
+        return HTMLResponse(await anyio.to_thread.run_sync(report, metrics_store(), artifact_store(), None, run))
+    except NotMeasured as problem:
+        return HTMLResponse(html.escape(str(problem)), status_code=404)
 
 
 @asynccontextmanager

@@ -60,17 +60,18 @@ def show_run(run: str, study: str, store: ArtifactStore, metrics: MetricsStore) 
     for host in dict.fromkeys(str(row["host"]) for row in rows):
         for name, caption, url in _pictures([row for row in rows if row["host"] == host]):
             create_image_artifact(url, key=_key(f"{study}-{name}-{host}"), description=f"{host} in {run}: {caption}")
-    create_link_artifact(
-        dashboard_link(run),
-        link_text=f"{run} in the dashboard",
-        key=f"{study}-dashboard",
-        description="Needs `slimline dashboard`.",
-    )
+    for page, what in {"": "dashboard", "report": "report"}.items():
+        create_link_artifact(
+            dashboard_link(run, page),
+            link_text=f"{run}: {what}",
+            key=f"{study}-{what}",
+            description="`slimline dashboard` serves it.",
+        )
 
 
-def dashboard_link(run: str) -> str:
+def dashboard_link(run: str, page: str = "") -> str:
     """Where the dashboard shows a run: SLIMLINE_DASHBOARD_URL says where that is."""
-    return f"{os.environ.get('SLIMLINE_DASHBOARD_URL', 'http://127.0.0.1:8501')}/?{urlencode({'run': run})}"
+    return f"{os.environ.get('SLIMLINE_DASHBOARD_URL', 'http://127.0.0.1:8501')}/{page}?{urlencode({'run': run})}"
 
 
 def _key(text: str) -> str:

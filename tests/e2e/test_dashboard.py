@@ -8,6 +8,8 @@ import re
 import socket
 import subprocess
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -211,3 +213,10 @@ def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         refused = run_command("dashboard", "--port", port, home=tmp_path, check=False)
     assert refused.returncode == 2 and port in refused.stderr and "choose another" in refused.stderr
+
+
+def test_a_runs_report_is_a_page_of_its_own(smoke_url: str) -> None:
+    with urllib.request.urlopen(f"{smoke_url}/report") as answer:
+        assert answer.status == 200 and "smoke" in answer.read().decode()
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"{smoke_url}/report?run=none")

@@ -74,3 +74,4 @@ def test_keys_are_what_prefect_takes() -> None:
 def test_the_dashboard_is_linked_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIMLINE_DASHBOARD_URL", "http://127.0.0.1:9999")
     assert showing.dashboard_link("a b") == "http://127.0.0.1:9999/?run=a+b"
+    assert showing.dashboard_link("a", "report") == "http://127.0.0.1:9999/report?run=a"
