@@ -333,7 +333,10 @@ ODD = "variants: {{original: {{recipe: [{{step: engine, name: torch}}]}}}}\n{mor
             ["smoke", "--variants", "int8,prunned"],
             ["variants: 'prunned' is unknown; did you mean pruned?", "quantized"],
         ),
-        (["smoke", "--host", "locl"], ["host: 'locl' is unknown; did you mean local?", "allowed: delftblue, laptop, local"]),
+        (
+            ["smoke", "--host", "locl"],
+            ["host: 'locl' is unknown; did you mean local?", "allowed: delftblue, laptop, local"],
+        ),
         (["smoke", "--rounds", "0"], ["measuring.rounds: ", "greater than 0", "found 0"]),
         (["smoke", "--samples", "-3"], ["data.samples: ", "greater than 0", "found -3"]),
         (["{home}.yaml", "hosts: [nowhere]"], ["'nowhere' is unknown", "allowed: delftblue, laptop, local"]),
