@@ -18,6 +18,7 @@ settings.load_profile("untimed")
 SHARED = {"session_home": "smoke", "served": "served"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What tests share is made once, also where they are spread over processes: by a file, or by the whole of them."""
     for item in items:
