@@ -26,9 +26,9 @@ setup: .venv/.ready ## Virtual environment at .venv with every dependency pinned
 bench: setup ## Build every variant of the default study, measure it here, print the result table
 	$(BIN)/slimline run
 
-# Test files run side by side, a core each.
+# Test files run side by side, a core each; those that take longest come first by name.
 test: setup ## Run every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 pictures: setup ## Draw the pictures of the documentation, from the newest run of the compression study
 	$(BIN)/slimline report --study compression --figures docs/pictures

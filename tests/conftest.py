@@ -15,17 +15,6 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 
 
-SHARED = {"session_home": "smoke", "served": "served"}
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What tests share is made once, also where they are spread over processes: by a file, or by the whole of them."""
-    for item in items:
-        shared = [group for fixture, group in SHARED.items() if fixture in getattr(item, "fixturenames", ())]
-        item.add_marker(pytest.mark.xdist_group((*shared, item.nodeid.partition("::")[0])[0]))
-
-
 @pytest.fixture(scope="session")
 def session_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """State that the end-to-end tests share: filled once, by a real run of the smoke study."""
