@@ -19,8 +19,20 @@ from flows.served import marked
 from storage.metrics import MetricsStore
 from tests.command import ROOT, environment
 
-# The baseline alone, for which nothing has to be built: six measuring processes.
-TINY = {"study": "smoke", "variants": ["original"], "rounds": 3, "samples": 4}
+# The baseline alone, for which nothing has to be built: six measuring processes, each as short as can be.
+STUDY: dict[str, Any] = {
+    "name": "tiny",
+    "data": {"train_files": 4, "dev_files": 2, "samples": 2},
+    "variants": {"original": {"label": "baseline", "recipe": [{"step": "engine", "name": "torch"}]}},
+    "measuring": {
+        "rounds": 3,
+        "speed_samples": 1,
+        "warmup_samples": 1,
+        "threads": 1,
+        "decoding": {"max_new_tokens": 4},
+    },
+}
+TINY = {"study": STUDY}
 _PATIENCE_S = 600
 _FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
