@@ -77,8 +77,10 @@ def _only_one(order: Order) -> Iterator[None]:
     path = home() / "work" / f"{order.run}-{order.shown_host}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path, poll_interval=1):
-        yield
-    path.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _measure(site: _Site) -> None:

@@ -76,8 +76,8 @@ def _kept(record: Path, store: ArtifactStore) -> ArtifactRef | None:
 # ------------------------------------------------------------------------------------------------------- one at a time
 
 _LEASE_S = 60  # the shortest that Prefect grants; renewed while it is held
-_OUTAGE = (ConcurrencySlotAcquisitionError, httpx.TransportError)
-_OUTAGE_S = 120.0
+_OUTAGE = (ConcurrencySlotAcquisitionError, httpx.HTTPError)
+_TRIES, _BETWEEN_TRIES_S = 60, 2.0
 
 
 @contextmanager
@@ -100,8 +100,7 @@ def exclusive() -> Iterator[None]:
 
 def _slot_taken(limit: str, lease: Path) -> ExitStack:
     """The server's slot, once it is free; a server that is just being started again is waited for."""
-    give_up = time.monotonic() + _OUTAGE_S
-    while True:
+    for tries_left in reversed(range(_TRIES)):
         try:
             _free_slot_of_the_dead(limit, lease)
             slot = ExitStack()
@@ -109,13 +108,14 @@ def _slot_taken(limit: str, lease: Path) -> ExitStack:
                 concurrency(limit, 1, lease_duration=_LEASE_S, strict=True, raise_on_lease_renewal_failure=False)
             )
         except _OUTAGE:
-            if time.monotonic() > give_up:
+            if not tries_left:
                 raise
-            time.sleep(1)
+            time.sleep(_BETWEEN_TRIES_S)
         else:
             granted = ConcurrencyContext.get()
             lease.write_text(str(granted.cleanup_lease_ids[-1]) if granted else "", "utf8")
             return slot
+    raise AssertionError("the last try returns or raises")
 
 
 def _free_slot_of_the_dead(limit: str, lease: Path) -> None:
@@ -146,7 +146,6 @@ def _built(function: Callable[P, ArtifactRef], sentence: str, retries: int = 0) 
     bind = task(
         name=function.__name__.replace("_", "-"),
         task_run_name=sentence,
-        tags=["build"],
         retries=retries,
         cache_policy=ExactStep(),
         persist_result=True,
@@ -164,7 +163,7 @@ def _timed(function: Callable[P, R], sentence: str) -> Task[P, R]:
             return function(*args, **kwargs)
 
     name = function.__name__.replace("_", "-")
-    bind = task(name=name, task_run_name=sentence, tags=["measure"], cache_policy=NO_CACHE, persist_result=False)
+    bind = task(name=name, task_run_name=sentence, cache_policy=NO_CACHE, persist_result=False)
     return bind(alone)
 
 

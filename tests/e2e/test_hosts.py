@@ -94,7 +94,7 @@ def server(served: Server) -> Iterator[Server]:
     wait_until(lambda: _has_workers(served, "laptop", "desk"), "workers of both pools")
     yield served
     for worker in workers:
-        worker.terminate()
+        worker.kill()  # it may outlive a SIGTERM
         worker.wait()
     gone = [f"deployments/{served.deployment(f'measure/{pool}')['id']}" for pool in ("desk", "asleep")]
     for path in [*gone, "work_pools/desk", "work_pools/asleep"]:
