@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import Event
@@ -23,7 +23,7 @@ import dask
 from dask_jobqueue.slurm import SLURMCluster
 from prefect import flow, get_client, task
 from prefect.cache_policies import NO_CACHE
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 from prefect_dask.task_runners import DaskTaskRunner
 
 from flows.hosts import HostFailed, Slurm
@@ -32,6 +32,7 @@ from flows.pools import ATTEMPTS, MARGIN_S
 from flows.progress import say
 from flows.recording import Order
 from storage import home
+from tasks.steps import ALONE
 
 _POLL_S = 2.0
 _LOST_AFTER_S = 30.0
@@ -150,12 +151,17 @@ def measure_in_job(host: Slurm, order: Order, stop: Event) -> None:
     """
     if shutil.which("sbatch") is None:
         raise HostFailed("there is no sbatch here; run the benchmark on a machine that submits to the cluster")
+    is_alone = get_current_settings().api.url is None
     with get_client(sync_client=True) as client:
         api = str(client.api_url).rstrip("/")
+    server = {"PREFECT_API_URL": api, **({ALONE: "1"} if is_alone else {})}
     reason = ""
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            with temporary_settings({PREFECT_API_URL: api}), _cluster(host, order, api) as cluster:
+            with (
+                temporary_settings({PREFECT_API_URL: api}),
+                _cluster(host, order, server) as cluster,
+            ):
                 _Job(host, cluster, stop).measure(order)
                 return
         except _JobLost as lost:
@@ -165,7 +171,7 @@ def measure_in_job(host: Slurm, order: Order, stop: Event) -> None:
 
 
 @contextmanager
-def _cluster(host: Slurm, order: Order, api: str) -> Iterator[Any]:
+def _cluster(host: Slurm, order: Order, server: Mapping[str, str]) -> Iterator[Any]:
     """Dask's scheduler for one job; both end with the context."""
     scratch = home() / "slurm"
     scratch.mkdir(parents=True, exist_ok=True)
@@ -181,7 +187,7 @@ def _cluster(host: Slurm, order: Order, api: str) -> Iterator[Any]:
         "python": shlex.quote(host.python or sys.executable),
         "job_name": f"slimline-{order.run}-{host.name}",
         "job_extra_directives": list(host.directives),
-        "job_script_prologue": _prologue(host, api),
+        "job_script_prologue": _prologue(host, server),
         "log_directory": str(scratch / "logs"),
         "local_directory": str(scratch / "spill"),
         "shared_temp_directory": str(scratch),
@@ -195,8 +201,8 @@ def _cluster(host: Slurm, order: Order, api: str) -> Iterator[Any]:
         yield cluster
 
 
-def _prologue(host: Slurm, api: str) -> list[str]:
-    told = {"PREFECT_API_URL": api, "SLIMLINE_HOME": str(home())}
+def _prologue(host: Slurm, server: Mapping[str, str]) -> list[str]:
+    told = {**server, "SLIMLINE_HOME": str(home())}
     told |= {name: os.environ[name] for name in _TOLD if name in os.environ}
     exports = [f"export {name}={shlex.quote(value)}" for name, value in told.items()]
     return [*(f"module load {shlex.quote(module)}" for module in host.modules), *host.prologue, *exports]

@@ -7,6 +7,7 @@ its policy. What is built is cached exactly; what is timed never is.
 from __future__ import annotations
 
 import json
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +22,6 @@ from uuid import UUID
 import httpx
 from prefect import Task, get_client, task
 from prefect.cache_policies import NO_CACHE, CachePolicy
-from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.context import ConcurrencyContext
 from prefect.concurrency.sync import concurrency
@@ -75,6 +75,8 @@ def _kept(record: Path, store: ArtifactStore) -> ArtifactRef | None:
 
 # ------------------------------------------------------------------------------------------------------- one at a time
 
+# In the environment of a Slurm job whose server was started for its run alone.
+ALONE = "SLIMLINE_ALONE"
 _LEASE_S = 60  # the shortest that Prefect grants; renewed while it is held
 _OUTAGE = (ConcurrencySlotAcquisitionError, httpx.HTTPError)
 _TRIES, _BETWEEN_TRIES_S = 60, 2.0
@@ -84,11 +86,14 @@ _TRIES, _BETWEEN_TRIES_S = 60, 2.0
 def exclusive() -> Iterator[None]:
     """Nothing else is built or measured on this machine meanwhile, by whoever uses the same server, or the same home.
 
-    The server's limit is what other homes see. The lock around it is for runs with servers of their own, and it tells
-    that a slot is held by the dead: the kernel frees it with its holder, the server a minute later.
+    The server's limit is what runs with other homes see. The lock around it is what runs with servers of their own
+    share, and it tells that a slot is held by the dead: the kernel frees it with its holder, the server a minute later.
     """
-    lease = home() / f"measuring-{platform.node()}.lease"
     with measuring_lock():
+        if not _is_server_shared():
+            yield
+            return
+        lease = home() / f"measuring-{platform.node()}.lease"
         slot = _slot_taken(f"measure-{platform.node()}", lease)
         try:
             yield
@@ -96,6 +101,11 @@ def exclusive() -> Iterator[None]:
             with suppress(*_OUTAGE):  # what was measured counts; the slot is freed by whoever comes next
                 slot.close()
                 lease.unlink()
+
+
+def _is_server_shared() -> bool:
+    """Whether others may use this server; one that was started for this run alone never frees what the dead held."""
+    return bool(get_current_settings().api.url) and ALONE not in os.environ
 
 
 def _slot_taken(limit: str, lease: Path) -> ExitStack:
@@ -126,9 +136,6 @@ def _free_slot_of_the_dead(limit: str, lease: Path) -> None:
             lease.unlink()
         with suppress(ObjectAlreadyExists):  # where two make it at once
             client.upsert_global_concurrency_limit_by_name(limit, 1)
-        is_our_own = get_current_settings().api.url is None  # for this run only: it does not free what has expired
-        if is_our_own and client.read_global_concurrency_limit_by_name(limit).active_slots:
-            client.update_global_concurrency_limit(limit, GlobalConcurrencyLimitUpdate(active_slots=0))
 
 
 # ---------------------------------------------------------------------------------------------------------- the doors
