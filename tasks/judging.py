@@ -93,7 +93,7 @@ def settle(judgement: Judgement, reruns: Sequence[str], rounds: Sequence[Row]) -
     if series is None:
         return judgement
     ours = [each for each in rounds if each["host"] == row["host"] and each["variant"] == row["variant"]]
-    values = _logs(ours, row["metric"], series.sign)
+    values = _logs(ours, row["metric"], series.sign, fewest=LOOKS[0])
     base = {**row, "rerun": list(reruns)}
     if not values:
         return Judgement({**base, "reason": f"{series.why}; it could not be measured again"})
@@ -232,11 +232,11 @@ def _nights_of(history: History, row: Row, conducted: Sequence[Conducted], sign:
     return {key: Night(key[0], found) for key, found in values.items() if found}
 
 
-def _logs(rounds: Sequence[Row], metric: str, sign: int) -> tuple[float, ...]:
+def _logs(rounds: Sequence[Row], metric: str, sign: int, fewest: int = _FEWEST_STEADY) -> tuple[float, ...]:
     """A value a round; without the rounds in which the baseline disagrees with itself, if enough are left."""
     measured = [row for row in rounds if row[metric] is not None and row[metric] > 0]
     steady = [row for row in measured if abs(math.log(row["baseline_self_ratio"] or 1.0)) <= STEADY]
-    kept = steady if len(steady) >= _FEWEST_STEADY else measured
+    kept = steady if len(steady) >= fewest else measured
     return tuple(sign * math.log(row[metric]) for row in kept)
 
 
