@@ -77,26 +77,27 @@ def _kept(record: Path, store: ArtifactStore) -> ArtifactRef | None:
 
 # In the environment of a Slurm job whose server was started for its run alone.
 ALONE = "SLIMLINE_ALONE"
-_LEASE_S = 60  # the shortest that Prefect grants; renewed while it is held
+_LEASE_S = 120  # renewed every 90; a server is started again in less than the rest
 _OUTAGE = (ConcurrencySlotAcquisitionError, httpx.HTTPError)
 _TRIES, _BETWEEN_TRIES_S = 60, 2.0
 
 
 @contextmanager
-def exclusive() -> Iterator[None]:
+def exclusive() -> Iterator[Callable[[], bool]]:
     """Nothing else is built or measured on this machine meanwhile, by whoever uses the same server, or the same home.
 
     The server's limit is what runs with other homes see. The lock around it is what runs with servers of their own
-    share, and it tells that a slot is held by the dead: the kernel frees it with its holder, the server a minute later.
+    share, and it tells that a slot is held by the dead: the kernel frees it with its holder, the server two minutes
+    later. Yields whether it has held so far: a server that was away for longer may have given the slot to others.
     """
     with measuring_lock():
         if not _is_server_shared():
-            yield
+            yield lambda: True
             return
         lease = home() / f"measuring-{platform.node()}.lease"
         slot = _slot_taken(f"measure-{platform.node()}", lease)
         try:
-            yield
+            yield lambda: _is_held(lease)
         finally:
             with suppress(*_OUTAGE):  # what was measured counts; the slot is freed by whoever comes next
                 slot.close()
@@ -123,9 +124,21 @@ def _slot_taken(limit: str, lease: Path) -> ExitStack:
             time.sleep(_BETWEEN_TRIES_S)
         else:
             granted = ConcurrencyContext.get()
-            lease.write_text(str(granted.cleanup_lease_ids[-1]) if granted else "", "utf8")
+            assert granted  # every flow and task run has one
+            lease.write_text(str(granted.cleanup_lease_ids[-1]), "utf8")
             return slot
     raise AssertionError("the last try returns or raises")
+
+
+def _is_held(lease: Path) -> bool:
+    with get_client(sync_client=True) as client:
+        try:
+            client.renew_concurrency_lease(UUID(lease.read_text("utf8")), _LEASE_S)
+        except httpx.HTTPStatusError as refused:
+            return refused.response.status_code != httpx.codes.GONE
+        except httpx.TransportError:  # away just now: nobody else can have it
+            return True
+    return True
 
 
 def _free_slot_of_the_dead(limit: str, lease: Path) -> None:
@@ -162,12 +175,18 @@ def _built(function: Callable[P, ArtifactRef], sentence: str, retries: int = 0) 
 
 
 def _timed(function: Callable[P, R], sentence: str) -> Task[P, R]:
-    """A task that measures: never cached, and never retried, because a second try would hide what the first saw."""
+    """A task that measures: never cached, and never retried, because a second try would hide what the first saw.
+
+    Only what others may have disturbed is measured again.
+    """
 
     @wraps(function)
     def alone(*args: P.args, **kwargs: P.kwargs) -> R:
-        with exclusive():
-            return function(*args, **kwargs)
+        while True:
+            with exclusive() as is_held:
+                measured = function(*args, **kwargs)
+                if is_held():
+                    return measured
 
     name = function.__name__.replace("_", "-")
     bind = task(name=name, task_run_name=sentence, cache_policy=NO_CACHE, persist_result=False)

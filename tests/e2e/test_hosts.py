@@ -33,8 +33,10 @@ HOSTS = {
 }
 PARENTS = """
 import multiprocessing, sys
+import flows.benchmark
 from flows.running import run_benchmark
 from flows.study import load_study
+flows.benchmark.show_run = lambda *_: None  # pictures of ten tables are not what this is about
 study = load_study(sys.argv[1]).changed()
 def parent(number):
     assert not run_benchmark(study).failed
@@ -63,6 +65,27 @@ metrics.append("rounds", [row | {"run": "killed"} for row in first])  # a run th
 for _ in range(2):
     measure(order.model_copy(update={"run": "killed"}))
 print(order.run)
+"""
+LOST = """
+from uuid import UUID
+import flows
+from prefect import flow, get_client
+from storage import home
+from tasks.steps import _timed
+turns = []
+def turn():
+    turns.append("measured")
+    if len(turns) == 1:  # what a server does that was away for too long
+        (lease,) = home().glob("measuring-*.lease")
+        with get_client(sync_client=True) as client:
+            client.release_concurrency_slots_with_lease(UUID(lease.read_text()))
+    return len(turns)
+timed = _timed(turn, "turn")
+@flow
+def measuring():
+    return timed()
+assert measuring() == 2
+assert not list(home().glob("measuring-*.lease"))
 """
 
 
@@ -196,6 +219,10 @@ def test_an_order_given_again_measures_only_what_is_missing(server: Server, plac
     for table, key in (("measurements", "metric"), ("predictions", "sample")):
         (counted,) = rows(server, f"SELECT count(*) AS n, count(DISTINCT {key}) AS d FROM {table} WHERE run = 'killed'")
         assert counted["n"] == counted["d"] > 0
+
+
+def test_a_turn_that_others_may_have_disturbed_is_measured_again(server: Server, place: Path) -> None:
+    script(server, LOST, place)
 
 
 def test_ten_benchmarks_at_once_measure_one_after_the_other(server: Server, place: Path) -> None:
