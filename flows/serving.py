@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 import httpx
 import psutil
 from filelock import FileLock, Timeout
-from rich.console import Console
 
 from flows.served import MARK, Served, marked, served, withdraw
 from flows.supervised import Child
@@ -35,7 +34,6 @@ _TICK_S = 0.2
 _RESCUE_EVERY_S = 5.0
 _READY_WITHIN_S = 300.0
 _SERVER_ENDS_WITHIN_S = 8.0
-_console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
 class ServeError(Exception):
@@ -71,7 +69,7 @@ class Serving:
 
 
 def serve(what: Serving) -> Served | None:
-    """Serve until SIGINT or SIGTERM; what is served already on this home is returned at once.
+    """Serve until SIGINT, SIGTERM or SIGHUP; what is served already on this home is returned at once.
 
     Raises:
         ValueError: the address cannot be listened on.
@@ -83,8 +81,9 @@ def serve(what: Serving) -> Served | None:
             return served()
         _end(marked(home()))  # what a killed `serve` has left
         stop = Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stop.set())
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, lambda *_: stop.set())
         # Prefect reads its settings when it is imported. A request that went on waiting for a dead server would keep
         # this process from starting it again.
         os.environ |= {"PREFECT_API_URL": f"{what.url}/api", "PREFECT_CLIENT_MAX_RETRIES": "0"}
@@ -244,8 +243,9 @@ class Supervisor:
 
 
 def _say(*lines: str) -> None:
-    for line in lines:
-        _console.print(line)
+    with suppress(OSError):  # the terminal may be gone, and what runs must be ended all the same
+        for line in lines:
+            print(line, flush=True)
 
 
 def _addresses(what: Serving) -> Iterator[str]:

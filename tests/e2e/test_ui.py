@@ -1,0 +1,146 @@
+"""Prefect's UI, as a user clicks through it: Quick run, Custom run, results; the pictures of docs/ui.md.
+
+SLIMLINE_PICTURES=docs/pictures pytest tests/e2e/test_ui.py
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from playwright.sync_api import Locator, Page, expect, sync_playwright
+
+from tests.e2e.serving import Server, wait_until
+from tests.system import require
+
+pytestmark = pytest.mark.e2e
+
+_BARE = (
+    "no-sandbox disable-gpu disable-dev-shm-usage disable-background-networking disable-component-update disable-sync"
+)
+_PATIENCE_MS = 600_000
+ENTRY = ".p-overflow-menu-item"
+
+Snap = Callable[[str], None]
+
+
+@pytest.fixture(scope="module")
+def page(served: Server) -> Iterator[Page]:
+    """A browser's page; that every request of it stays on this machine is asserted in the end."""
+    asked: list[str] = []
+    with sync_playwright() as playwright:
+        flags = [f"--{flag}" for flag in (*_BARE.split(), "no-first-run")]
+        browser = playwright.chromium.launch(executable_path=require("chromium"), args=flags)
+        page = browser.new_page(viewport={"width": 1200, "height": 750})
+        page.set_default_timeout(_PATIENCE_MS)
+        expect.set_options(timeout=_PATIENCE_MS)
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("websocket", lambda socket: asked.append(socket.url))
+        yield page
+        browser.close()
+    hosts = {urlsplit(url.removeprefix("blob:")).hostname for url in asked if not url.startswith("data:")}
+    assert hosts == {"127.0.0.1"}, [url for url in asked if "127.0.0.1" not in url]
+
+
+@pytest.fixture
+def snap(page: Page) -> Snap:
+    """Takes a picture for the documentation, where one is wanted."""
+    directory = os.environ.get("SLIMLINE_PICTURES")
+
+    def take(name: str) -> None:
+        if directory:
+            page.wait_for_timeout(2000)  # what moves has come to rest
+            page.screenshot(path=Path(directory) / f"{name}.png")
+
+    return take
+
+
+def test_only_the_ui_that_keeps_to_this_machine_is_there(served: Server) -> None:
+    told = httpx.get(f"{served.url}/ui-settings").json()
+    assert told["available_uis"] == ["v1"]
+    assert httpx.get(f"{served.url}/v2/", headers={"Accept": "text/html"}).status_code == 307
+
+
+def open_deployment(page: Page, served: Server, name: str) -> None:
+    page.goto(served.url)
+    page.get_by_text("Deployments", exact=True).first.click()
+    page.locator("a[href*='/deployments/deployment/']", has_text=name).first.click()
+    expect(page.get_by_role("button", name="Run", exact=True)).to_be_visible()
+
+
+def newest_run(served: Server, known: set[str]) -> str:
+    states = ("SCHEDULED", "PENDING", "RUNNING", "COMPLETED")
+    return wait_until(
+        lambda: next(
+            (run["id"] for run in served.runs_of("benchmark/benchmark", *states) if run["id"] not in known), ""
+        ),
+        "the run is on the schedule",
+    )
+
+
+def known_runs(served: Server) -> set[str]:
+    return {run["id"] for run in served.runs_of("benchmark/benchmark", "COMPLETED", "FAILED", "CRASHED")}
+
+
+def field(page: Page, name: str) -> Locator:
+    """A parameter of the custom run's form."""
+    return page.locator("form .schema-form-property", has_text=f"{name} (Optional)").last
+
+
+def see_results(page: Page, served: Server, run: str, snap: Snap) -> None:
+    """The result table among the run's artifacts."""
+    page.goto(f"{served.url}/runs/flow-run/{run}")
+    page.get_by_text("Artifacts", exact=True).click()
+    page.locator("a[href*='/artifacts/artifact/']", has_text="smoke-results").first.click()
+    for column in ("variant", "speed", "original"):
+        expect(page.get_by_text(column).first).to_be_visible()
+    snap("results")
+
+
+def test_quick_run_ends_in_a_result_table(page: Page, served: Server, snap: Snap) -> None:
+    deployment = served.deployment("benchmark/benchmark")
+    assert deployment["parameters"] == {"study": "smoke"}
+    # The study in full takes minutes; what is clicked is the same.
+    shorter = {"study": "smoke", "variants": ["int8"], "rounds": 1, "samples": 8}
+    httpx.patch(f"{served.url}/api/deployments/{deployment['id']}", json={"parameters": shorter}).raise_for_status()
+    known = known_runs(served)
+    open_deployment(page, served, "benchmark")
+    page.get_by_text("Description", exact=True).click()
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(page.locator(ENTRY, has_text="Quick run")).to_be_visible()
+    snap("run")
+    page.locator(ENTRY, has_text="Quick run").click()
+    run = newest_run(served, known)
+    page.goto(f"{served.url}/runs/flow-run/{run}")
+    expect(page.get_by_text("Running", exact=True).first).to_be_visible()
+    snap("running")
+    expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
+    assert served.finish(run)["type"] == "COMPLETED"
+    assert served.ask(f"flow_runs/{run}")["name"] == "benchmark smoke"
+    see_results(page, served, run, snap)
+
+
+def test_custom_run_takes_what_is_filled_in(page: Page, served: Server, snap: Snap) -> None:
+    known = known_runs(served)
+    open_deployment(page, served, "benchmark")
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.locator(ENTRY, has_text="Custom run").click()
+    for name, value in (("rounds", "2"), ("samples", "4")):
+        field(page, name).get_by_role("button", name="int").click()
+        field(page, name).get_by_role("spinbutton").fill(value)
+    snap("custom-run")
+    page.get_by_role("button", name="Submit").click()
+    run = newest_run(served, known)
+    assert served.finish(run)["type"] == "COMPLETED"
+    parameters = served.ask(f"flow_runs/{run}")["parameters"]
+    assert (parameters["study"], parameters["rounds"], parameters["samples"]) == ("smoke", 2, 4)
+    assert {row["round"] for row in served.rows(run)} == {1, 2}
+    see_results(page, served, run, snap)
+
+
+def test_the_schedule_is_there_to_be_paused(page: Page, served: Server, snap: Snap) -> None:
+    open_deployment(page, served, "nightly")
+    expect(page.get_by_text("daily-0230-amsterdam")).to_be_visible()
+    snap("nightly")
