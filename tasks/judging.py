@@ -101,14 +101,10 @@ def settle(judgement: Judgement, reruns: Sequence[str], rounds: Sequence[Row]) -
     decision = decided(values, series.expectation, series.rule)
     if decision == "same":
         return Judgement({**found, "verdict": "ok", "reason": f"not confirmed by {len(values)} new rounds"})
-    lasted = len(series.nights) - _first_changed(found, series) + 1
     if decision == "undecided":
         doubt = "which could not tell: the host is too noisy"
     elif abs(math.log(found["ratio"])) <= (floor := _noise_floor(ours)):
         doubt = f"in which the baseline differs from itself by {100 * math.expm1(floor):.1f} %"
-    elif lasted < series.rule.lasting:
-        doubt = f"but seen for {_nights(lasted)} of {series.rule.lasting}"
-        return Judgement({**found, "reason": f"{series.why}; confirmed by {len(values)} new rounds, {doubt}"})
     else:
         return Judgement(_confirmed(found, series, len(values), worse=decision == "worse"))
     found["reason"] = f"{series.why}; measured again in {len(ours)} rounds, {doubt}"
@@ -215,7 +211,11 @@ def _judged_timed(history: History, row: Row, past: Sequence[Conducted]) -> Judg
     if not suspected(tonight, expectation, rule):
         return Judgement({**found, "verdict": "ok", "reason": "within the noise band"})
     reason = f"{_change(found)}, beyond the band of {100 * found['band']:.1f} %{_doubt(now)}"
-    return Judgement({**found, "verdict": "suspicious-unconfirmed", "reason": reason}, replace(whole, why=reason))
+    lasted = len(series) - _first_changed(found, whole) + 1
+    if lasted < rule.lasting:  # too early for an alarm, whatever a re-run said
+        reason = f"{reason}; seen for {_nights(lasted)} of {rule.lasting}"
+    pending = replace(whole, why=reason) if lasted >= rule.lasting else None
+    return Judgement({**found, "verdict": "suspicious-unconfirmed", "reason": reason}, pending)
 
 
 def _nights_of(history: History, row: Row, conducted: Sequence[Conducted], sign: int) -> dict[tuple[str, str], Night]:

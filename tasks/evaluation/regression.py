@@ -37,6 +37,7 @@ _PRIOR_NIGHTS = 4
 """How many nights the assumed noise between nights weighs, while the series learns its own."""
 _OF_NIGHTS = 0.5
 """The least share of the deviations between nights that no number of rounds in a night would average out."""
+_HALF_NORMAL = {0.5: 0.6745, 0.8: 1.2816}  # quantiles of the absolute value of standard normal noise
 _MEDIAN_PENALTY = math.pi / 2  # the variance of a median is this many times that of a mean, for normal noise
 
 Decision = Literal["worse", "better", "same", "undecided"]
@@ -131,8 +132,15 @@ def _pieces(values: NDArray[np.float64], rule: Rule, confirmed: Sequence[int]) -
 
 
 def _robust_deviation(residuals: NDArray[np.float64]) -> float:
-    """1.4826 times the median absolute deviation, corrected for small samples (Croux and Rousseeuw, COMPSTAT 1992)."""
-    return 1.4826 * float(np.median(np.abs(residuals))) * len(residuals) / (len(residuals) - 0.8)
+    """Standard deviation without the wildest: from the middle of the absolute deviations, or from four fifths of them.
+
+    The larger, because where nights come in two kinds, busy and quiet, the middle sees one kind only; and no more than
+    four fifths, because the last nights may have changed. Corrected for small samples (Croux and Rousseeuw, COMPSTAT
+    1992).
+    """
+    distances = np.abs(residuals)
+    scaled = [float(np.quantile(distances, share)) / normal for share, normal in _HALF_NORMAL.items()]
+    return max(scaled) * len(residuals) / (len(residuals) - 0.8)
 
 
 def _learnt(own: float, degrees: int, prior: float) -> float:
