@@ -60,6 +60,8 @@ HEAD = (
 )
 FIGURES = ("disk_mb", "memory_mb", "samples_per_s", "speed_ratio", "es", "em", "params_m")
 SHOWN_NAMES = 10
+# What a nightly run measured again is a part of that run: it is shown when it is asked for, and is not the newest run.
+_RERUN = "run IN (SELECT unnest(rerun) FROM verdicts)"
 
 
 class NotMeasured(LookupError):  # noqa: N818 - read as a sentence
@@ -101,8 +103,8 @@ def host_rows(
     with store.connect() as connection:
         _chosen_run(connection, store.url, study, run)  # names what does not exist
         measured: list[tuple[str, str, str]] = connection.execute(
-            "SELECT run, study, host FROM result_table WHERE started IS NOT NULL "
-            "GROUP BY ALL ORDER BY max(started) DESC, run DESC, host"
+            "SELECT run, study, host FROM result_table WHERE started IS NOT NULL "  # noqa: S608
+            f"GROUP BY run, study, host ORDER BY {_RERUN}, max(started) DESC, run DESC, host"
         ).fetchall()
         if study is None and run is None and measured:
             study = measured[0][1]
@@ -127,7 +129,7 @@ def _on_host(measured: Sequence[tuple[str, str]], host: str | None) -> tuple[str
 
 def _chosen_run(connection: duckdb.DuckDBPyConnection, url: str, study: str | None, run: str | None) -> str:
     runs: list[tuple[str, str]] = connection.execute(
-        "SELECT run, any_value(study) FROM runs GROUP BY run ORDER BY min(started) DESC, run DESC"
+        f"SELECT run, any_value(study) FROM runs GROUP BY run ORDER BY {_RERUN}, min(started) DESC, run DESC"  # noqa: S608
     ).fetchall()
     if not runs:
         raise NotMeasured(f"no run is stored in {url}; `slimline run` makes one")

@@ -3,7 +3,7 @@
 -- least half of it.
 WITH judged AS (
     SELECT * FROM verdicts
-    QUALIFY row_number() OVER (PARTITION BY run, host, variant, metric, metric_version ORDER BY time DESC) = 1
+    QUALIFY row_number() OVER (PARTITION BY run, study, host, variant, metric, metric_version ORDER BY time DESC) = 1
 ),
 regressed AS (
     SELECT * FROM judged

@@ -16,7 +16,7 @@ from tests.command import ROOT, environment
 from tests.e2e.serving import Server, wait_until
 from tests.e2e.slurm import slurm_cluster
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.operations]
 
 STUDY = """
 data: {train_files: 40, dev_files: 8, samples: 4}

@@ -23,7 +23,7 @@ import pytest
 from storage.metrics import MetricsStore
 from tests.command import ROOT, environment
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.operations]
 
 STUDY = """
 data: {train_files: 10, dev_files: 2, samples: 6}

@@ -16,7 +16,7 @@ import pytest
 from tests.e2e.serving import TINY, Server, free_port, serving, turns
 from tests.system import require
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.operations]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from flows.study import study_names
 from tests.command import run_command
 from tests.e2e.serving import STUDY, TINY, Server, kill, read_served, serving, turns, wait_until
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.operations]
 
 ALL_TURNS = [(number, position) for number in (1, 2, 3) for position in (0, 1)]
 

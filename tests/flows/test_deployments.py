@@ -65,5 +65,6 @@ def test_code_is_found_by_its_module_whatever_the_directory(deployment: dict[str
 
 def test_nightly_is_alone_at_half_past_two_in_amsterdam() -> None:
     (nightly,) = (deployment for deployment in DEPLOYMENTS if deployment["name"] == "nightly")
-    assert nightly["schedules"] == [{"slug": "daily-0230-amsterdam", "cron": "30 2 * * *", "timezone": "Europe/Amsterdam"}]
+    hour = {"cron": "30 2 * * *", "timezone": "Europe/Amsterdam"}
+    assert nightly["schedules"] == [{"slug": "daily-0230-amsterdam", **hour}]
     assert nightly["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}

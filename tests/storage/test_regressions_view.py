@@ -4,10 +4,11 @@ import json
 from datetime import timedelta
 
 import pytest
-from kept import NOON, run_row
+from kept import NOON, measured, run_row
 
 from storage.history import hosts_of, read_history, read_predictions, read_rounds
 from storage.judged import render_regressions, render_verdicts
+from storage.tables import host_rows, result_rows
 
 DAY = timedelta(days=1)
 
@@ -124,3 +125,13 @@ def test_regressions_are_printed(metrics):
     metrics.append("verdicts", [told("r1", 1), told("r2", 2, verdict="improvement", value=3.0)])
     assert json.loads(render_regressions(metrics, recovered=False, form="json")) == []
     assert "recovered" in render_regressions(metrics, recovered=True, form="text")
+
+
+def test_a_re_run_is_not_the_newest_run(metrics):
+    metrics.append("runs", [run_row("r1"), run_row("again", NOON + DAY)])
+    metrics.append("measurements", [measured("int8", "es", 50.0, run=run) for run in ("r1", "again")])
+    assert {row["run"] for row in result_rows(metrics)} == {"again"}
+    metrics.append("verdicts", [told("r1", 1, rerun=["again"])])
+    assert {row["run"] for row in result_rows(metrics)} == {"r1"}
+    assert {row["run"] for row in result_rows(metrics, run="again")} == {"again"}
+    assert {row["run"] for row in host_rows(metrics)} == {"r1"}
