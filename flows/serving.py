@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +20,7 @@ import httpx
 import psutil
 from filelock import FileLock, Timeout
 
+from flows.listening import require_free
 from flows.served import MARK, Served, marked, served, withdraw
 from flows.supervised import Child
 from storage import home
@@ -160,7 +160,7 @@ class Supervisor:
 
     def _start_server(self) -> None:
         what = self._what
-        _require_free(what.host, what.port)
+        require_free(what.host, what.port)
         is_new = not what.database and not (home() / "prefect.db").exists()
         _say(f"server: starting{', with a new database: half a minute' if is_new else ''}")
         self._server = self._child("server", "flows.server", "--host", what.host, "--port", str(what.port))
@@ -264,19 +264,6 @@ def _answers(url: str) -> bool:
     with suppress(httpx.HTTPError):
         return httpx.get(f"{url}/api/health", timeout=5).is_success
     return False
-
-
-def _require_free(host: str, port: int) -> None:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except socket.gaierror as error:
-        raise ValueError(f"--host: {host!r} is no address of this machine; allowed: such as 127.0.0.1") from error
-    except OSError as error:
-        reason = f"{host}:{port} cannot be listened on ({error.strerror}); allowed: an own address and a free port"
-        raise ValueError(f"--host, --port: {reason}") from error
 
 
 def _end(marked_processes: Iterable[tuple[psutil.Process, dict[str, str]]], spare: int | None = None) -> None:

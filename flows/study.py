@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
-from flows.hosts import HostChoice, load_hosts
+from flows.hosts import load_hosts
 from flows.reading import StudyError, find_file, names_in, problems_of, read_fields, unknown
 from tasks.specs import (
     Base,
@@ -39,7 +39,6 @@ from tasks.specs import (
 
 __all__ = [
     "STUDIES",
-    "HostChoice",
     "Study",
     "StudyChoice",
     "StudyError",

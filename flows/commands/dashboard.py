@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from typing import Annotated
 
 import typer
 
-from flows.commands.shared import fail
+from flows.commands.shared import refusing
+from flows.listening import require_free
 
 app = typer.Typer()
 
@@ -25,17 +25,8 @@ def dashboard(
 
     It only reads, needs no network, and reports nothing to anyone. Its address is printed once it can be opened.
     """
-    _check_free(host, port)
+    with refusing():
+        require_free(host, port)
     sys.stdout.flush()
     # The server takes this process's place: whoever stops the command stops it.
     os.execv(sys.executable, [sys.executable, "-m", "dashboards", host, str(port)])  # noqa: S606 - our own module
-
-
-def _check_free(host: str, port: int) -> None:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-    except OSError as error:
-        fail(f"--host {host} --port {port}: cannot listen there: {error.strerror or error}; choose another")

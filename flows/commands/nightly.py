@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.shared import Json, refusing
+from flows.commands.shared import Hosts, Json, Rounds, Samples, StudyName, Variants, chosen_study, refusing
 from storage import home
 from storage.opening import metrics_store
 
@@ -15,24 +15,18 @@ app = typer.Typer()
 
 @app.command(epilog="Examples: `slimline nightly` | `slimline nightly smoke --rounds 5 --host local`")
 def nightly(
-    study: Annotated[str, typer.Argument(help="A study's name, or the path of a YAML file.")] = "embedded",
-    variants: Annotated[str | None, typer.Option(help="Only these, comma-separated; the baseline always runs.")] = None,
-    rounds: Annotated[int | None, typer.Option(help="Interleaved passes over all variants.")] = None,
-    samples: Annotated[int | None, typer.Option(help="Line-completion samples.")] = None,
-    host: Annotated[
-        list[str] | None, typer.Option(help="Where to measure: a name, or a YAML file; repeat it for several.")
-    ] = None,
+    study: StudyName = "embedded",
+    variants: Variants = None,
+    rounds: Rounds = None,
+    samples: Samples = None,
+    host: Hosts = None,
     as_json: Json = False,
 ) -> None:
     """Benchmark a study and judge it against its history; what looks worse is measured again before it counts.
 
     Exit status 1 if anything has regressed or failed. The first nights only make history.
     """
-    with refusing():
-        from flows.study import load_study
-
-        names = [name.strip() for name in variants.split(",")] if variants is not None else None
-        chosen = load_study(study).changed(names, rounds, samples, host)
+    chosen = chosen_study(study, variants, rounds, samples, host)
     home().mkdir(parents=True, exist_ok=True)  # before Prefect opens its database there
     from flows.running import run_nightly
     from storage.judged import render_verdicts

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
-from flows.commands.shared import Json, refusing
+from flows.commands.shared import Hosts, Json, Rounds, Samples, StudyName, Variants, chosen_study
 from flows.commands.table import TableFormat, print_table
 from storage import home
 from storage.opening import metrics_store
@@ -18,24 +16,18 @@ app = typer.Typer()
     epilog="Examples: `slimline run` | `slimline run smoke --variants original,int8` | `slimline run my-study.yaml`"
 )
 def run(
-    study: Annotated[str, typer.Argument(help="A study's name, or the path of a YAML file.")] = "embedded",
-    variants: Annotated[str | None, typer.Option(help="Only these, comma-separated; the baseline always runs.")] = None,
-    rounds: Annotated[int | None, typer.Option(help="Interleaved passes over all variants.")] = None,
-    samples: Annotated[int | None, typer.Option(help="Line-completion samples.")] = None,
-    host: Annotated[
-        list[str] | None, typer.Option(help="Where to measure: a name, or a YAML file; repeat it for several.")
-    ] = None,
+    study: StudyName = "embedded",
+    variants: Variants = None,
+    rounds: Rounds = None,
+    samples: Samples = None,
+    host: Hosts = None,
     as_json: Json = False,
 ) -> None:
     """Build every variant of a study, measure it, and print the result table, and which variant to ship.
 
     What is built already is not built again.
     """
-    with refusing():
-        from flows.study import load_study
-
-        names = [name.strip() for name in variants.split(",")] if variants is not None else None
-        chosen = load_study(study).changed(names, rounds, samples, host)
+    chosen = chosen_study(study, variants, rounds, samples, host)
     home().mkdir(parents=True, exist_ok=True)  # before Prefect opens its database there
     from flows.running import run_benchmark
     from storage.verdicts import recommendations

@@ -60,7 +60,7 @@ def test_the_environment_and_the_current_directory_stay_outside(filled, tmp_path
         ("SELECT len(list_transform(range(100000000), lambda x: repeat('a', 1000)))", f"{LATE}|{FULL}"),
         ("WITH RECURSIVE n(s) AS (SELECT 'x' UNION ALL SELECT s || s FROM n) FROM n", f"{LATE}|{FULL}|larger"),
         ("FROM range(100000000000) ORDER BY hash(range)", f"{LATE}|{FULL}"),
-        ("SELECT regexp_matches(repeat('a', 100000000), '(a+)+(.*b){1,500}$')", f"{LATE}|{FULL}|repetition"),
+        ("FROM range(1000000) WHERE regexp_matches(repeat('a', 1000000) || range, '(a+)+(.*b){1,500}$')", LATE),
     ],
 )
 def test_a_bomb_goes_off_outside(filled, sql, reason):
