@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from html import escape
 
 import pyarrow as pa
 import streamlit as st
@@ -11,11 +12,28 @@ from streamlit.navigation.page import Page
 
 from dashboards import charting, choosing
 from dashboards.downloads import downloads, parquet
-from dashboards.markup import marked_tables
 from dashboards.reading import Row
 from storage import charts
+from storage.sheets import html, sheets
 from storage.tables import render
 
+STYLE = """
+<style>
+.sheet { overflow-x: auto; margin-bottom: 1.5rem; }
+.sheet table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.sheet table { font-size: 0.9rem; line-height: 1.25; }
+.sheet caption { text-align: left; padding: 0.25rem 0; font-weight: 600; }
+.sheet th, .sheet td { padding: 0.3rem 0.6rem; border-bottom: 1px solid rgba(128, 128, 128, 0.35); text-align: right; }
+.sheet th:first-child, .sheet tfoot td { text-align: left; white-space: nowrap; }
+.sheet small { font-size: 0.8em; }
+.sheet td { white-space: nowrap; font-weight: 400; }
+.sheet td strong { font-weight: 800; }
+.sheet tbody th { font-weight: 500; }
+.sheet tr.published th { padding-left: 2rem; }
+.sheet tr.published > * { font-style: italic; border-bottom-style: dashed; }
+.sheet tfoot td { border: 0; white-space: normal; font-size: 0.8rem; }
+</style>
+"""
 ALL, PUBLISHED, REPAIRED = "all", "as published", "repaired"
 BASELINE = "baseline"
 
@@ -34,7 +52,7 @@ def page() -> None:
     shown = st.radio("Variants", [ALL, PUBLISHED, REPAIRED], horizontal=True, key="show", bind=choosing.IN_ADDRESS)
     rows = [row for row in found if host in (choosing.EVERY_HOST, row["host"]) and _belongs(row, shown)]
     _warn(rows)
-    st.html(marked_tables(rows))
+    st.html(tables(rows))
     _save(run, rows)
     for name in choosing.hosts_of(rows):
         st.header(f"Speed on {name}")
@@ -50,6 +68,13 @@ def _belongs(row: Row, shown: str) -> bool:
 def _warn(rows: Sequence[Row]) -> None:
     for host in dict.fromkeys(row["host"] for row in rows if row["tainted"]):
         st.warning(f"{host} was too noisy to trust its speeds: the baseline differed from itself by more than 5 %.")
+
+
+def tables(rows: Sequence[Row]) -> str:
+    """The tables of these rows in HTML, one a host; rows as `storage.tables.result_rows` gives them."""
+    # A region that can be scrolled has to be reachable with the keyboard, and then needs a name.
+    region = '<div class="sheet" role="region" tabindex="0" aria-label="{}">\n{}</div>'
+    return STYLE + "\n".join(region.format(escape(sheet.caption), html(sheet)) for sheet in sheets(rows))
 
 
 def _save(run: str, rows: Sequence[Row]) -> None:

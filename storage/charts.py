@@ -15,7 +15,8 @@ import altair as alt
 import vl_convert
 
 from storage.labels import Point, placed
-from storage.sheets import QUALITY, clean
+from storage.marks import QUALITY
+from storage.sheets import clean
 
 Rows = Sequence[Mapping[str, Any]]
 

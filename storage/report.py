@@ -36,6 +36,7 @@ table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tab
 caption { text-align: left; font-weight: 600; padding: 0.3rem 0; }
 th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid var(--faint); text-align: right; white-space: nowrap; }
 th[scope=row], tfoot td, table.text td { text-align: left; }
+td small { font-size: 0.85em; opacity: 0.85; }
 tfoot td { white-space: normal; border: 0; }
 tr.published { font-style: italic; }
 tr.published th { padding-left: 1.8rem; font-weight: normal; }

@@ -6,18 +6,23 @@ import html as html_escapes
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from storage.marks import MEANING, QUALITY, Rows, best_of, surely_differs
 
 NONE = "–"  # noqa: RUF001 - the sign for "no figure"
 
 
 class Column(NamedTuple):
-    """One column: which figure of a row, and how it is shown. An optional one is left out where nothing fills it."""
+    """One column: which figure of a row, and how it is shown. An optional one is left out where nothing fills it.
+
+    Its interval stands beside the figure, or is left to HTML, which has room beneath.
+    """
 
     key: str
     heading: str
     decimals: int
-    interval: bool = False
+    interval: Literal["beside", "beneath"] | None = None
     optional: bool = False
 
 
@@ -26,10 +31,10 @@ COLUMNS = (
     Column("disk_gzip_mb", "disk gzip MB", 2),
     Column("memory_mb", "memory MB", 0),
     Column("memory_over_base_mb", "over base MB", 0),
-    Column("samples_per_s", "samples/s", 2, interval=True),
-    Column("speed_ratio", "speed ratio", 2, interval=True),
-    Column("es", "ES %", 2),
-    Column("em", "EM %", 2),
+    Column("samples_per_s", "samples/s", 2, interval="beside"),
+    Column("speed_ratio", "speed ratio", 2, interval="beside"),
+    Column("es", "ES %", 2, interval="beneath"),
+    Column("em", "EM %", 2, interval="beneath"),
     Column("params_m", "params M", 2),
     Column("params_nonzero_m", "non-zero M", 2),
     Column("matmuls", "int8 ops", 0, optional=True),
@@ -49,7 +54,6 @@ MEANINGS = {
         "above 100 % where a cache holds the model, or drafted tokens share a pass"
     ),
 }
-QUALITY = ("es", "em")
 # What the published columns really hold stands in ours of the same meaning.
 PUBLISHED_AS = {"disk_gzip_mb": "disk_mb", "params_nonzero_m": "params_m", "disk_mb": None, "params_m": None}
 PUBLISHED_NOTE = "poster: its disk size is that of a gzip archive, its parameters are the non-zero ones"
@@ -72,11 +76,25 @@ LATEX = {
 }
 
 
+class Cell(NamedTuple):
+    """A figure, its 95 % interval where it has one, and what stands out about it."""
+
+    figure: str
+    interval: str = ""
+    best: bool = False
+    sure: bool = False
+
+    @property
+    def starred(self) -> str:
+        """The figure, with a star if it surely differs from the baseline's."""
+        return self.figure + ("*" if self.sure else "")
+
+
 class Line(NamedTuple):
     """One line of a sheet: the model's name, then a cell per column; published lines stand beneath ours."""
 
     name: str
-    cells: list[str]
+    cells: list[Cell]
     published: bool
 
 
@@ -89,18 +107,19 @@ class Sheet(NamedTuple):
     notes: list[str]
 
 
-def sheets(rows: Sequence[Mapping[str, Any]]) -> list[Sheet]:
+def sheets(rows: Rows) -> list[Sheet]:
     """One sheet per host, in the order of the rows."""
     hosts = dict.fromkeys(row["host"] for row in rows)
     return [_sheet([row for row in rows if row["host"] == host]) for host in hosts]
 
 
-def _sheet(rows: Sequence[Mapping[str, Any]]) -> Sheet:
+def _sheet(rows: Rows) -> Sheet:
     columns = [column for column in COLUMNS if not column.optional or any(row[column.key] is not None for row in rows)]
+    best = {column.key: best_of(rows, column.key) for column in columns}
     lines = [
         line
         for row in rows
-        for line in (_ours(row, columns), *(_theirs(figures, columns) for figures in row["published"]))
+        for line in (_ours(row, columns, best), *(_theirs(figures, columns) for figures in row["published"]))
     ]
     notes = [f"{clean(row['variant'])} failed: {clean(row['error'])}" for row in rows if row["error"]]
     if any(row["random_weights"] for row in rows):
@@ -124,29 +143,28 @@ def _caption(row: Mapping[str, Any]) -> str:
     return ", ".join(parts + tainted)
 
 
-def _ours(row: Mapping[str, Any], columns: Sequence[Column]) -> Line:
+def _ours(row: Mapping[str, Any], columns: Sequence[Column], best: Mapping[str, float | None]) -> Line:
     marks = [mark for mark, holds in (("failed", row["error"]), ("random weights", row["random_weights"])) if holds]
     label = f", {clean(row['label'])}" if row["label"] else ""
     name = clean(row["variant"]) + label + (f" ({', '.join(marks)})" if marks else "")
-    hidden = QUALITY if row["random_weights"] else ()
-    return Line(name, [NONE if column.key in hidden else _cell(row, column) for column in columns], published=False)
+    return Line(name, [_cell(row, column, best[column.key]) for column in columns], published=False)
 
 
-def _cell(row: Mapping[str, Any], column: Column) -> str:
+def _cell(row: Mapping[str, Any], column: Column, best: float | None) -> Cell:
     key, decimals = column.key, column.decimals
-    if row[key] is None:
-        return NONE
-    value = f"{row[key]:.{decimals}f}"
+    if row[key] is None or (key in QUALITY and row["random_weights"]):
+        return Cell(NONE)
+    figure = f"{row[key]:.{decimals}f}"
     if key == "matmuls":
-        return f"{row['int8_matmuls'] or 0:.0f}/{value}"
-    if column.interval and row[f"{key}_lo"] is not None and row[f"{key}_hi"] is not None:
-        return f"{value} [{row[f'{key}_lo']:.{decimals}f}, {row[f'{key}_hi']:.{decimals}f}]"
-    return value
+        figure = f"{row['int8_matmuls'] or 0:.0f}/{figure}"
+    ends = [row.get(f"{key}_{end}") for end in ("lo", "hi")] if column.interval else [None]
+    interval = "" if None in ends else f"[{', '.join(f'{end:.{decimals}f}' for end in ends)}]"
+    return Cell(figure, interval, row[key] == best and not row["error"], surely_differs(row, key))
 
 
 def _theirs(figures: Mapping[str, Any], columns: Sequence[Column]) -> Line:
     values = [(figures.get(PUBLISHED_AS.get(each.key, each.key) or ""), each.decimals) for each in columns]
-    cells = [NONE if value is None else f"{value:.{decimals}f}" for value, decimals in values]
+    cells = [Cell(NONE if value is None else f"{value:.{decimals}f}") for value, decimals in values]
     return Line(f"poster, {clean(figures['host'])}", cells, published=True)
 
 
@@ -167,24 +185,38 @@ def plain_text(sheet: Sheet) -> str:
         table.add_column(column.heading.replace(" ", "\n", 1), justify="right", no_wrap=True)
     for line in sheet.lines:
         indent = "  " if line.published else ""
-        table.add_row(Text(indent + line.name), *(Text(cell) for cell in line.cells))
+        cells = [_beside(cell.figure, cell, column) for cell, column in zip(line.cells, sheet.columns, strict=True)]
+        table.add_row(Text(indent + line.name), *map(Text, cells))
     out = io.StringIO()
-    wide = 10 * sum(len(line.name) + sum(map(len, line.cells)) for line in sheet.lines) + 1000
+    wide = 50 * sum(len(line.name) + len(line.cells) for line in sheet.lines) + 1000
     Console(file=out, width=wide, color_system=None).print(table)
     text = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
     return "\n".join([text, *sheet.notes]) + "\n"
+
+
+def _beside(figure: str, cell: Cell, column: Column) -> str:
+    return f"{figure} {cell.interval}" if cell.interval and column.interval == "beside" else figure
 
 
 def markdown(sheet: Sheet) -> str:
     """A pipe table, with the caption above and the notes beneath."""
     head = ["model", *(column.heading for column in sheet.columns)]
     lines = [
-        [("&nbsp;&nbsp;" if line.published else "") + escaped_markdown(line.name), *line.cells] for line in sheet.lines
+        [
+            ("&nbsp;&nbsp;" if line.published else "") + escaped_markdown(line.name),
+            *map(_markdown_cell, line.cells, sheet.columns),
+        ]
+        for line in sheet.lines
     ]
     rule = ["---"] + ["---:"] * len(sheet.columns)
     table = ["| " + " | ".join(cells) + " |" for cells in (head, rule, *lines)]
-    notes = [f"\n{escaped_markdown(note)}" for note in sheet.notes]
+    notes = [f"\n{escaped_markdown(note)}" for note in (*_meaning(sheet), *sheet.notes)]
     return "\n".join([escaped_markdown(sheet.caption), "", *table, *notes]) + "\n"
+
+
+def _markdown_cell(cell: Cell, column: Column) -> str:
+    figure = cell.starred.replace("*", r"\*")
+    return _beside(f"**{figure}**" if cell.best else figure, cell, column)
 
 
 def escaped_markdown(text: str) -> str:
@@ -193,14 +225,14 @@ def escaped_markdown(text: str) -> str:
 
 
 def html(sheet: Sheet) -> str:
-    """A <table>, with the notes in its foot."""
+    """A <table>, intervals beneath their figures, with the notes in its foot."""
     escape = html_escapes.escape
     head = "".join(
         f'<th scope="col">{escape(name)}</th>' for name in ("model", *(column.heading for column in sheet.columns))
     )
     body = [_html_line(line) for line in sheet.lines]
     span = len(sheet.columns) + 1
-    foot = [f'<tr><td colspan="{span}">{escape(note)}</td></tr>' for note in sheet.notes]
+    foot = [f'<tr><td colspan="{span}">{escape(note)}</td></tr>' for note in (*_meaning(sheet), *sheet.notes)]
     caption = f"<caption>{escape(sheet.caption)}</caption>"
     parts = ["<table>", caption, f"<thead><tr>{head}</tr></thead>", "<tbody>", *body, "</tbody>"]
     return "\n".join([*parts, *(["<tfoot>", *foot, "</tfoot>"] if foot else []), "</table>"]) + "\n"
@@ -208,18 +240,32 @@ def html(sheet: Sheet) -> str:
 
 def _html_line(line: Line) -> str:
     start = '<tr class="published">' if line.published else "<tr>"
-    cells = "".join(f"<td>{html_escapes.escape(cell)}</td>" for cell in line.cells)
+    cells = "".join(f"<td>{_html_cell(cell)}</td>" for cell in line.cells)
     return f'{start}<th scope="row">{html_escapes.escape(line.name)}</th>{cells}</tr>'
+
+
+def _html_cell(cell: Cell) -> str:
+    figure = html_escapes.escape(cell.starred)
+    shown = f"<strong>{figure}</strong>" if cell.best else figure
+    return f"{shown}<br><small>{cell.interval}</small>" if cell.interval else shown
+
+
+def _meaning(sheet: Sheet) -> list[str]:
+    marked = any(cell.best or cell.sure for line in sheet.lines for cell in line.cells)
+    return [MEANING] if marked else []
 
 
 def latex(sheet: Sheet) -> str:
     """A table environment, ready for a paper that has \\usepackage{booktabs} and T1 fonts."""
     head = " & ".join(["model", *(_tex(column.heading) for column in sheet.columns)])
     body = [
-        " & ".join([(r"\quad " if line.published else "") + _tex(line.name), *map(_tex, line.cells)]) + r" \\"
+        " & ".join(
+            [(r"\quad " if line.published else "") + _tex(line.name), *map(_tex_cell, line.cells, sheet.columns)]
+        )
+        + r" \\"
         for line in sheet.lines
     ]
-    notes = [r"\par " + _tex(note) for note in sheet.notes]
+    notes = [r"\par " + _tex(note) for note in (*_meaning(sheet), *sheet.notes)]
     return (
         "\n".join(
             [
@@ -240,6 +286,11 @@ def latex(sheet: Sheet) -> str:
         )
         + "\n"
     )
+
+
+def _tex_cell(cell: Cell, column: Column) -> str:
+    figure = _tex(cell.starred)
+    return _beside(rf"\textbf{{{figure}}}" if cell.best else figure, cell, column)
 
 
 def _tex(text: str) -> str:

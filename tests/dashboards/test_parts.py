@@ -12,7 +12,7 @@ from dashboards.code import as_source
 from dashboards.compare import mcnemar
 from dashboards.history import upgrades
 from dashboards.jobs import Job
-from dashboards.markup import marked_tables
+from dashboards.results import tables
 from dashboards.tradeoffs import slider_range
 from storage.metrics import MetricsStore
 from storage.tables import result_rows
@@ -25,18 +25,11 @@ def store(tmp_path):
     return MetricsStore(tmp_path / "metrics")
 
 
-def test_the_best_is_bold_and_what_surely_differs_has_a_star(store):
-    html = marked_tables(result_rows(store))
-    assert "<strong>8.00*</strong><br><small>[7.50, 8.50]</small>" in html  # int8's speed ratio
-    assert "<strong>10.00</strong>" in html  # its size, of which there is no test
-    assert "<strong>40.00</strong><br><small>[38.00, 42.00]</small>" in html  # the baseline's ES
-    assert "39.00<br>" in html and "39.00*" not in html  # an ES drop that may be none
-    assert 'tabindex="0"' in html and "poster, delftblue" in html and "noise floor 2.0 %" in html
-
-
-def test_markup_of_names_is_text(tmp_path):
+def test_a_table_can_be_scrolled_by_keyboard_and_shows_names_as_text(tmp_path):
     fill(tmp_path, variant="<script>alert(1)</script>")
-    assert "<script>" not in marked_tables(result_rows(MetricsStore(tmp_path)))
+    shown = tables(result_rows(MetricsStore(tmp_path)))
+    assert "<script>" not in shown and 'tabindex="0"' in shown
+    assert "poster, delftblue" in shown and "noise floor 2.0 %" in shown
 
 
 def test_tokens_become_the_code_they_stand_for():
