@@ -26,9 +26,12 @@ WHERE {condition}
 QUALIFY row_number() OVER (PARTITION BY run, host ORDER BY finished DESC NULLS LAST) = 1
 ORDER BY started, run, host
 """
+# By each sample's fastest pass, where it was recorded: nights are compared, not felt.
 _ROUNDS = """
-SELECT run, host, round, variant, samples_per_s, speed_ratio, baseline_self_ratio, memory_over_base_mb, samples,
-       prompt_tokens
+SELECT run, host, round, variant, coalesce(undisturbed_per_s, samples_per_s) AS samples_per_s,
+       coalesce(undisturbed_ratio, speed_ratio) AS speed_ratio,
+       coalesce(undisturbed_self_ratio, baseline_self_ratio) AS baseline_self_ratio,
+       memory_over_base_mb, samples, prompt_tokens
 FROM paired_rounds WHERE run IN (SELECT unnest(?)) ORDER BY run, host, variant, round
 """
 _MEASURED = """

@@ -7,7 +7,7 @@ from typing import Any
 
 from storage.history import Conducted, Row
 
-_MEASURED_ALIKE = ("speed_samples", "warmup_samples", "threads", "decoding")
+_MEASURED_ALIKE = ("speed_samples", "turn_seconds", "warmup_samples", "threads", "decoding")
 _PROMPTS = ("samples", "prompt_tokens")
 
 

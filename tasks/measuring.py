@@ -50,11 +50,12 @@ def measure_speed(
         threads,
         mode="speed",
         warmup=spec.warmup_samples,
+        least_s=spec.turn_seconds,
         cpus=tuple(usable_cpus()[:threads]),
     )
     started = datetime.now(UTC)
     try:
-        return round_row(visit, run_probe(request, timeout_for(len(request.prompts))))
+        return round_row(visit, run_probe(request, timeout_for(len(request.prompts)) + spec.turn_seconds))
     except ProbeFailed as failure:
         return failed_round_row(visit, failure, started, datetime.now(UTC))
 

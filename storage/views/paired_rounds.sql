@@ -1,6 +1,7 @@
 -- One row per run, host, round and variant that measured something: the mean over its processes (the baseline has two a
 -- round), its speed relative to the baseline's of the same round, and baseline_self_ratio: the baseline's second process
--- relative to its first in that round, 1 where nothing disturbed either.
+-- relative to its first in that round, 1 where nothing disturbed either. The same by each sample's fastest pass, which is
+-- what a busy machine disturbs least: undisturbed_per_s, undisturbed_ratio and undisturbed_self_ratio.
 WITH passes AS (
     SELECT
         run,
@@ -9,8 +10,11 @@ WITH passes AS (
         variant,
         min(started) AS started,
         avg(samples_per_s) AS samples_per_s,
+        avg(undisturbed_per_s) AS undisturbed_per_s,
         avg(memory_over_base_mb) AS memory_over_base_mb,
         any_value(samples_per_s) FILTER (replicate = 1) / any_value(samples_per_s) FILTER (replicate = 0) AS self_ratio,
+        any_value(undisturbed_per_s) FILTER (replicate = 1)
+        / any_value(undisturbed_per_s) FILTER (replicate = 0) AS undisturbed_self_ratio,
         any_value(samples) AS samples,
         any_value(prompt_tokens) AS prompt_tokens
     FROM rounds
@@ -29,6 +33,9 @@ SELECT
     passes.samples_per_s,
     passes.samples_per_s / base.samples_per_s AS speed_ratio,
     base.self_ratio AS baseline_self_ratio,
+    passes.undisturbed_per_s,
+    passes.undisturbed_per_s / base.undisturbed_per_s AS undisturbed_ratio,
+    base.undisturbed_self_ratio,
     passes.memory_over_base_mb,
     passes.samples,
     passes.prompt_tokens

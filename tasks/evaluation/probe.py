@@ -26,7 +26,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal, Self, TextIO
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from tasks.evaluation import energy
 from tasks.processes import die_with
@@ -64,6 +73,7 @@ class ProbeRequest(BaseModel):
     decoding: Decoding = Decoding()
     mode: Literal["speed", "quality"] = Field(description="speed: timed, batch 1; quality: untimed, in batches.")
     warmup: NonNegativeInt = Field(3, description="Untimed samples first (speed only).")
+    least_s: NonNegativeFloat = Field(0, description="Seconds after which no further pass over the prompts begins.")
     batch_size: PositiveInt = Field(1, description="Samples at once (quality only).")
 
     @model_validator(mode="after")
@@ -91,8 +101,9 @@ class Timing(BaseModel):
 class ProbeResult(BaseModel):
     """What was measured. Memory is resident, in MB of 10^6 bytes; `base_mb` is the process before it loads the engine.
 
-    Speed fills `timings`, `wall_s` (their sum of wall time) and, where counters are readable, `energy_j` of the whole
-    host during them; quality fills `completions`, token ids in the order of the prompts.
+    Speed fills `timings` (of one pass over the prompts after another), `wall_s` (their sum of wall time) and, where
+    counters are readable, `energy_j` of the whole host during them; quality fills `completions`, token ids in the order
+    of the prompts.
     """
 
     pid: int
@@ -106,6 +117,7 @@ class ProbeResult(BaseModel):
     energy_j: float | None = None
     energy_source: str | None = None
     timings: list[Timing] = []
+    passes: int = 1
     completions: list[list[int]] = []
 
 
@@ -228,11 +240,15 @@ def _speed(engine: CompletionEngine, request: ProbeRequest) -> dict[str, object]
         engine.complete([prompt], request.stop, request.decoding)
     before = energy.read_counters()
     clock = time.perf_counter_ns()
-    timings = [_timed(engine, prompt, request) for prompt in request.prompts]
-    wall_s = (time.perf_counter_ns() - clock) / 1e9
+    timings: list[Timing] = []
+    wall_s = 0.0
+    while not timings or wall_s < request.least_s:
+        timings += [_timed(engine, prompt, request) for prompt in request.prompts]
+        wall_s = (time.perf_counter_ns() - clock) / 1e9
     joules = energy.joules_between(before, energy.read_counters())
     source = None if joules is None else energy.SOURCE
-    return {"timings": timings, "wall_s": wall_s, "energy_j": joules, "energy_source": source}
+    passes = len(timings) // len(request.prompts)
+    return {"timings": timings, "passes": passes, "wall_s": wall_s, "energy_j": joules, "energy_source": source}
 
 
 def _warmup_prompts(request: ProbeRequest) -> Iterator[Sequence[int]]:

@@ -71,7 +71,8 @@ _TIMED = (
 )
 _OF_ROUNDS = (*_TIMED, "energy_j_per_sample")
 _CONTEXTS = ("prompt_tokens", "prefill_context", "decode_context")
-_OF_RESULTS = (*_OF_ROUNDS, *_CONTEXTS, "samples", "tokens", "wall_s", "base_mb", "energy_source", "load_s", "pid")
+_OF_TURN = ("samples", "passes", "tokens", "undisturbed_per_s", "pid")
+_OF_RESULTS = (*_OF_ROUNDS, *_CONTEXTS, *_OF_TURN, "wall_s", "base_mb", "energy_source", "load_s")
 _LIMITS = ("prefill_limit_share", "decode_limit_share")
 _SCORED = ("es", "em")
 _PAIRED = ("es_drop", "em_drop", "em_p_value")
@@ -111,8 +112,13 @@ class Subject:
 
 
 def round_row(visit: Visit, result: ProbeResult) -> Row:
-    """A row of `rounds` from a speed measurement; rates and energy are null where nothing was timed or counted."""
-    timings = result.timings
+    """A row of `rounds` from a speed measurement; rates and energy are null where nothing was timed or counted.
+
+    What it says of samples and tokens is of one pass over them; rates and latencies are of all passes, but for
+    `undisturbed_per_s`: noise only ever adds time, so a sample's fastest pass is the one that it disturbed least (Chen
+    and Revels, arXiv:1608.04295).
+    """
+    timings, one_pass = result.timings, result.timings[: len(result.timings) // result.passes]
     latency_ms = np.array([timing.latency_s for timing in timings]) * 1e3
     p50, p95, p99 = np.percentile(latency_ms, (50, 95, 99)).tolist()
     return {
@@ -120,11 +126,13 @@ def round_row(visit: Visit, result: ProbeResult) -> Row:
         "pid": result.pid,
         "started": result.started,
         "finished": result.finished,
-        "samples": len(timings),
-        "tokens": sum(timing.new_tokens for timing in timings),
-        **_contexts(timings),
+        "samples": len(one_pass),
+        "passes": result.passes,
+        "tokens": sum(timing.new_tokens for timing in one_pass),
+        **_contexts(one_pass),
         "wall_s": result.wall_s,
         "samples_per_s": len(timings) / result.wall_s,
+        "undisturbed_per_s": 1e3 * len(one_pass) / latency_ms.reshape(result.passes, -1).min(axis=0).sum(),
         "latency_p50_ms": p50,
         "latency_p95_ms": p95,
         "latency_p99_ms": p99,

@@ -76,6 +76,18 @@ def test_rounds_are_paired_with_the_baseline_of_the_same_round(metrics):
     ]
 
 
+def test_the_fastest_passes_are_paired_as_well_and_are_what_a_history_compares(metrics):
+    metrics.append("runs", [run_row("r1"), run_row("r2", NOON + DAY)])
+    for run, fastest in (("r1", (20.0, 25.0, 90.0)), ("r2", (None, None, None))):
+        turns = [("original", 0, 10.0), ("original", 1, 12.0), ("int8", 0, 33.0)]
+        for turn_of, speed in zip(turns, fastest, strict=True):
+            metrics.append("rounds", [turn(run, 1, *turn_of) | {"undisturbed_per_s": speed}])
+    found = rows(metrics, "SELECT undisturbed_ratio, undisturbed_self_ratio FROM paired_rounds WHERE variant = 'int8'")
+    assert [tuple(row.values()) for row in found] == [(4.0, 1.25), (None, None)]
+    compared = [row for row in read_rounds(metrics, ["r1", "r2"]) if row["variant"] == "int8"]
+    assert [(row["speed_ratio"], row["baseline_self_ratio"]) for row in compared] == [(4.0, 1.25), (3.0, 1.2)]
+
+
 def described(run, host="box", fingerprint="class"):
     return {"run": run, "host": host, "fingerprint": fingerprint}
 

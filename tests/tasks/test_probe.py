@@ -105,6 +105,13 @@ def test_speed_times_every_prompt_in_order(speed):
     assert speed.completions == []
 
 
+def test_passes_begin_until_the_turn_has_lasted(graph):
+    found = run_probe(make_request(graph, mode="speed", least_s=0.3), 60)
+    assert found.passes > 1 and len(found.timings) == 4 * found.passes
+    assert found.wall_s >= 0.3
+    assert [timing.prompt_tokens for timing in found.timings] == [3, 5, 1, 4] * found.passes
+
+
 def test_the_probe_itself_is_small(speed):
     assert 10 < speed.base_mb < 100
     assert speed.memory_mb > speed.base_mb

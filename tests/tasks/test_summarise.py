@@ -56,10 +56,11 @@ def test_a_round_row_of_known_timings():
     made = round_row(visit("ours"), result(energy_j=8.0, energy_source="rapl"))
     assert made == {
         **{"run": "r", "host": "h", "round": 0, "position": 1, "variant": "ours", "replicate": 0},
-        **{"pid": 7, "started": T0, "finished": T1, "samples": 4, "tokens": 40},
+        **{"pid": 7, "started": T0, "finished": T1, "samples": 4, "passes": 1, "tokens": 40},
         **{"prompt_tokens": 400, "prefill_context": 50.5, "decode_context": 105.0},
         "wall_s": pytest.approx(1.0),
         "samples_per_s": pytest.approx(4.0),
+        "undisturbed_per_s": pytest.approx(4.0),
         "latency_p50_ms": pytest.approx(250),
         "latency_p95_ms": pytest.approx(385),
         "latency_p99_ms": pytest.approx(397),
@@ -68,6 +69,13 @@ def test_a_round_row_of_known_timings():
         **{"memory_mb": 140.0, "memory_over_base_mb": 100.0, "base_mb": 40.0},
         **{"energy_j_per_sample": 2.0, "energy_source": "rapl", "load_s": 2.0, "error": None},
     }
+
+
+def test_of_several_passes_counts_are_of_one_and_the_fastest_of_each_sample_is_undisturbed():
+    made = round_row(visit("ours"), result((0.1, 0.5, 0.3, 0.2), passes=2))
+    assert (made["samples"], made["passes"], made["tokens"], made["prompt_tokens"]) == (2, 2, 20, 200)
+    assert made["samples_per_s"] == pytest.approx(4 / 1.1)
+    assert made["undisturbed_per_s"] == pytest.approx(2 / (0.1 + 0.2))
 
 
 def test_what_took_no_pass_has_no_rate():
