@@ -9,6 +9,7 @@ from typing import NamedTuple
 from storage import querying
 from storage.schemas import PUBLISHED, SQL_TYPES, TABLES
 from storage.sheets import escaped_markdown
+from storage.view_columns import view_column
 
 TABLE_DOCS = {
     "runs": "One row per run and host: when, of what study, with what noise.",
@@ -61,7 +62,7 @@ def relations() -> list[Relation]:
             for view in querying.VIEWS
         }
     views = [
-        Relation(view, "view", view_doc(view), [Described(name, kind, _doc(name, docs)) for name, kind in its])
+        Relation(view, "view", view_doc(view), [Described(name, kind, _doc(view, name, docs)) for name, kind in its])
         for view, its in found.items()
     ]
     return tables + views
@@ -74,11 +75,11 @@ def view_doc(view: str) -> str:
     return " ".join(comment[: next(index for index, line in enumerate(lines) if not line.startswith("--"))])
 
 
-def _doc(name: str, docs: dict[str, str]) -> str:
+def _doc(view: str, name: str, docs: dict[str, str]) -> str:
     for end, words in ENDS.items():
         if name.endswith(end):
             return f"{words} {name.removesuffix(end)}."
-    return docs.get(name, "")
+    return view_column(view, name) or docs.get(name, "")
 
 
 def in_markdown() -> str:

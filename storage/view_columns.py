@@ -1,0 +1,52 @@
+"""What the columns of the views mean that no table has, or that mean something else there."""
+
+from __future__ import annotations
+
+EVERYWHERE = {
+    "disk_gzip_mb": "Size of the same files in a gzip archive, 10^6 bytes: what the publication calls disk size.",
+    "speed_ratio": "Samples per second relative to the baseline's of the same round.",
+    "es_drop": "Edit similarity that the baseline has and this has not, sample by sample, points.",
+    "em_drop": "Exact matches that the baseline has and this has not, points.",
+    "em_p_value": "McNemar's exact test that exact matches differ from the baseline's only by chance.",
+    "params_nonzero_m": "Parameters that are not zero, millions: what the publication calls parameters.",
+    "parity_max_abs": "Largest difference of a logit from what it was converted from.",
+    "matmuls": "Matrix multiplications of the model.",
+    "int8_matmuls": "Those of them that are executed in int8.",
+    "greedy_agreement": "Share of random prompts continued with the same tokens as before the conversion.",
+    "prefill_limit_share": "Operations a second while prompts are read, of the host's measured peak, percent.",
+    "decode_limit_share": "Bytes a second that decoding has to read, of the host's measured peak, percent.",
+    "train_tokens_per_s": "Tokens per second of the last training that led to it.",
+    "train_loss": "Loss at the end of that training, nats per token.",
+    "first_measured": "When the variant's first metric was written; the order of the study.",
+    "first_written": "The order of writing, among those of one time.",
+    "on_frontier": "Whether nothing else in the run is as good in everything and better in something.",
+    "published_host": "The publication's host, of the same variant; null where it has none.",
+    "disk_ratio": "Size in a gzip archive relative to the baseline's.",
+    "previous_run": "The run before of the same series.",
+    "previous_value": "Its value.",
+    "change": "value - previous_value, in the same unit.",
+    "relative_change": "change / previous_value.",
+    "baseline_self_ratio": "The baseline's second process relative to its first in the round.",
+    "undisturbed_ratio": "speed_ratio, with every sample's fastest pass.",
+    "undisturbed_self_ratio": "baseline_self_ratio, with every sample's fastest pass.",
+    "state": "open, or recovered.",
+    "recovered_run": "The run whose improvement undid it.",
+    "recovered_time": "When that run was judged.",
+}
+_PUBLISHED = (
+    *("disk_mb", "disk_gzip_mb", "disk_ratio", "memory_mb", "samples_per_s", "speed_ratio", "es", "es_drop", "em"),
+    *("em_drop", "params_m", "params_nonzero_m"),
+)
+EVERYWHERE |= {f"published_{name}": f"The published {name}." for name in _PUBLISHED}
+IN_VIEW = {
+    "paired_rounds": {
+        "started": "When the first of its processes in the round started.",
+        "samples": "Samples timed.",
+        "memory_over_base_mb": "Peak over the process before the model, mean of its processes, 10^6 bytes.",
+    }
+}
+
+
+def view_column(view: str, name: str) -> str | None:
+    """What a column of a view means; None if it is what the table it comes from says."""
+    return IN_VIEW.get(view, {}).get(name) or EVERYWHERE.get(name)
