@@ -12,20 +12,23 @@ SECOND_RUN = "slimline run smoke --variants pruned,int8 --rounds 1"
 
 def environment(home: Path) -> dict[str, str]:
     """What the command sees: its state in `home`, none of the settings that importing flows made for this process."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "SLIMLINE_"))}
     return {**inherited, "SLIMLINE_HOME": str(home)}
 
 
 def run_command(
-    *arguments: str, home: Path, source: Path = ROOT, check: bool = True
+    *arguments: str, home: Path, source: Path = ROOT, check: bool = True, **settings: str
 ) -> subprocess.CompletedProcess[str]:
-    """The slimline command of a source tree, in a process of its own, with its state in `home`."""
+    """The slimline command of a source tree, in a process of its own, with its state in `home`.
+
+    `settings` are further variables of its environment.
+    """
     finished = subprocess.run(
         [sys.executable, "-m", "flows.cli", *arguments],
         capture_output=True,
         text=True,
         cwd=source,
-        env=environment(home),
+        env=environment(home) | settings,
         check=False,
     )
     if check and finished.returncode:

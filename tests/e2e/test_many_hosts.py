@@ -1,6 +1,7 @@
 """One benchmark on many hosts, many benchmarks on one host: pools with workers, a real Slurm, one server."""
 
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from storage.metrics import MetricsStore
 from tests.command import ROOT, environment
@@ -26,8 +28,13 @@ variants:
     recipe: [{step: export-onnx}, {step: engine, name: onnxruntime}]
 measuring: {rounds: 1, speed_samples: 1, warmup_samples: 1, decoding: {max_new_tokens: 4}}
 """
+GUIDE = (ROOT / "docs/hosts.md").read_text("utf8")
+# The guide's own files, without what only the real cluster has.
+DESK, CLUSTER = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL))
+CLUSTER = {name: value for name, value in CLUSTER.items() if name not in ("modules", "interface")}
 HOSTS = {
-    "desk": "{kind: pool, pool: desk}",
+    "desk": yaml.safe_dump(DESK),
+    "cluster": yaml.safe_dump(CLUSTER),
     "asleep": "{kind: pool, pool: asleep, start_within_minutes: 0.05}",
     "elsewhere": "{kind: slurm, partition: none, cores: 1, memory: 1GB, walltime: '01:00:00'}",
 }
@@ -112,6 +119,7 @@ def server(served: Server) -> Iterator[Server]:
     workers = []
     for pool in ("laptop", "desk"):
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
+        assert " ".join(command[2:]).replace(pool, "desk") in GUIDE
         told = seen_by(served) | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
         workers.append(subprocess.Popen(command, cwd=ROOT, env=told, stdout=subprocess.DEVNULL))
     wait_until(lambda: _has_workers(served, "laptop", "desk"), "workers of both pools")
@@ -154,9 +162,9 @@ def script(server: Server, content: str, study: Path) -> str:
 
 @pytest.fixture(scope="module")
 def fanned_out(place: Path, server: Server, cluster: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """One benchmark on this machine, two pools and Slurm, with two hosts that are down."""
-    hosts = ["local", "laptop", str(place / "desk.yaml"), "delftblue"]
-    hosts += [str(place / "asleep.yaml"), str(place / "elsewhere.yaml")]
+    """One benchmark on this machine, two pools and Slurm, twice; with two hosts that are down."""
+    hosts = ["local", "laptop", "delftblue"]
+    hosts += [str(place / f"{name}.yaml") for name in ("desk", "cluster", "asleep", "elsewhere")]
     named = [word for host in hosts for word in ("--host", host)]
     command = [sys.executable, "-m", "flows.cli", "run", str(place / "tiny.yaml"), *named]
     told = seen_by(server) | cluster
@@ -173,7 +181,7 @@ def test_one_benchmark_fills_a_table_grouped_by_host(
     fanned_out: subprocess.CompletedProcess[str], run: str, server: Server
 ) -> None:
     counted = f"SELECT host, count(*) AS n FROM rounds WHERE {run} AND samples_per_s > 0 GROUP BY host ORDER BY host"
-    expected = sorted(["delftblue", "desk", "laptop", platform.node()])
+    expected = sorted(["cluster", "delftblue", "desk", "laptop", platform.node()])
     assert rows(server, counted) == [{"host": host, "n": 2} for host in expected], fanned_out.stderr
     table = rows(server, f"SELECT host, es FROM result_table WHERE {run} AND error IS NULL ORDER BY host")
     assert [row["host"] for row in table] == expected
@@ -189,7 +197,7 @@ def test_rows_from_slurm_name_job_and_node(
     for table in ("rounds", "hosts"):
         for row in rows(server, f"SELECT host, node, slurm_job FROM {table} WHERE {run}"):
             assert row["node"] == platform.node()
-            assert (row["slurm_job"] or "").isdigit() == (row["host"] == "delftblue"), fanned_out.stderr
+            assert (row["slurm_job"] or "").isdigit() == (row["host"] in ("cluster", "delftblue")), fanned_out.stderr
 
 
 def test_a_host_that_is_down_has_rows_that_say_so(

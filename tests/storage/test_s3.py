@@ -1,5 +1,6 @@
 """The stores over a real S3 server on loopback."""
 
+import json
 import os
 import random
 import shutil
@@ -17,6 +18,7 @@ from pyarrow.fs import FileType, S3FileSystem
 from storage.artifacts import ArtifactCorrupt, ArtifactMissing, ArtifactStore
 from storage.metrics import MetricsStore, QueryRefused
 from storage.tables import result_rows
+from tests.command import run_command
 
 pytestmark = pytest.mark.e2e
 KEYS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench-secret", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -164,3 +166,22 @@ def test_writers_in_other_processes_lose_nothing(s3):
     assert [writer.wait() for writer in writers] == [0, 0]
     answer = MetricsStore(root).query("SELECT count(*) AS n, count(DISTINCT (run, sample)) AS d FROM predictions")
     assert answer.to_pylist() == [{"n": 6, "d": 6}]
+
+
+TINY = """
+data: {train_files: 40, dev_files: 8, samples: 4}
+variants:
+  original: {label: baseline, recipe: [{step: export-onnx}, {step: engine, name: onnxruntime}]}
+measuring: {rounds: 1, speed_samples: 1, warmup_samples: 1, decoding: {max_new_tokens: 4}}
+"""
+
+
+def test_what_one_machine_measures_another_reads(s3, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    run_command("run", str(tmp_path / "tiny.yaml"), home=ours, SLIMLINE_STORE=s3)
+    printed = run_command("table", "--format", "json", home=theirs, SLIMLINE_STORE=f"{s3}/").stdout
+    (row,) = json.loads(printed)
+    assert (row["study"], row["variant"], row["error"]) == ("tiny", "original", None)
+    assert row["artifact"][:12] in run_command("artifacts", "list", home=theirs, SLIMLINE_STORE=s3).stdout
+    assert not any((home / name).exists() for home in (ours, theirs) for name in ("artifacts", "metrics"))
