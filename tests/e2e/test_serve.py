@@ -74,7 +74,7 @@ def test_nightly_is_on_the_schedule_at_half_past_two(served: Server) -> None:
 
 def test_a_nightly_that_is_due_starts_by_itself_and_alone(served: Server) -> None:
     schedules = f"{served.url}/api/deployments/{served.deployment('nightly/nightly')['id']}/schedules"
-    often = {"active": True, "schedule": {"interval": 15}, "parameters": TINY}
+    often = {"active": True, "schedule": {"interval": 15}, "parameters": TINY | {"rounds": 3}}
     (created,) = httpx.post(schedules, json=[often]).raise_for_status().json()
     wait_until(lambda: served.runs_of("nightly/nightly", "CANCELLED"), "a nightly that is due while one runs")
     httpx.delete(f"{schedules}/{created['id']}").raise_for_status()
