@@ -194,7 +194,8 @@ def _cluster(host: Slurm, order: Order, server: Mapping[str, str]) -> Iterator[A
         "security": True,
         "nanny": False,
         "worker_extra_args": ["--no-dashboard"],
-        "scheduler_options": {"dashboard_address": "127.0.0.1:0"},
+        # No page of Dask's: nobody looks at one, and two schedulers that import it at the same time fail.
+        "scheduler_options": {"dashboard": False, "dashboard_address": "127.0.0.1:0"},
     }
     # A task whose worker died goes to another job, which this process starts.
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}), SLURMCluster(**options) as cluster:

@@ -27,7 +27,6 @@ from tasks.evaluation.regression import (
     changed_at,
     decided,
     expected,
-    median_bounds,
     shift,
     suspected,
     tolerance,
@@ -112,9 +111,9 @@ def settle(judgement: Judgement, reruns: Sequence[str], rounds: Sequence[Row]) -
 
 
 def _noise_floor(rounds: Sequence[Row]) -> float:
-    """How far the baseline's two processes may differ, as a log: the farther end of the interval of their ratio."""
+    """How far the baseline's two processes differ, as a log, in the median round: a shift's interval has the noise."""
     ratios = [math.log(row["baseline_self_ratio"]) for row in rounds if row["baseline_self_ratio"]]
-    return max(map(abs, median_bounds(ratios))) if ratios else math.inf
+    return abs(float(np.median(ratios))) if ratios else math.inf
 
 
 def _judged(history: History, variant: str, metric: str, predictions: Predictions) -> Judgement | None:

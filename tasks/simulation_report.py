@@ -21,8 +21,8 @@ from storage.history import Row
 from tasks.simulating import Recording, Simulated, Slowdown, read_recordings, simulate
 
 NIGHTS = 200
-ROUNDS = 5
-"""Rounds a night: what docs/nightly.md advises."""
+ROUNDS = 10
+"""Rounds a night: as the deployment `nightly` has them."""
 SEEDS = 5
 TRIALS = 30
 HISTORY = 20

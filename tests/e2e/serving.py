@@ -71,12 +71,13 @@ class Server:
         assert self.process.poll() is None, self.said.read_text()
 
     def ask(self, path: str, **content: Any) -> Any:
-        """A POST to the API; GET without content. A server that is being started again is waited for."""
+        """A POST to the API; GET without content. A server that is being started again, or is busy, is waited for."""
 
         def answer() -> list[Any]:
             with suppress(httpx.TransportError):
                 response = httpx.request("POST" if content else "GET", f"{self.url}/api/{path}", json=content or None)
-                return [response.raise_for_status().json()]
+                if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                    return [response.raise_for_status().json()]
             return []
 
         return wait_until(answer, f"the server answers {path}")[0]

@@ -41,7 +41,7 @@ def page(served: Server) -> Iterator[Page]:
         yield page
         browser.close()
     hosts = {urlsplit(url.removeprefix("blob:")).hostname for url in asked if not url.startswith("data:")}
-    assert hosts == {"127.0.0.1"}, [url for url in asked if "127.0.0.1" not in url]
+    assert hosts - {None} == {"127.0.0.1"}, [url for url in asked if "127.0.0.1" not in url]
 
 
 @pytest.fixture
@@ -116,8 +116,10 @@ def test_quick_run_ends_in_a_result_table(page: Page, served: Server, snap: Snap
     page.goto(f"{served.url}/runs/flow-run/{run}")
     expect(page.get_by_text("Running", exact=True).first).to_be_visible()
     snap("running")
-    expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
+    page.goto("about:blank")  # what moves on the page would slow down what is measured
     assert served.finish(run)["type"] == "COMPLETED"
+    page.goto(f"{served.url}/runs/flow-run/{run}")
+    expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
     assert served.ask(f"flow_runs/{run}")["name"] == "benchmark smoke"
     see_results(page, served, run, snap)
 
@@ -133,6 +135,7 @@ def test_custom_run_takes_what_is_filled_in(page: Page, served: Server, snap: Sn
     snap("custom-run")
     page.get_by_role("button", name="Submit").click()
     run = newest_run(served, known)
+    page.goto("about:blank")
     assert served.finish(run)["type"] == "COMPLETED"
     parameters = served.ask(f"flow_runs/{run}")["parameters"]
     assert (parameters["study"], parameters["rounds"], parameters["samples"]) == ("smoke", 2, 4)
