@@ -30,7 +30,6 @@ data: {train_files: 10, dev_files: 2, samples: 6}
 baseline: onnx
 variants:
   onnx: {label: baseline, recipe: [{step: export-onnx}, {step: engine, name: onnxruntime}]}
-  int8: {recipe: [{step: export-onnx}, {step: onnx-int8}, {step: engine, name: onnxruntime}]}
   slowed: {recipe: [{step: export-ctranslate2}, {step: engine, name: ctranslate2}]}
 measuring: {rounds: 2, speed_samples: 2, warmup_samples: 1, decoding: {max_new_tokens: 8}}
 """
