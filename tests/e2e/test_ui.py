@@ -99,12 +99,20 @@ def see_results(page: Page, served: Server, run: str, snap: Snap) -> None:
     snap("results")
 
 
-def test_quick_run_ends_in_a_result_table(page: Page, served: Server, snap: Snap) -> None:
+@pytest.fixture(scope="module")
+def shorter(served: Server) -> Iterator[None]:
+    """A Quick run that takes a minute: the study in full takes several; what is clicked is the same."""
     deployment = served.deployment("benchmark/benchmark")
     assert deployment["parameters"] == {"study": "smoke"}
-    # The study in full takes minutes; what is clicked is the same.
-    shorter = {"study": "smoke", "variants": ["int8"], "rounds": 1, "samples": 8}
-    httpx.patch(f"{served.url}/api/deployments/{deployment['id']}", json={"parameters": shorter}).raise_for_status()
+    place = f"{served.url}/api/deployments/{deployment['id']}"
+    quick = {"study": "smoke", "variants": ["int8"], "rounds": 1, "samples": 8}
+    httpx.patch(place, json={"parameters": quick}).raise_for_status()
+    yield
+    httpx.patch(place, json={"parameters": deployment["parameters"]}).raise_for_status()
+
+
+@pytest.mark.usefixtures("shorter")
+def test_quick_run_ends_in_a_result_table(page: Page, served: Server, snap: Snap) -> None:
     known = known_runs(served)
     open_deployment(page, served, "benchmark")
     page.get_by_text("Description", exact=True).click()
@@ -124,6 +132,7 @@ def test_quick_run_ends_in_a_result_table(page: Page, served: Server, snap: Snap
     see_results(page, served, run, snap)
 
 
+@pytest.mark.usefixtures("shorter")
 def test_custom_run_takes_what_is_filled_in(page: Page, served: Server, snap: Snap) -> None:
     known = known_runs(served)
     open_deployment(page, served, "benchmark")
