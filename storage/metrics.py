@@ -6,7 +6,7 @@ import threading
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,17 +86,21 @@ class MetricsStore:
         """
         return sandbox.ask(self.url, sql, limits, cancelled or threading.Event())
 
-    def compact(self, table: str) -> int:
-        """Merge each month's files into one; return how many files were replaced. Readers never see a row twice."""
+    def compact(self, table: str, grace: timedelta = partitions.GRACE) -> int:
+        """Merge each month's files into one; return how many files were replaced. Readers never see a row twice.
+
+        What was replaced is deleted by the first merging after `grace`, so that nobody misses what he is about to read.
+        """
         columns_of(table)
         with self._partitions.merging(table):
-            partitions.finish(self._partitions, self._partitions.names(table))
+            partitions.finish(self._partitions, table, grace)
             months: dict[str, list[str]] = defaultdict(list)
             for name in partitions.visible(self._partitions, table):
                 months[name.rpartition("/")[0]].append(name)
             several = {month: names for month, names in months.items() if len(names) > 1}
             for month, names in several.items():
                 self._merge(month, names)
+            partitions.finish(self._partitions, table, grace)
         return sum(len(names) for names in several.values())
 
     def _merge(self, month: str, names: list[str]) -> None:

@@ -1,7 +1,8 @@
 """Where the metrics store's Parquet files lie, locally or remotely: <table>/month=YYYY-MM/<unique>.parquet.
 
 Merging is atomic for readers without a lock of theirs: beside a merged file lies, from before it appears, a list of the
-files it replaces (<unique>.replaces.json), and whoever sees the merged file ignores those.
+files it replaces (<unique>.replaces.json), and whoever sees the merged file ignores those. They stay for a while: who has
+listed them before may be about to read them.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from storage import durable
 
 PARQUET = ".parquet"
 REPLACES = ".replaces.json"
 LOCK = ".merging"
+GRACE = timedelta(minutes=15)
+"""How long a replaced file stays for those who have listed it: far longer than a query may take."""
 
 
 class Partitions(Protocol):
@@ -118,7 +122,7 @@ class RemotePartitions:
 def visible(partitions: Partitions, table: str) -> list[str]:
     """The files that hold the table's rows: all but those that a merged file replaces."""
     names = _settled(partitions, table)
-    gone = {old for _, olds in replacements(partitions, names) for old in olds}
+    gone = {old for merge in _merges(partitions, names) for old in merge.olds}
     return [name for name in names if name.endswith(PARQUET) and name not in gone]
 
 
@@ -130,10 +134,23 @@ def _settled(partitions: Partitions, table: str) -> list[str]:
     return names
 
 
-def replacements(partitions: Partitions, names: list[str]) -> list[tuple[str, list[str]]]:
-    """Each list of replaced files whose merged file is there: the list's name and what it lists."""
-    lists = [name for name in names if name.endswith(REPLACES) and name.removesuffix(REPLACES) + PARQUET in names]
-    return [(name, json.loads(content)) for name in lists if (content := _read_if_there(partitions, name))]
+class _Merge(NamedTuple):
+    """What a merged file replaces, since when, and the name of the list that says so."""
+
+    at: datetime
+    name: str
+    olds: list[str]
+
+
+def _merges(partitions: Partitions, names: list[str]) -> list[_Merge]:
+    """The merges whose merged file is there, the earliest first."""
+    lists = [name for name in names if name.endswith(REPLACES) and _merged_by(name) in names]
+    read = {name: json.loads(content) for name in lists if (content := _read_if_there(partitions, name))}
+    return sorted(_Merge(datetime.fromisoformat(each["at"]), name, each["olds"]) for name, each in read.items())
+
+
+def _merged_by(name: str) -> str:
+    return name.removesuffix(REPLACES) + PARQUET
 
 
 def _read_if_there(partitions: Partitions, name: str) -> bytes | None:
@@ -144,17 +161,22 @@ def _read_if_there(partitions: Partitions, name: str) -> bytes | None:
 
 
 def replace(partitions: Partitions, merged: str, content: bytes, olds: list[str]) -> None:
-    """Put a merged file in place of `olds`."""
-    partitions.write(merged.removesuffix(PARQUET) + REPLACES, json.dumps(olds).encode())
+    """Put a merged file in place of `olds`, which `finish` deletes later."""
+    listed = {"at": datetime.now(UTC).isoformat(), "olds": olds}
+    partitions.write(merged.removesuffix(PARQUET) + REPLACES, json.dumps(listed).encode())
     partitions.write(merged, content)
-    finish(partitions, [merged, merged.removesuffix(PARQUET) + REPLACES])
 
 
-def finish(partitions: Partitions, names: list[str]) -> None:
-    """Delete what merged files replaced, then the lists; also lists of merges that never came to be."""
-    for _, olds in replacements(partitions, names):
-        for old in olds:
-            partitions.remove(old)
+def finish(partitions: Partitions, table: str, grace: timedelta) -> None:
+    """Delete what was replaced `grace` ago or earlier, then the list of it; also lists of merges that never came to be."""
+    names = partitions.names(table)
     for name in names:
-        if name.endswith(REPLACES):
+        if name.endswith(REPLACES) and _merged_by(name) not in names:
+            partitions.remove(name)
+    ripe = datetime.now(UTC) - grace
+    # The earliest first: a merged file that was merged again goes after what it hides, else that would come back.
+    for merge in _merges(partitions, names):
+        if merge.at > ripe:
+            break
+        for name in (*merge.olds, merge.name):
             partitions.remove(name)

@@ -19,6 +19,8 @@ from storage import partitions
 from storage.metrics import MetricsStore, RowsRefused
 from storage.schemas import PUBLISHED, TABLES, arrow_schema
 
+AT_ONCE = timedelta(0)
+
 
 def files(store, table="measurements"):
     return sorted((store._partitions.root / table).glob("month=*/*.parquet"))
@@ -213,11 +215,40 @@ def test_compact_merges_each_month_and_keeps_every_row(either):
     before = either.query("FROM measurements ORDER BY value")
     assert either.compact("measurements") == 5
     assert either.query("FROM measurements ORDER BY value") == before
-    assert len(either._partitions.names("measurements")) == 1
+    assert len(either._partitions.names("measurements")) == 5 + 2
     assert either.compact("measurements") == 0
+    assert either.query("FROM measurements ORDER BY value") == before
+    assert either.compact("measurements", AT_ONCE) == 0
+    assert len(either._partitions.names("measurements")) == 1
+    assert either.query("FROM measurements ORDER BY value") == before
     assert either.compact("predictions") == 0
     with pytest.raises(RowsRefused, match="unknown table"):
         either.compact("published")
+
+
+def test_what_is_being_read_while_it_is_replaced_is_still_there(metrics):
+    for number in range(3):
+        metrics.append("measurements", [measured("a", "es", float(number))])
+    with metrics.connect() as connection:
+        metrics.compact("measurements")
+        assert connection.execute("SELECT count(*) FROM measurements").fetchone() == (3,)
+
+
+@pytest.mark.parametrize("merges", [1, 3])
+def test_what_was_merged_again_and_again_goes_without_coming_back(either, monkeypatch, merges):
+    for number in range(merges):
+        either.append("measurements", [measured("a", "es", 2.0 * number), measured("a", "es", 2.0 * number + 1)])
+        either.append("measurements", [measured("b", "es", 0.0)])
+        either.compact("measurements")
+    counted, removed = 3 * merges, either._partitions.remove
+
+    def watched(name):
+        removed(name)
+        assert either.query("SELECT count(*) AS n FROM measurements").to_pylist() == [{"n": counted}]
+
+    monkeypatch.setattr(either._partitions, "remove", watched)
+    either.compact("measurements", AT_ONCE)
+    assert len(either._partitions.names("measurements")) == 1
 
 
 @pytest.mark.parametrize("dies_at", range(8))
@@ -239,9 +270,9 @@ def test_compaction_may_die_at_any_step(either, monkeypatch, dies_at):
         patch.setattr(inner, "write", dying(inner.write))
         patch.setattr(inner, "remove", dying(inner.remove))
         with contextlib.suppress(InterruptedError):
-            either.compact("measurements")
+            either.compact("measurements", AT_ONCE)
         assert either.query("SELECT sum(value) AS s, count(*) AS n FROM measurements").to_pylist() == [{"s": 3, "n": 3}]
-    either.compact("measurements")
+    either.compact("measurements", AT_ONCE)
     assert len(inner.names("measurements")) == 1
     assert either.query("SELECT sum(value) AS s, count(*) AS n FROM measurements").to_pylist() == [{"s": 3, "n": 3}]
 
@@ -251,7 +282,7 @@ def test_a_file_replaced_while_it_is_read_is_read_from_its_successor(metrics, mo
         metrics.append("measurements", [measured("a", "es", float(number))])
     listed, attempts = partitions.visible, []
     stale = listed(metrics._partitions, "measurements")
-    metrics.compact("measurements")
+    metrics.compact("measurements", AT_ONCE)
 
     def stale_at_first(inner, table):
         attempts.append(table)
