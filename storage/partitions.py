@@ -1,8 +1,8 @@
 """Where the metrics store's Parquet files lie, locally or remotely: <table>/month=YYYY-MM/<unique>.parquet.
 
 Merging is atomic for readers without a lock of theirs: beside a merged file lies, from before it appears, a list of the
-files it replaces (<unique>.replaces.json), and whoever sees the merged file ignores those. They stay for a while: who has
-listed them before may be about to read them.
+files it replaces (<unique>.replaces.json), and whoever sees the merged file ignores those. They stay for a while: who
+has listed them before may be about to read them.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def replace(partitions: Partitions, merged: str, content: bytes, olds: list[str]
 
 
 def finish(partitions: Partitions, table: str, grace: timedelta) -> None:
-    """Delete what was replaced `grace` ago or earlier, then the list of it; also lists of merges that never came to be."""
+    """Delete what was replaced `grace` ago or earlier, then the list of it; and lists of merges that never were."""
     names = partitions.names(table)
     for name in names:
         if name.endswith(REPLACES) and _merged_by(name) not in names:

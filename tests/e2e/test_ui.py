@@ -155,4 +155,4 @@ def test_custom_run_takes_what_is_filled_in(page: Page, served: Server, snap: Sn
 def test_the_schedule_is_there_to_be_paused(page: Page, served: Server) -> None:
     open_deployment(page, served, "nightly")
     page.get_by_text("Details", exact=True).click()
-    expect(page.get_by_text("daily-0230-amsterdam")).to_be_visible()
+    expect(page.get_by_role("tabpanel", name="Details").get_by_text("daily-0230-amsterdam")).to_be_visible()
