@@ -15,7 +15,7 @@ from dashboards.reading import Row
 from storage import charts
 
 CHOSEN = "chosen"
-MOST_POINTS = 200
+MOST_POINTS = 60
 """Of one line: more cannot be told apart on a screen, so that each then stands for several runs."""
 # White on the dark theme's primary colour could hardly be read.
 TAGS = "<style>.st-key-variants [data-tag] { background-color: #005A8C; }</style>"

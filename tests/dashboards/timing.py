@@ -54,7 +54,7 @@ def opening(page: Page, url: str, content: str) -> float:
 def filters(visitor: Visit, url: str) -> None:
     """What changes when something else is chosen, with what then appears."""
     page = visitor.open(f"{url}/?show=as+published")
-    table = page.locator(".sheet tbody").first
+    table = page.locator(".sheet tbody")
     for option, line in (("repaired", "^int8, "), ("as published", "^quantized, "), ("repaired", "^int8, ")):
         act = page.get_by_test_id("stRadio").get_by_text(option, exact=True).click
         tell(f"Results: {option}", until(act, table.get_by_role("rowheader", name=re.compile(line))))
