@@ -333,7 +333,7 @@ class Measuring(Spec):
 
     rounds: PositiveInt = Field(3, le=1000, description="Interleaved passes over all variants.")
     speed_samples: PositiveInt = Field(20, description="Samples timed per variant and round, batch 1.")
-    turn_seconds: NonNegativeFloat = Field(0, description="Time the samples again until a turn has taken this long.")
+    turn_seconds: NonNegativeFloat = Field(0, le=600, description="Least seconds of a turn: samples are timed again.")
     warmup_samples: PositiveInt = Field(3, description="Untimed samples first, with the real shapes.")
     quality_batch_size: PositiveInt = Field(8, description="Batch for EM and ES; does not change them.")
     threads: NonNegativeInt = Field(0, description="Intra-op threads; 0: every core this process may use.")
