@@ -15,5 +15,5 @@ def require_free(host: str, port: int) -> None:
     except socket.gaierror as error:
         raise ValueError(f"--host: {host!r} is no address of this machine; allowed: such as 127.0.0.1") from error
     except OSError as error:
-        reason = f"cannot listen on {host}:{port} ({error.strerror}); choose another: an own address and a free port"
-        raise ValueError(f"--host, --port: {reason}") from error
+        reason = f"{host}:{port} cannot be listened on ({error.strerror}); choose another"
+        raise ValueError(f"--host, --port: {reason}; allowed: an own address and a free port") from error

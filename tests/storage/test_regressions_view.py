@@ -82,7 +82,10 @@ def test_the_fastest_passes_are_paired_as_well_and_are_what_a_history_compares(m
         turns = [("original", 0, 10.0), ("original", 1, 12.0), ("int8", 0, 33.0)]
         for turn_of, speed in zip(turns, fastest, strict=True):
             metrics.append("rounds", [turn(run, 1, *turn_of) | {"undisturbed_per_s": speed}])
-    found = rows(metrics, "SELECT undisturbed_ratio, undisturbed_self_ratio FROM paired_rounds WHERE variant = 'int8'")
+    found = rows(
+        metrics,
+        "SELECT undisturbed_ratio, undisturbed_self_ratio FROM paired_rounds WHERE variant = 'int8' ORDER BY run",
+    )
     assert [tuple(row.values()) for row in found] == [(4.0, 1.25), (None, None)]
     compared = [row for row in read_rounds(metrics, ["r1", "r2"]) if row["variant"] == "int8"]
     assert [(row["speed_ratio"], row["baseline_self_ratio"]) for row in compared] == [(4.0, 1.25), (3.0, 1.2)]
