@@ -158,10 +158,7 @@ def measure_in_job(host: Slurm, order: Order, stop: Event) -> None:
     reason = ""
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            with (
-                temporary_settings({PREFECT_API_URL: api}),
-                _cluster(host, order, server) as cluster,
-            ):
+            with temporary_settings({PREFECT_API_URL: api}), _cluster(host, order, server) as cluster:
                 _Job(host, cluster, stop).measure(order)
                 return
         except _JobLost as lost:
@@ -212,7 +209,7 @@ def _prologue(host: Slurm, server: Mapping[str, str]) -> list[str]:
 def _command(*words: str) -> tuple[int, str]:
     """Exit status of one of Slurm's commands, and the end of what it said."""
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=_COMMAND_S, check=False)  # noqa: S603
+        done = subprocess.run(words, capture_output=True, text=True, timeout=_COMMAND_S, check=False)  # noqa: S603 - no shell, our own words
     except subprocess.TimeoutExpired:
         return 0, f"{words[0]} does not answer"
     lines = (done.stderr or done.stdout).strip().splitlines()

@@ -82,7 +82,7 @@ def result_rows(store: MetricsStore, study: str | None = None, run: str | None =
         columns = [*HEAD, *(name for metric in METRICS for name in (metric, f"{metric}_lo", f"{metric}_hi"))]
         values = ", ".join("strftime(started, '%Y-%m-%dT%H:%M:%SZ')" if name == "started" else name for name in columns)
         rows = connection.execute(
-            f"SELECT {values} FROM (SELECT * REPLACE (started AT TIME ZONE 'UTC' AS started) FROM result_table) "  # noqa: S608
+            f"SELECT {values} FROM (SELECT * REPLACE (started AT TIME ZONE 'UTC' AS started) FROM result_table) "  # noqa: S608 - constants only
             "WHERE run = ? ORDER BY host, first_measured, first_written",
             [chosen],
         ).fetchall()
@@ -103,7 +103,7 @@ def host_rows(
     with store.connect() as connection:
         _chosen_run(connection, store.url, study, run)  # names what does not exist
         measured: list[tuple[str, str, str]] = connection.execute(
-            "SELECT run, study, host FROM result_table WHERE started IS NOT NULL "  # noqa: S608
+            "SELECT run, study, host FROM result_table WHERE started IS NOT NULL "  # noqa: S608 - constants only
             f"GROUP BY run, study, host ORDER BY {_RERUN}, max(started) DESC, run DESC, host"
         ).fetchall()
         if study is None and run is None and measured:
@@ -129,7 +129,7 @@ def _on_host(measured: Sequence[tuple[str, str]], host: str | None) -> tuple[str
 
 def _chosen_run(connection: duckdb.DuckDBPyConnection, url: str, study: str | None, run: str | None) -> str:
     runs: list[tuple[str, str]] = connection.execute(
-        f"SELECT run, any_value(study) FROM runs GROUP BY run ORDER BY {_RERUN}, min(started) DESC, run DESC"  # noqa: S608
+        f"SELECT run, any_value(study) FROM runs GROUP BY run ORDER BY {_RERUN}, min(started) DESC, run DESC"  # noqa: S608 - constants only
     ).fetchall()
     if not runs:
         raise NotMeasured(f"no run is stored in {url}; `slimline run` makes one")
@@ -159,7 +159,7 @@ def _published(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, Row]]:
         "theirs.samples_per_s / base.samples_per_s" if name == "speed_ratio" else f"theirs.{name}" for name in columns
     )
     rows = connection.execute(
-        f"SELECT {values} FROM published AS theirs LEFT JOIN published AS base "  # noqa: S608
+        f"SELECT {values} FROM published AS theirs LEFT JOIN published AS base "  # noqa: S608 - constants only
         "ON base.host = theirs.host AND base.source = theirs.source AND base.variant = 'original' ORDER BY theirs.host"
     ).fetchall()
     return [(row[0], dict(zip(columns[1:], row[1:], strict=True))) for row in rows]
