@@ -20,7 +20,8 @@ setup: .venv/.ready ## Virtual environment at .venv with every dependency pinned
 	$(BIN)/python -m pip install --quiet $$index "$$(grep '^torch==' requirements.lock)"
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
-	$(BIN)/python -m flows.running
+	mkdir -p .venv/src/slimline && ln -sfn $(addprefix ../../../,flows tasks storage dashboards) .venv/src/slimline/
+	$(BIN)/python -m slimline.flows.cli.flow_runner
 	touch $@
 
 bench: setup ## Build every variant of the default study, measure it here, print the result table

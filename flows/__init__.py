@@ -2,7 +2,7 @@
 
 import os
 
-from storage import home
+from slimline.storage.paths import home
 
 
 def _prefer(name: str, value: str) -> None:
@@ -12,7 +12,7 @@ def _prefer(name: str, value: str) -> None:
 def _prefer_served_api() -> None:
     """What runs on a home goes to the server that `slimline serve` runs there."""
     if "PREFECT_API_URL" not in os.environ and (home() / "serve.json").exists():
-        from flows.served import served  # an import that most commands need not wait for
+        from slimline.flows.server.discovery import served  # an import that most commands need not wait for
 
         if found := served():
             os.environ["PREFECT_API_URL"] = found.api

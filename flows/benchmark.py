@@ -10,18 +10,18 @@ from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.context import FlowRunContext
 from pydantic import Field
 
-from flows.build import build
-from flows.dispatch import measure_everywhere
-from flows.hosts import HostChoice, load_hosts
-from flows.progress import say
-from flows.recording import Order, Run, record_failure
-from flows.showing import show_run, shown_progress
-from flows.study import Study, StudyChoice, as_study
-from storage.artifacts import ArtifactRef, ArtifactStore
-from storage.metrics import MetricsStore
-from storage.opening import artifact_store, metrics_store
-from storage.resuming import failures
-from tasks import steps
+from slimline.flows.build import build
+from slimline.flows.config.host import HostChoice, load_hosts
+from slimline.flows.config.study import Study, StudyChoice, as_study
+from slimline.flows.executors.dispatch import measure_everywhere
+from slimline.flows.run import Order, Run, record_failure
+from slimline.flows.ui.artifacts import show_run, shown_progress
+from slimline.flows.ui.progress import say
+from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore
+from slimline.storage.metrics.store import MetricsStore
+from slimline.storage.queries.resume import failures
+from slimline.storage.stores import artifact_store, metrics_store
+from slimline.tasks import steps
 
 DEFAULT_STUDY = "embedded"
 

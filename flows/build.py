@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.progress import say
-from flows.study import Study
-from storage.artifacts import ArtifactRef, ArtifactStore
-from tasks import steps
-from tasks.specs import Calibration, Distill, TrainingStep, Work
+from slimline.flows.config.study import Study
+from slimline.flows.ui.progress import say
+from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore
+from slimline.tasks import steps
+from slimline.tasks.specs import Calibration, Distill, TrainingStep, Work
 
 
 @flow(name="build", flow_run_name="build {variant}", validate_parameters=False)

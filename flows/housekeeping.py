@@ -8,10 +8,10 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from pydantic import Field
 
-from flows.progress import say
-from storage.keeping import collect_garbage
-from storage.opening import artifact_store, metrics_store
-from storage.schemas import TABLES
+from slimline.flows.ui.progress import say
+from slimline.storage.metrics.schema import TABLES
+from slimline.storage.retention import collect_garbage
+from slimline.storage.stores import artifact_store, metrics_store
 
 
 @flow(name="compact", flow_run_name="merge the files of the metrics store")

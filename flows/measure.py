@@ -14,21 +14,31 @@ from typing import NamedTuple
 from filelock import FileLock
 from prefect import flow
 
-from flows.progress import Turns, say
-from flows.recording import Ending, Order, append_measurements, missing_speeds, place, run_row
-from flows.showing import shown_progress
-from flows.study import Study
-from storage import home
-from storage.artifacts import ArtifactRef, ArtifactStore
-from storage.metrics import MetricsStore
-from storage.opening import artifact_store, metrics_store
-from storage.resuming import Stored, stored_rows
-from tasks import measuring, steps
-from tasks.evaluation import summarise
-from tasks.evaluation.host import describe_host
-from tasks.evaluation.peaks import Peaks, PeaksFailed, host_peaks
-from tasks.evaluation.score import Score
-from tasks.specs import Scoring
+from slimline.flows.config.study import Study
+from slimline.flows.run import Ending, Order, append_measurements, missing_speeds, place, run_row
+from slimline.flows.ui.artifacts import shown_progress
+from slimline.flows.ui.progress import Turns, say
+from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore
+from slimline.storage.metrics.store import MetricsStore
+from slimline.storage.paths import home
+from slimline.storage.queries.resume import Stored, stored_rows
+from slimline.storage.stores import artifact_store, metrics_store
+from slimline.tasks import steps
+from slimline.tasks.measurement import summary
+from slimline.tasks.measurement.peaks import Peaks, PeaksFailed, host_peaks
+from slimline.tasks.measurement.rounds import (
+    artifact_work,
+    has_random_weights,
+    measure_size,
+    note_measurements,
+    prediction_rows,
+    round_order,
+    scores_of,
+    threads_of,
+)
+from slimline.tasks.measurement.score import Score
+from slimline.tasks.runtime.host import describe_host
+from slimline.tasks.specs import Scoring
 
 __all__ = ["Order", "measure"]
 
@@ -87,24 +97,24 @@ def _measure(site: _Site) -> None:
     order, metrics, baseline = site.order, site.metrics, site.order.study.baseline
     peaks = None if site.stored.measured else _describe(site)
     predictions, failed = _complete(site)
-    scores = measuring.scores_of(predictions, site.store)
+    scores = scores_of(predictions, site.store)
     new = {variant: ref for variant, ref in predictions.items() if variant not in site.stored.predicted}
-    metrics.append("predictions", measuring.prediction_rows(order.run, order.shown_host, new, scores, site.store))
+    metrics.append("predictions", prediction_rows(order.run, order.shown_host, new, scores, site.store))
     rounds = _rounds(site)
     cut_short = site.too_late if len(rounds) < site.turns else None
     failed |= {row["variant"]: row["error"] for row in rounds if row["error"]} | order.failed
     measured = [
-        *summarise.speed_measurements(rounds, baseline),
+        *summary.speed_measurements(rounds, baseline),
         *missing_speeds(order, rounds, cut_short or "it was not measured"),
         *_quality(order.study, scores, failed),
         *(made for variant in order.artifacts for made in _of_artifact(site, variant)),
         *(share for variant in order.artifacts if peaks for share in _limits(site, variant, rounds, peaks)),
     ]
     reasons = dict.fromkeys([*failed.values(), *([cut_short] if cut_short else [])])
-    _conclude(site, measured, Ending(*summarise.session_noise(rounds, baseline), "; ".join(reasons) or None))
+    _conclude(site, measured, Ending(*summary.session_noise(rounds, baseline), "; ".join(reasons) or None))
 
 
-def _conclude(site: _Site, measured: list[summarise.Measured], ending: Ending) -> None:
+def _conclude(site: _Site, measured: list[summary.Measured], ending: Ending) -> None:
     """Append what the rounds come to, unless whoever waits for it has given it up, and has written that."""
     order, metrics = site.order, site.metrics
     stored = stored_rows(metrics, order.run, order.shown_host)
@@ -128,7 +138,7 @@ def _peaks(study: Study) -> Peaks | None:
     """This host's peaks, kept or measured now."""
     try:
         with steps.exclusive():
-            return host_peaks(measuring.threads_of(study.measuring))
+            return host_peaks(threads_of(study.measuring))
     except PeaksFailed as failure:
         say(str(failure))
         return None
@@ -140,7 +150,7 @@ def _complete(site: _Site) -> tuple[dict[str, ArtifactRef], dict[str, str]]:
     failed: dict[str, str] = {}
     order = site.order
     for variant, artifact in order.artifacts.items():
-        if measuring.has_random_weights(artifact, site.store):
+        if has_random_weights(artifact, site.store):
             continue
         if too_late := site.too_late:
             failed[variant] = too_late
@@ -162,29 +172,29 @@ def _scoring(study: Study, variant: str) -> Scoring:
         engine=study.variants[variant].engine,
         decoding=study.measuring.decoding,
         batch_size=study.measuring.quality_batch_size,
-        threads=measuring.threads_of(study.measuring),
+        threads=threads_of(study.measuring),
     )
 
 
-def _rounds(site: _Site) -> list[summarise.Row]:
+def _rounds(site: _Site) -> list[summary.Row]:
     """The rows of `rounds`: those stored already, and a new one for every turn that has none, until it is too late."""
     order, spec, baseline = site.order, site.order.study.measuring, site.order.study.baseline
     rows = list(site.stored.rounds)
     done = {(row["round"], row["variant"], row["replicate"]) for row in rows}
     with Turns(site.turns) as turns:
         for number in range(1, spec.rounds + 1):
-            in_turn = measuring.round_order(list(order.artifacts), baseline, order.study.seed, number)
+            in_turn = round_order(list(order.artifacts), baseline, order.study.seed, number)
             for position, (variant, replicate) in enumerate(in_turn):
                 if (number, variant, replicate) in done or site.stored.measured or site.too_late:
                     continue
                 turns.begin(f"round {number} of {spec.rounds}: {variant}")
-                visit = summarise.Visit(order.run, order.shown_host, number, position, variant, replicate)
+                visit = summary.Visit(order.run, order.shown_host, number, position, variant, replicate)
                 rows.append(_turn(site, visit))
                 turns.end(rows[-1]["samples_per_s"])
     return rows
 
 
-def _turn(site: _Site, visit: summarise.Visit) -> summarise.Row:
+def _turn(site: _Site, visit: summary.Visit) -> summary.Row:
     study, artifact = site.order.study, site.order.artifacts[visit.variant]
     engine = study.variants[visit.variant].engine
     row = steps.measure_speed(visit, artifact, engine, site.order.slice_, study.measuring, site.store) | place()
@@ -192,22 +202,22 @@ def _turn(site: _Site, visit: summarise.Visit) -> summarise.Row:
     return row
 
 
-def _quality(study: Study, scores: Mapping[str, Score], failed: Mapping[str, str]) -> list[summarise.Measured]:
+def _quality(study: Study, scores: Mapping[str, Score], failed: Mapping[str, str]) -> list[summary.Measured]:
     """EM and ES, or the reason why a variant has none; of random weights they mean nothing and are left out."""
     outcomes: dict[str, Score | str] = {**failed, **scores}
     found = {variant: outcomes[variant] for variant in study.variants if variant in outcomes}
-    return summarise.quality_measurements(found, study.baseline)
+    return summary.quality_measurements(found, study.baseline)
 
 
-def _of_artifact(site: _Site, variant: str) -> list[summarise.Measured]:
+def _of_artifact(site: _Site, variant: str) -> list[summary.Measured]:
     artifact = site.order.artifacts[variant]
     return [
-        *measuring.measure_size(variant, artifact, site.store),
-        *measuring.note_measurements(variant, artifact, site.store),
+        *measure_size(variant, artifact, site.store),
+        *note_measurements(variant, artifact, site.store),
     ]
 
 
-def _limits(site: _Site, variant: str, rounds: list[summarise.Row], peaks: Peaks) -> list[summarise.Measured]:
+def _limits(site: _Site, variant: str, rounds: list[summary.Row], peaks: Peaks) -> list[summary.Measured]:
     study = site.order.study
-    work = measuring.work(site.order.artifacts[variant], study.variants[variant].engine, site.store)
-    return summarise.limit_measurements(rounds, variant, work, peaks, study.measuring.decoding.beams)
+    work = artifact_work(site.order.artifacts[variant], study.variants[variant].engine, site.store)
+    return summary.limit_measurements(rounds, variant, work, peaks, study.measuring.decoding.beams)

@@ -10,16 +10,16 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 from pydantic import Field
 
-from flows.benchmark import DEFAULT_STUDY, benchmark
-from flows.hosts import HostChoice, load_host, shown_name
-from flows.progress import say
-from flows.study import Study, StudyChoice, as_study
-from storage.history import History, Row, hosts_of, read_history, read_predictions, read_rounds
-from storage.judged import render_verdicts
-from storage.metrics import MetricsStore
-from storage.opening import metrics_store
-from tasks.evaluation.regression import LOOKS, NIGHTS_KEPT
-from tasks.judging import METRICS, Judgement, judge, rows_of, settle
+from slimline.dashboards.reports.regressions import render_verdicts
+from slimline.flows.benchmark import DEFAULT_STUDY, benchmark
+from slimline.flows.config.host import HostChoice, load_host, shown_name
+from slimline.flows.config.study import Study, StudyChoice, as_study
+from slimline.flows.ui.progress import say
+from slimline.storage.metrics.store import MetricsStore
+from slimline.storage.queries.history import History, Row, hosts_of, read_history, read_predictions, read_rounds
+from slimline.storage.stores import metrics_store
+from slimline.tasks.regression.detection import LOOKS, NIGHTS_KEPT
+from slimline.tasks.regression.judge import METRICS, Judgement, judge, rows_of, settle
 
 EVENT = "slimline.regression"
 

@@ -29,10 +29,11 @@ from prefect.context import TaskRunContext
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.settings import get_current_settings
 
-from storage import home
-from storage.artifacts import ArtifactError, ArtifactRef, ArtifactStore
-from tasks import building, measuring
-from tasks.exclusive import measuring_lock
+from slimline.storage.artifacts.store import ArtifactError, ArtifactRef, ArtifactStore
+from slimline.storage.paths import home
+from slimline.tasks import build
+from slimline.tasks.measurement import rounds
+from slimline.tasks.runtime.machine_lock import measuring_lock
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,7 +49,7 @@ class ExactStep(CachePolicy):
     def compute_key(
         self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any
     ) -> str:
-        """The key of `tasks.building.step_key`; a record whose artifact is gone or damaged is forgotten first."""
+        """The key of `slimline.tasks.build.step_key`; a record whose artifact is gone or damaged is forgotten first."""
         record = _record(inputs)
         _kept(record, inputs["store"])
         return record.name
@@ -57,7 +58,7 @@ class ExactStep(CachePolicy):
 def _record(inputs: Mapping[str, Any]) -> Path:
     """Where Prefect keeps what a step made."""
     refs = [value for value in inputs.values() if isinstance(value, ArtifactRef)]
-    return Path(get_current_settings().results.local_storage_path) / building.step_key(inputs["spec"], refs)
+    return Path(get_current_settings().results.local_storage_path) / build.step_key(inputs["spec"], refs)
 
 
 def _kept(record: Path, store: ArtifactStore) -> ArtifactRef | None:
@@ -193,11 +194,11 @@ def _timed(function: Callable[P, R], sentence: str) -> Task[P, R]:
     return bind(alone)
 
 
-prepare_data = _built(building.prepare_data, "cut {spec.samples} lines from {spec.origin.source}", retries=1)
-make_base = _built(building.make_base, "get the {spec.source} base model", retries=1)
-train = _built(building.train, "{spec.step} on {model}")
-distill = _built(building.distill, "distil {teacher} into {model}")
-convert = _built(building.convert, "{spec.step} of {model}")
-calibrate = _built(building.calibrate, "{spec.step} of {model}, calibrated")
-complete = _built(building.complete, "complete lines with {model} on {spec.engine.name}")
-measure_speed = _timed(measuring.measure_speed, "round {visit.round}: time {visit.variant}")
+prepare_data = _built(build.prepare_data, "cut {spec.samples} lines from {spec.origin.source}", retries=1)
+make_base = _built(build.make_base, "get the {spec.source} base model", retries=1)
+train = _built(build.train, "{spec.step} on {model}")
+distill = _built(build.distill, "distil {teacher} into {model}")
+convert = _built(build.convert, "{spec.step} of {model}")
+calibrate = _built(build.calibrate, "{spec.step} of {model}, calibrated")
+complete = _built(build.complete, "complete lines with {model} on {spec.engine.name}")
+measure_speed = _timed(rounds.measure_speed, "round {visit.round}: time {visit.variant}")

@@ -1,6 +1,7 @@
 """The slimline command, as a user runs it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,19 +17,26 @@ def environment(home: Path) -> dict[str, str]:
     return {**inherited, "SLIMLINE_HOME": str(home)}
 
 
+def copy_source(directory: Path) -> Path:
+    """Copy slimline's code to where a test may edit it; the new import path, with the package `slimline` below it."""
+    for part in ("flows", "tasks", "storage", "dashboards"):
+        shutil.copytree(ROOT / part, directory / "slimline" / part, ignore=shutil.ignore_patterns("__pycache__"))
+    return directory
+
+
 def run_command(
-    *arguments: str, home: Path, source: Path = ROOT, check: bool = True, **settings: str
+    *arguments: str, home: Path, source: Path | None = None, check: bool = True, **settings: str
 ) -> subprocess.CompletedProcess[str]:
-    """The slimline command of a source tree, in a process of its own, with its state in `home`.
+    """The slimline command, in a process of its own, with its state in `home`; of a `copy_source` if one is given.
 
     `settings` are further variables of its environment.
     """
     finished = subprocess.run(
-        [sys.executable, "-m", "flows.cli", *arguments],
+        [sys.executable, "-m", "slimline.flows.cli", *arguments],
         capture_output=True,
         text=True,
-        cwd=source,
-        env=environment(home) | settings,
+        cwd=ROOT,
+        env=environment(home) | ({"PYTHONPATH": str(source)} if source else {}) | settings,
         check=False,
     )
     if check and finished.returncode:

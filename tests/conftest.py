@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.command import FIRST_RUN, ROOT, run_command
+from tests.command import FIRST_RUN, copy_source, run_command
 
 # A slow or busy machine is no failure: no test asserts a time.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -30,8 +30,6 @@ def smoke(session_home: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def source_copy(tmp_path: Path) -> Iterator[Path]:
     """A copy of slimline's source that a test may edit."""
-    copy = tmp_path / "source"
-    for room in ("flows", "tasks", "storage", "dashboards"):
-        shutil.copytree(ROOT / room, copy / room, ignore=shutil.ignore_patterns("__pycache__"))
+    copy = copy_source(tmp_path / "source")
     yield copy
     shutil.rmtree(copy)

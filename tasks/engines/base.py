@@ -10,15 +10,15 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.specs import Decoding, Engine, EngineName
+from slimline.tasks.specs import Decoding, Engine, EngineName
 
 Logits = NDArray[np.float32]
 
 _ENGINES: dict[EngineName, tuple[str, str]] = {
-    "torch": ("tasks.engines.torch_engine", "TorchEngine"),
-    "onnxruntime": ("tasks.engines.onnx_engine", "OnnxEngine"),
-    "openvino": ("tasks.engines.openvino_engine", "OpenvinoEngine"),
-    "ctranslate2": ("tasks.engines.ctranslate2_engine", "Ctranslate2Engine"),
+    "torch": ("slimline.tasks.engines.torch_engine", "TorchEngine"),
+    "onnxruntime": ("slimline.tasks.engines.onnx_engine", "OnnxEngine"),
+    "openvino": ("slimline.tasks.engines.openvino_engine", "OpenvinoEngine"),
+    "ctranslate2": ("slimline.tasks.engines.ctranslate2_engine", "Ctranslate2Engine"),
 }
 
 

@@ -12,9 +12,9 @@ from time import perf_counter
 import ctranslate2
 import numpy as np
 
-from tasks.engines.base import Completion, Logits, check_prompts, new_tokens
-from tasks.engines.checkpoint import CheckpointError, read_gpt2_config
-from tasks.specs import Decoding, Engine
+from slimline.tasks.engines.base import Completion, Logits, check_prompts, new_tokens
+from slimline.tasks.models.checkpoint import CheckpointError, read_gpt2_config
+from slimline.tasks.specs import Decoding, Engine
 
 
 class Ctranslate2Engine:

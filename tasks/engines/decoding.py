@@ -9,8 +9,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.engines.base import Completion, Logits, new_tokens
-from tasks.specs import Decoding
+from slimline.tasks.engines.base import Completion, Logits, new_tokens
+from slimline.tasks.specs import Decoding
 
 Rows = NDArray[np.int64]
 _NO_CHILDREN = np.float32(-1e20)

@@ -17,9 +17,9 @@ from typing import Protocol
 
 import numpy as np
 
-from tasks.engines.base import Completion, Logits, new_tokens
-from tasks.engines.decoding import CachedModel, Rows, ends_of, search, until_stop
-from tasks.specs import Decoding
+from slimline.tasks.engines.base import Completion, Logits, new_tokens
+from slimline.tasks.engines.decoding import CachedModel, Rows, ends_of, search, until_stop
+from slimline.tasks.specs import Decoding
 
 _LONGEST_MATCH = 3
 

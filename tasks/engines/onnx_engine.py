@@ -9,11 +9,11 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from tasks.engines.base import Completion, Logits, check_prompts, new_tokens
-from tasks.engines.checkpoint import CheckpointError, Gpt2Config, read_gpt2_config
-from tasks.engines.decoding import Rows
-from tasks.engines.lookup import speculative_search
-from tasks.specs import Decoding, Engine
+from slimline.tasks.engines.base import Completion, Logits, check_prompts, new_tokens
+from slimline.tasks.engines.decoding import Rows
+from slimline.tasks.engines.lookup import speculative_search
+from slimline.tasks.models.checkpoint import CheckpointError, Gpt2Config, read_gpt2_config
+from slimline.tasks.specs import Decoding, Engine
 
 _CHUNK = 208  # tokens of a prompt at once: the fastest for prompts of some hundred tokens, by a few per cent
 

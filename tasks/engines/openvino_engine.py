@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.engines.base import Completion, Logits, check_prompts, new_tokens
-from tasks.engines.checkpoint import CheckpointError, read_gpt2_config
-from tasks.engines.decoding import Rows
-from tasks.engines.lookup import speculative_search
-from tasks.engines.openvino_model import GRAPH, HIDDEN, compile_model, future_mask, openvino, read_model
-from tasks.specs import Decoding, Engine
+from slimline.tasks.engines.base import Completion, Logits, check_prompts, new_tokens
+from slimline.tasks.engines.decoding import Rows
+from slimline.tasks.engines.lookup import speculative_search
+from slimline.tasks.engines.openvino_model import GRAPH, HIDDEN, compile_model, future_mask, openvino, read_model
+from slimline.tasks.models.checkpoint import CheckpointError, read_gpt2_config
+from slimline.tasks.specs import Decoding, Engine
 
 
 class OpenvinoEngine:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.engines.checkpoint import CheckpointError, copy_beside
+from slimline.tasks.models.checkpoint import CheckpointError, copy_beside
 
 # Importing openvino reports that to its maker, and so does every use of nncf, unless this package cannot be found.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]

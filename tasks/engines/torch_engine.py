@@ -11,13 +11,13 @@ import torch
 from transformers import GenerationConfig, GPT2LMHeadModel, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicCache
 
-from tasks.engines.base import Completion, Logits, check_prompts, new_tokens
-from tasks.engines.checkpoint import CheckpointError, is_dynamic_int8
-from tasks.engines.decoding import Rows, search, until_stop
-from tasks.engines.packed import is_packed, load_packed
-from tasks.engines.torch_loading import load_floats
-from tasks.quantization.dynamic_int8 import load_quantized
-from tasks.specs import Decoding, Engine
+from slimline.tasks.engines.base import Completion, Logits, check_prompts, new_tokens
+from slimline.tasks.engines.decoding import Rows, search, until_stop
+from slimline.tasks.models.checkpoint import CheckpointError, is_dynamic_int8
+from slimline.tasks.models.int8_loading import load_quantized
+from slimline.tasks.models.loading import load_floats
+from slimline.tasks.models.packed import is_packed, load_packed
+from slimline.tasks.specs import Decoding, Engine
 
 _PAD = 0  # masked before the prompt and cut off after the stop token, so any id does
 

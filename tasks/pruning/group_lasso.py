@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from tasks.pruning.blocks import Block, Layout, block_norms, block_sizes, matrices, prune_mask, scale_blocks
-from tasks.specs import GroupLasso
-from tasks.training.checkpoint import load_gpt2
-from tasks.training.finetune import Notes, fine_tune
+from slimline.tasks.models.loading import load_gpt2
+from slimline.tasks.pruning.blocks import Block, Layout, block_norms, block_sizes, matrices, prune_mask, scale_blocks
+from slimline.tasks.specs import GroupLasso
+from slimline.tasks.training.finetune import Notes, fine_tune
 
 _TOLERANCE = 0.001
 

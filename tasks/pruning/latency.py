@@ -1,6 +1,6 @@
 """How long each structure of a GPT-2 takes on this host and engine: what turns "four times as fast" into sizes.
 
-    python -m tasks.pruning.latency MODEL_DIR [--timed-on ENGINE] [--remeasure]
+    python -m slimline.tasks.pruning.latency MODEL_DIR [--timed-on ENGINE] [--remeasure]
 
 As in ZipLM (arXiv:2302.04089) a model's time is the sum of its structures' times: of the embedding with the head, of
 each layer's attention, and of each layer's feed-forward part. Here they are told apart by timing whole models on the
@@ -19,19 +19,23 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError, model_validator
 
-from storage import home
-from storage.durable import write_whole
-from tasks.engines.checkpoint import CheckpointError, read_gpt2_config
-from tasks.evaluation.host import describe_host, usable_cpus, usable_threads
-from tasks.exclusive import measuring_lock
-from tasks.fingerprint import fingerprint, library_versions
-from tasks.pruning.shapes import Shape, shape_of
-from tasks.pruning.timing import NEW_TOKENS, TimedOn, TimingRequest, time_shapes
+from slimline.storage.fs import write_whole
+from slimline.storage.paths import home
+from slimline.tasks.models.checkpoint import CheckpointError, read_gpt2_config
+from slimline.tasks.pruning.shapes import Shape, shape_of
+from slimline.tasks.pruning.timing import NEW_TOKENS, TimedOn, TimingRequest, time_shapes
+from slimline.tasks.runtime.code_hash import fingerprint, library_versions
+from slimline.tasks.runtime.host import describe_host, usable_cpus, usable_threads
+from slimline.tasks.runtime.machine_lock import measuring_lock
 
 _MODULES: dict[TimedOn, tuple[str, ...]] = {
-    "torch": ("tasks.engines.torch_engine",),
-    "onnxruntime": ("tasks.engines.onnx_engine", "tasks.engines.export_onnx"),
-    "onnxruntime-int8": ("tasks.engines.onnx_engine", "tasks.quantization.onnx_int8", "tasks.engines.export_onnx"),
+    "torch": ("slimline.tasks.engines.torch_engine",),
+    "onnxruntime": ("slimline.tasks.engines.onnx_engine", "slimline.tasks.export.onnx_export"),
+    "onnxruntime-int8": (
+        "slimline.tasks.engines.onnx_engine",
+        "slimline.tasks.quantization.onnx_int8",
+        "slimline.tasks.export.onnx_export",
+    ),
 }
 # The exported graph runs its last layer's feed-forward part on the prompt's last token only.
 _SHORT_LAYERS: dict[TimedOn, int] = {"torch": 0, "onnxruntime": 1, "onnxruntime-int8": 1}
@@ -172,7 +176,7 @@ def _setting(original: Shape, timed_on: TimedOn, threads: int) -> Setting:
         threads=threads,
         timed_on=timed_on,
         versions=library_versions(*_MODULES[timed_on]),
-        code=fingerprint("tasks.pruning.latency", *_MODULES[timed_on]),
+        code=fingerprint("slimline.tasks.pruning.latency", *_MODULES[timed_on]),
         original=original,
     )
 
@@ -299,10 +303,10 @@ def _line(structure: str, size: str, seconds: Seconds) -> str:
 def main() -> None:
     """Print the table of a model's structures, measuring it first where that has not been done."""
     parser = argparse.ArgumentParser(
-        prog="python -m tasks.pruning.latency",
+        prog="python -m slimline.tasks.pruning.latency",
         description="Print how long each structure of a GPT-2, and of all smaller ones, takes on this host. Measured "
         "once (about a minute for a small model) and kept below .slimline/latency, or SLIMLINE_HOME/latency.",
-        epilog="example: python -m tasks.pruning.latency /path/to/a/gpt2/checkpoint --timed-on onnxruntime",
+        epilog="example: python -m slimline.tasks.pruning.latency /path/to/a/gpt2/checkpoint --timed-on onnxruntime",
     )
     parser.add_argument("model_dir", type=Path, help="a GPT-2 checkpoint; only its config.json is read")
     parser.add_argument(

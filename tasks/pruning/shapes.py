@@ -7,10 +7,7 @@ goes with its share of the channels, and every layer keeps the same number of he
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    from tasks.pruning.latency import LatencyTable
+from typing import Any, NamedTuple
 
 
 class Shape(NamedTuple):
@@ -72,11 +69,9 @@ def within_parameters(original: Shape, limit: float) -> list[Shape]:
     return _most_neurons(original, lambda shape: parameters(shape) <= limit)
 
 
-def within_seconds(
-    original: Shape, limit_s: float, table: LatencyTable, prompt_tokens: int, new_tokens: int
-) -> list[Shape]:
-    """As `within_parameters`, with at most `limit_s` seconds for a completion of that length by the table."""
-    return _most_neurons(original, lambda shape: table.seconds(shape, prompt_tokens, new_tokens) <= limit_s)
+def within_seconds(original: Shape, limit_s: float, seconds: Callable[[Shape], float]) -> list[Shape]:
+    """As `within_parameters`, with at most `limit_s` seconds for one completion, as `seconds` estimates them."""
+    return _most_neurons(original, lambda shape: seconds(shape) <= limit_s)
 
 
 def _most_neurons(original: Shape, is_small: Callable[[Shape], bool]) -> list[Shape]:

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2LMHeadModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from storage import home
-from tasks.engines.checkpoint import read_gpt2_config
-from tasks.evaluation.host import usable_threads
-from tasks.pruning.latency import LatencyTable, latency_table
-from tasks.pruning.shapes import Shape, parameters, shape_of, within_parameters, within_seconds
-from tasks.pruning.structures import (
+from slimline.storage.paths import home
+from slimline.tasks.models.checkpoint import read_gpt2_config
+from slimline.tasks.models.loading import load_gpt2, save_gpt2
+from slimline.tasks.pruning.latency import LatencyTable, latency_table
+from slimline.tasks.pruning.shapes import Shape, parameters, shape_of, within_parameters, within_seconds
+from slimline.tasks.pruning.structures import (
     Kept,
     Member,
     alive,
@@ -38,10 +38,10 @@ from tasks.pruning.structures import (
     scale_groups,
     take,
 )
-from tasks.pruning.trials import Goal, best_goal, ground_of, layers_by_importance, layers_by_norm, one_shot
-from tasks.specs import Slim
-from tasks.training.checkpoint import load_gpt2, save_gpt2
-from tasks.training.finetune import Notes, fine_tune
+from slimline.tasks.pruning.trials import Goal, best_goal, ground_of, layers_by_importance, layers_by_norm, one_shot
+from slimline.tasks.runtime.host import usable_threads
+from slimline.tasks.specs import Slim
+from slimline.tasks.training.finetune import Notes, fine_tune
 
 # A completion of the test split is about this long; only the proportion of the two matters for the choice of a shape.
 PROMPT_TOKENS, NEW_TOKENS = 320, 10
@@ -98,7 +98,12 @@ def _target(spec: Slim, original: Shape) -> _Target:
     if spec.speedup is not None:
         table = latency_table(original, spec.timed_on, usable_threads(), home() / "latency")
         limit_s = table.seconds(original, PROMPT_TOKENS, NEW_TOKENS) / spec.speedup
-        found, asked = within_seconds(original, limit_s, table, PROMPT_TOKENS, NEW_TOKENS), f"speedup: {spec.speedup:g}"
+        found, asked = (
+            within_seconds(
+                original, limit_s, partial(table.seconds, prompt_tokens=PROMPT_TOKENS, new_tokens=NEW_TOKENS)
+            ),
+            f"speedup: {spec.speedup:g}",
+        )
         is_met = partial(_is_fast, table, limit_s)
     else:
         limit = int((spec.params_m or 0) * 1e6 or (1 - (spec.sparsity or 0)) * parameters(original))

@@ -1,6 +1,6 @@
 """The timing process: real models of random weights on a real engine, in rounds of random order.
 
-    python -m tasks.pruning.timing PARENT_PID REQUEST
+    python -m slimline.tasks.pruning.timing PARENT_PID REQUEST
 
 `time_shapes` is the parent's side. The process prints how many timings will follow, and then each as it is taken: the
 number of the shape, the seconds of its prefill, and of one decoding step.
@@ -24,13 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from tasks.processes import die_with
-from tasks.progress import progress_bar
-from tasks.pruning.shapes import Shape
-from tasks.specs import Decoding, Engine
+from slimline.storage.child_process import die_with, module_command
+from slimline.tasks.pruning.shapes import Shape
+from slimline.tasks.runtime.progress import progress_bar
+from slimline.tasks.specs import Decoding, Engine
 
 if TYPE_CHECKING:
-    from tasks.engines.base import CompletionEngine
+    from slimline.tasks.engines.base import CompletionEngine
 
 TimedOn = Literal["torch", "onnxruntime", "onnxruntime-int8"]
 
@@ -68,7 +68,7 @@ def time_shapes(request: TimingRequest) -> NDArray[np.float64]:
     with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryFile("w+") as errors:
         request_path = Path(directory, "request.json")
         request_path.write_text(request.model_dump_json())
-        command = [sys.executable, "-m", "tasks.pruning.timing", str(os.getpid()), str(request_path)]
+        command = module_command("slimline.tasks.pruning.timing", str(os.getpid()), str(request_path))
         environment = {**os.environ, **_ENVIRONMENT, **dict.fromkeys(_THREAD_VARIABLES, str(request.threads))}
         with subprocess.Popen(  # noqa: S603 - our own interpreter and module
             command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
@@ -147,18 +147,18 @@ def _tensor_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
 
 def load_shape(shape: Shape, timed_on: TimedOn, threads: int, directory: Path) -> CompletionEngine:
     """An engine on a random model of that shape, converted as a study converts; writes below `directory`."""
-    from tasks.engines.base import load_engine
+    from slimline.tasks.engines.base import load_engine
 
     model, graph, int8 = (directory / kind for kind in ("model", "graph", "int8"))
     write_random_gpt2(shape, model)
     if timed_on == "torch":
         return load_engine(Engine(name="torch"), model, threads)
-    from tasks.engines.export_onnx import export_onnx
+    from slimline.tasks.export.onnx_export import export_onnx
 
     export_onnx(model, graph)
     if timed_on == "onnxruntime":
         return load_engine(Engine(name="onnxruntime"), graph, threads)
-    from tasks.quantization.onnx_int8 import quantize_onnx
+    from slimline.tasks.quantization.onnx_int8 import quantize_onnx
 
     quantize_onnx(graph, int8, per_channel=True)
     return load_engine(Engine(name="onnxruntime"), int8, threads)

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from transformers import GPT2LMHeadModel
 
-from tasks.progress import progress_bar
-from tasks.pruning.shapes import Shape
-from tasks.pruning.structures import (
+from slimline.tasks.data.packing import Windows, calibration_windows, pack_split
+from slimline.tasks.data.tokenizer import load_tokenizer
+from slimline.tasks.pruning.shapes import Shape
+from slimline.tasks.pruning.structures import (
     Kept,
     Member,
     channel_members,
@@ -20,10 +21,9 @@ from tasks.pruning.structures import (
     neuron_members,
     take,
 )
-from tasks.specs import Pretrain, Slim
-from tasks.training.packing import Windows, calibration_windows, pack_split
-from tasks.training.timed import mean_loss, nth_batch, optimizers, step, text_loss
-from tasks.training.tokenizer import load_tokenizer
+from slimline.tasks.runtime.progress import progress_bar
+from slimline.tasks.specs import Pretrain, Slim
+from slimline.tasks.training.timed import mean_loss, nth_batch, optimizers, step, text_loss
 
 _SHAPES = 6
 _MOST_STEPS = 30

@@ -17,9 +17,9 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import GPT2LMHeadModel
 
-from tasks.specs import TrimVocabulary
-from tasks.training.checkpoint import load_gpt2, save_gpt2
-from tasks.training.tokenizer import load_tokenizer
+from slimline.tasks.data.tokenizer import load_tokenizer
+from slimline.tasks.models.loading import load_gpt2, save_gpt2
+from slimline.tasks.specs import TrimVocabulary
 
 _TOKEN_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id")
 

@@ -20,9 +20,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from tasks.engines.checkpoint import CheckpointError, read_gpt2_config
-from tasks.engines.export_onnx import FLOAT_MATMULS, GRAPH, Arithmetic, Gpt2Graph, Weights, write_export
-from tasks.engines.graph import CONTRIB
+from slimline.tasks.export.onnx_export import FLOAT_MATMULS, GRAPH, Arithmetic, Gpt2Graph, Weights, write_export
+from slimline.tasks.export.onnx_graph import CONTRIB
+from slimline.tasks.models.checkpoint import CheckpointError, read_gpt2_config
 
 INT8_MATMULS = ("MatMulIntegerToFloat", "QGemm")
 _TINY = np.float32(1e-30)  # an all-zero channel keeps a scale that can be divided by

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from tokenizers import Tokenizer
 
-from tasks.engines.checkpoint import Gpt2Config, read_gpt2_config
-from tasks.engines.export_onnx import GRAPH, Arithmetic, Gpt2Graph, Weights, write_export
-from tasks.engines.graph import CONTRIB, save
-from tasks.quantization.onnx_int8 import Int8Arithmetic, count_matmuls, exported_weights, usable_weight_bits
-from tasks.specs import OnnxStaticInt8
-from tasks.training.packing import Windows, calibration_windows
+from slimline.tasks.data.packing import Windows, calibration_windows
+from slimline.tasks.export.onnx_export import GRAPH, Arithmetic, Gpt2Graph, Weights, write_export
+from slimline.tasks.export.onnx_graph import CONTRIB, save
+from slimline.tasks.models.checkpoint import Gpt2Config, read_gpt2_config
+from slimline.tasks.quantization.onnx_int8 import Int8Arithmetic, count_matmuls, exported_weights, usable_weight_bits
+from slimline.tasks.specs import OnnxStaticInt8
 
 Floats = NDArray[np.float32]
 Activations = dict[str, Floats]

@@ -19,11 +19,11 @@ import rich
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from tasks.engines.checkpoint import CheckpointError, read_gpt2_config
-from tasks.engines.openvino_model import GRAPH, compile_model, future_mask, openvino, read_model, save_model
-from tasks.quantization.onnx_int8 import usable_weight_bits
-from tasks.specs import OpenvinoInt8
-from tasks.training.packing import calibration_windows
+from slimline.tasks.data.packing import calibration_windows
+from slimline.tasks.engines.openvino_model import GRAPH, compile_model, future_mask, openvino, read_model, save_model
+from slimline.tasks.models.checkpoint import CheckpointError, read_gpt2_config
+from slimline.tasks.quantization.onnx_int8 import usable_weight_bits
+from slimline.tasks.specs import OpenvinoInt8
 
 _PRODUCTS = ("FullyConnected", "MatMul")  # of the CPU plugin; attention's own two are one other operator
 _INT8 = ("i8", "u8")

@@ -1,7 +1,7 @@
 """Weights in int8 or int4 by neural-compressor, activations in floating point: round to nearest, or GPTQ.
 
-neural-compressor chooses the integers and scales of the blocks' projections; `tasks.engines.packed` says how they are
-stored and run. The embeddings, and with them a tied head, are rounded to int8 row by row in either case: in 4 bits they
+neural-compressor chooses the integers and scales of the blocks' projections; `models.packed` says how they are stored
+and run. The embeddings, and with them a tied head, are rounded to int8 row by row in either case: in 4 bits they
 alone would cost the bundled model more perplexity (9.30 to 9.40) than GPTQ's 4 bits of everything else (to 9.37).
 """
 
@@ -21,11 +21,11 @@ from tokenizers import Tokenizer
 from transformers import GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
-from tasks.engines.checkpoint import CheckpointError, is_dynamic_int8, read_gpt2_config
-from tasks.engines.packed import PACKED, PackedMatrix, is_packed, pack, round_rows
-from tasks.engines.torch_loading import load_fp32
-from tasks.specs import WeightOnly
-from tasks.training.packing import calibration_windows
+from slimline.tasks.data.packing import calibration_windows
+from slimline.tasks.models.checkpoint import CheckpointError, is_dynamic_int8, read_gpt2_config
+from slimline.tasks.models.loading import load_fp32
+from slimline.tasks.models.packed import PACKED, PackedMatrix, is_packed, pack, round_rows
+from slimline.tasks.specs import WeightOnly
 
 _WINDOW = 512  # tokens; no longer than the model's positions
 

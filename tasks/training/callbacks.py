@@ -9,8 +9,8 @@ from typing import Any
 
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from tasks.progress import report
-from tasks.training.checkpoint import seal
+from slimline.tasks.runtime.progress import report
+from slimline.tasks.training.resume import seal
 
 
 class TimedCheckpoints(TrainerCallback):  # type: ignore[misc]  # transformers is not followed by mypy

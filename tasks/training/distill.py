@@ -5,7 +5,7 @@ student's. At the end of such a sequence both have read the same text, and the t
 is the sum over all of its own tokens that begin with it: its distribution carried over exactly. Within a sequence only
 the text teaches.
 
-A student of packed integers learns their scales, norms and biases (tasks/quantization/recovery.py).
+A student of packed integers learns their scales, norms and biases (tasks/training/packed_weights.py).
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import GPT2LMHeadModel
 
-from tasks.corpus.parquet import read_codes
-from tasks.engines.packed import is_packed
-from tasks.quantization.recovery import load_trainable, save_trained
-from tasks.specs import Distill
-from tasks.training.checkpoint import load_gpt2, save_gpt2
-from tasks.training.packing import Windows, pack
-from tasks.training.pretrain import shuffled
-from tasks.training.timed import mean_loss, mixed_precision, train_for
-from tasks.training.tokenizer import load_tokenizer
+from slimline.tasks.data.packing import Windows, pack
+from slimline.tasks.data.parquet import read_codes
+from slimline.tasks.data.tokenizer import load_tokenizer
+from slimline.tasks.models.loading import load_gpt2, save_gpt2
+from slimline.tasks.models.packed import is_packed
+from slimline.tasks.specs import Distill
+from slimline.tasks.training.packed_weights import load_trainable, save_trained
+from slimline.tasks.training.pretrain import shuffled
+from slimline.tasks.training.timed import mean_loss, mixed_precision, train_for
 
 _IGNORED = -100  # a label that cross-entropy leaves out
 

@@ -23,10 +23,12 @@ from transformers import (
     set_seed,
 )
 
-from tasks.specs import EpochTraining
-from tasks.training.callbacks import LossBar, Reported, TimedCheckpoints
-from tasks.training.checkpoint import last_checkpoint, load_gpt2, save_gpt2
-from tasks.training.packing import Windows, pack_split
+from slimline.tasks.data.packing import Windows, pack_split
+from slimline.tasks.models.loading import load_gpt2, save_gpt2
+from slimline.tasks.runtime.host import has_bf16, isa_flags
+from slimline.tasks.specs import EpochTraining
+from slimline.tasks.training.callbacks import LossBar, Reported, TimedCheckpoints
+from slimline.tasks.training.resume import last_checkpoint
 
 Notes = dict[str, object]
 
@@ -81,12 +83,6 @@ def total_steps(spec: EpochTraining, windows: int) -> int:
     return min(whole, spec.max_steps or whole)
 
 
-def has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 in hardware; emulated, bf16 is slower than fp32."""
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
 def micro_batch(batch_size: int, window: int, vocabulary: int) -> int:
     """The largest divisor of `batch_size` whose logits, [batch, window, vocabulary], stay within the memory bound."""
     fitting = max(1, _LOGITS_AT_ONCE // (window * vocabulary))
@@ -124,7 +120,7 @@ def _arguments(spec: EpochTraining, material: _Material, work_dir: Path, decay_s
         weight_decay=0.0,
         seed=spec.seed,
         use_cpu=True,
-        bf16=has_bf16(),
+        bf16=has_bf16(isa_flags()),
         # TimedCheckpoints decides; two are kept because the newest may be unfinished when the process dies. The
         # Trainer writes them with torch.save and reads them with torch.load(weights_only=True): optimizer, schedule
         # and random state hold tensors and plain values, and nothing in them can run.

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from tasks.corpus.parquet import read_codes
-from tasks.specs import Pretrain
-from tasks.training.checkpoint import load_gpt2, save_gpt2
-from tasks.training.packing import pack
-from tasks.training.timed import mean_loss, text_loss, train_for
-from tasks.training.tokenizer import load_tokenizer
+from slimline.tasks.data.packing import pack
+from slimline.tasks.data.parquet import read_codes
+from slimline.tasks.data.tokenizer import load_tokenizer
+from slimline.tasks.models.loading import load_gpt2, save_gpt2
+from slimline.tasks.specs import Pretrain
+from slimline.tasks.training.timed import mean_loss, text_loss, train_for
 
 
 def pretrain(spec: Pretrain, model_dir: Path, slice_dir: Path, target: Path, work_dir: Path) -> dict[str, Any]:

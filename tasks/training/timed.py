@@ -15,10 +15,10 @@ from rich.progress import TextColumn
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tasks.progress import progress_bar
-from tasks.specs import Distill, Pretrain
-from tasks.training.finetune import has_bf16
-from tasks.training.packing import Windows
+from slimline.tasks.data.packing import Windows
+from slimline.tasks.runtime.host import has_bf16, isa_flags
+from slimline.tasks.runtime.progress import progress_bar
+from slimline.tasks.specs import Distill, Pretrain
 
 Loss = Callable[[Windows], torch.Tensor]
 Curve = list[list[float]]
@@ -142,7 +142,7 @@ def text_loss(model: nn.Module, batch: Windows) -> torch.Tensor:
 
 def mixed_precision() -> torch.autocast:
     """bf16 products where the processor has them."""
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_bf16())
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_bf16(isa_flags()))
 
 
 def mean_loss(model: nn.Module, windows: Windows, batch_size: int) -> float:

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from storage.metrics import MetricsStore
-from storage.schemas import arrow_schema
-from storage.tables import METRICS
+from slimline.storage.metrics.schema import arrow_schema
+from slimline.storage.metrics.store import MetricsStore
+from slimline.storage.queries.results import METRICS
 
 MEASUREMENTS = 1_000_000
 STUDIES = ("embedded", "paper", "compression")

@@ -47,7 +47,7 @@ def free_port() -> int:
 def dashboard(home: Path, **variables: str) -> Iterator[str]:
     """The address of `slimline dashboard` over the stores of `home`, until the context ends."""
     port = free_port()
-    command = [sys.executable, "-m", "flows.cli", "dashboard", "--port", str(port)]
+    command = [sys.executable, "-m", "slimline.flows.cli", "dashboard", "--port", str(port)]
     with subprocess.Popen(
         command,
         cwd=ROOT,

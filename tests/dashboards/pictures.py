@@ -2,7 +2,7 @@
 
 from playwright.sync_api import Page
 
-from storage import home
+from slimline.storage.paths import home
 from tests.command import ROOT
 from tests.dashboards.browser import chromium, dashboard, visit
 

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
-from storage.metrics import MetricsStore
+from slimline.storage.metrics.store import MetricsStore
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 FIGURES = {

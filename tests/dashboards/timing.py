@@ -11,7 +11,7 @@ from pathlib import Path
 
 from playwright.sync_api import Locator, Page
 
-from dashboards import PATHS
+from slimline.dashboards import PATHS
 from tests.dashboards import big
 from tests.dashboards.browser import PATIENCE_MS, Visit, chromium, dashboard, visit
 

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import httpx
 import psutil
 
-from flows.served import marked
-from storage.metrics import MetricsStore
+from slimline.flows.server.discovery import marked
+from slimline.storage.metrics.store import MetricsStore
 from tests.command import ROOT, environment
 
 # The baseline alone, for which nothing has to be built: six measuring processes, each as short as can be.
@@ -65,7 +65,7 @@ class Server:
         self.home, self.port, self.url = home, port, f"http://127.0.0.1:{port}"
         self.said = home.with_suffix(".said")
         with self.said.open("wb") as said:
-            command = [sys.executable, "-m", "flows.cli", "serve", "--port", str(port), *options]
+            command = [sys.executable, "-m", "slimline.flows.cli", "serve", "--port", str(port), *options]
             self.process = subprocess.Popen(command, cwd=ROOT, env=environment(home), stdout=said, stderr=said)
         wait_until(lambda: self.process.poll() is not None or "ready: " in self.said.read_text(), "serve is ready")
         assert self.process.poll() is None, self.said.read_text()
@@ -124,7 +124,10 @@ class Server:
 
     def measuring(self, flow_run: str, turns: int) -> None:
         """Return once a flow run has stored that many measurements and is at the next."""
-        wait_until(lambda: len(self.rows(flow_run)) >= turns and self.processes("tasks.evaluation.probe"), "measuring")
+        wait_until(
+            lambda: len(self.rows(flow_run)) >= turns and self.processes("slimline.tasks.measurement.probe"),
+            "measuring",
+        )
 
     def processes(self, word: str = "", flow_run: str | None = None) -> list[psutil.Process]:
         """What this server has started, however indirectly: those with a word in their command, or of a flow run."""

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.study import STUDIES
-from storage.artifacts import ArtifactRef, ArtifactStore
+from slimline.flows.config.study import STUDIES
+from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore
 from tests.command import ROOT, run_command
 
 pytestmark = pytest.mark.e2e

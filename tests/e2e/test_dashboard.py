@@ -18,7 +18,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
-from dashboards import PATHS
+from slimline.dashboards import PATHS
 from tests.command import run_command
 from tests.dashboards import big
 from tests.dashboards.browser import chromium, dashboard, free_port, visit

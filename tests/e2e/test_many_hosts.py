@@ -13,7 +13,7 @@ import httpx
 import pytest
 import yaml
 
-from storage.metrics import MetricsStore
+from slimline.storage.metrics.store import MetricsStore
 from tests.command import ROOT, environment
 from tests.e2e.serving import Server, wait_until
 from tests.e2e.slurm import slurm_cluster
@@ -40,10 +40,10 @@ HOSTS = {
 }
 PARENTS = """
 import multiprocessing, sys
-import flows.benchmark
-from flows.running import run_benchmark
-from flows.study import load_study
-flows.benchmark.show_run = lambda *_: None  # pictures of ten tables are not what this is about
+import slimline.flows.benchmark
+from slimline.flows.cli.flow_runner import run_benchmark
+from slimline.flows.config.study import load_study
+slimline.flows.benchmark.show_run = lambda *_: None  # pictures of ten tables are not what this is about
 study = load_study(sys.argv[1]).changed()
 def parent(number):
     assert not run_benchmark(study).failed
@@ -56,14 +56,14 @@ assert [each.exitcode for each in parents] == [0] * 10
 AGAIN = """
 import sys
 from unittest.mock import patch
-import flows.benchmark
-from flows.benchmark import benchmark
-from flows.measure import measure
-from flows.study import load_study
-from storage.opening import metrics_store
+import slimline.flows.benchmark
+from slimline.flows.benchmark import benchmark
+from slimline.flows.measure import measure
+from slimline.flows.config.study import load_study
+from slimline.storage.stores import metrics_store
 orders = []
-with patch.object(flows.benchmark, "measure_everywhere", lambda order, hosts: orders.append(order)), \\
-     patch.object(flows.benchmark, "show_run", lambda *_: None):
+with patch.object(slimline.flows.benchmark, "measure_everywhere", lambda order, hosts: orders.append(order)), \\
+     patch.object(slimline.flows.benchmark, "show_run", lambda *_: None):
     benchmark(load_study(sys.argv[1]).changed(rounds=2))
 order, metrics = orders[0], metrics_store()
 measure(order)
@@ -78,7 +78,7 @@ from uuid import UUID
 import flows
 from prefect import flow, get_client
 from storage import home
-from tasks.steps import _timed
+from slimline.tasks.steps import _timed
 turns = []
 def turn():
     turns.append("measured")
@@ -166,7 +166,7 @@ def fanned_out(place: Path, server: Server, cluster: Mapping[str, str]) -> subpr
     hosts = ["local", "laptop", "delftblue"]
     hosts += [str(place / f"{name}.yaml") for name in ("desk", "cluster", "asleep", "elsewhere")]
     named = [word for host in hosts for word in ("--host", host)]
-    command = [sys.executable, "-m", "flows.cli", "run", str(place / "tiny.yaml"), *named]
+    command = [sys.executable, "-m", "slimline.flows.cli", "run", str(place / "tiny.yaml"), *named]
     told = seen_by(server) | cluster
     return subprocess.run(command, cwd=ROOT, env=told, capture_output=True, text=True, check=False)
 

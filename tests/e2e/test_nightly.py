@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,8 +19,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from storage.metrics import MetricsStore
-from tests.command import ROOT, environment
+from slimline.storage.metrics.store import MetricsStore
+from tests.command import ROOT, copy_source, environment
 
 pytestmark = [pytest.mark.e2e, pytest.mark.operations]
 
@@ -62,10 +61,12 @@ class Night(NamedTuple):
         return {(row["variant"], row["metric"]): row for row in rows}
 
 
-def run(*command: str | Path, home: Path, api: str, source: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def run(*command: str | Path, home: Path, api: str, source: Path | None = None) -> subprocess.CompletedProcess[str]:
     settings = {**environment(home), "PREFECT_API_URL": api, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    if source:
+        settings["PYTHONPATH"] = str(source)
     return subprocess.run(
-        [sys.executable, *map(str, command)], capture_output=True, text=True, cwd=source, env=settings, check=False
+        [sys.executable, *map(str, command)], capture_output=True, text=True, cwd=ROOT, env=settings, check=False
     )
 
 
@@ -177,13 +178,13 @@ def night(
     home: Path, api: str, webhook: tuple[str, list[dict[str, Any]]], tmp_path_factory: pytest.TempPathFactory
 ) -> Night:
     url, posts = webhook
-    first = run("-m", "flows.cli", "nightly", home / "tiny.yaml", "--json", home=home, api=api)
+    first = run("-m", "slimline.flows.cli", "nightly", home / "tiny.yaml", "--json", home=home, api=api)
     assert first.returncode == 0, first.stderr
     assert {row["verdict"] for row in json.loads(first.stdout)["verdicts"]} == {"new"}
     remember(home)
     automate(home, api, url)
     source = slowed_source(tmp_path_factory.mktemp("source"))
-    second = run("-m", "flows.cli", "nightly", home / "tiny.yaml", "--json", home=home, api=api, source=source)
+    second = run("-m", "slimline.flows.cli", "nightly", home / "tiny.yaml", "--json", home=home, api=api, source=source)
     assert second.returncode == 1, second.stderr
     for _ in range(150):
         if posts:
@@ -192,11 +193,10 @@ def night(
     return Night(home, second, posts)
 
 
-def slowed_source(copy: Path) -> Path:
+def slowed_source(directory: Path) -> Path:
     """slimline's source, in which CTranslate2 takes a nap before every completion."""
-    for room in ("flows", "tasks", "storage", "dashboards"):
-        shutil.copytree(ROOT / room, copy / room, ignore=shutil.ignore_patterns("__pycache__"))
-    engine = copy / "tasks/engines/ctranslate2_engine.py"
+    copy = copy_source(directory)
+    engine = copy / "slimline/tasks/engines/ctranslate2_engine.py"
     code = engine.read_text("utf8")
     assert code.count("        begin = perf_counter()\n") == 1
     napping = "        begin = perf_counter()\n        __import__('time').sleep(0.6)\n"
@@ -228,16 +228,16 @@ def test_nothing_else_has_regressed(night: Night) -> None:
 
 
 def test_regressions_lists_it(night: Night, api: str) -> None:
-    listed = run("-m", "flows.cli", "regressions", "--json", home=night.home, api=api)
+    listed = run("-m", "slimline.flows.cli", "regressions", "--json", home=night.home, api=api)
     assert [(row["variant"], row["metric"], row["state"]) for row in json.loads(listed.stdout)] == [
         ("slowed", "speed_ratio", "open")
     ]
-    assert "slowed" in run("-m", "flows.cli", "regressions", home=night.home, api=api).stdout
+    assert "slowed" in run("-m", "slimline.flows.cli", "regressions", home=night.home, api=api).stdout
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_of_the_guide_runs(night: Night, api: str, command: str) -> None:
-    finished = run("-m", "flows.cli", *shlex.split(command)[1:], home=night.home, api=api)
+    finished = run("-m", "slimline.flows.cli", *shlex.split(command)[1:], home=night.home, api=api)
     assert finished.returncode == 0 and finished.stdout
 
 

@@ -95,7 +95,9 @@ def test_after_a_kill_the_next_one_ends_what_was_left_and_sigterm_ends_it(
     again.process.kill()
     again.process.wait()
     left = again.processes()
-    assert {"flows.server", "worker"} <= {word for process in left for word in process.cmdline()}
+    assert {"slimline.flows.server.prefect_server", "worker"} <= {
+        word for process in left for word in process.cmdline()
+    }
     with serving(home, "--database", database) as next_one:
         assert not any(process.is_running() for process in left)
         next_one.stop(signal.SIGTERM)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.study import study_names
-from storage.artifacts import ArtifactStore
+from slimline.flows.config.study import study_names
+from slimline.storage.artifacts.store import ArtifactStore
 from tests.command import FIRST_RUN, ROOT, SECOND_RUN, run_command
 
 pytestmark = pytest.mark.e2e

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from storage.artifacts import ArtifactStore
+from slimline.storage.artifacts.store import ArtifactStore
 from tests.command import run_command
 
 pytestmark = pytest.mark.e2e

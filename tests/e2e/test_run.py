@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from storage.artifacts import ArtifactRef, ArtifactStore
-from storage.metrics import MetricsStore
+from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore
+from slimline.storage.metrics.store import MetricsStore
 from tests.command import ROOT, SECOND_RUN, environment, run_command
 
 pytestmark = pytest.mark.e2e
@@ -107,7 +107,7 @@ def test_an_edit_of_the_pruning_code_rebuilds_pruned_and_what_follows(
     smoke: subprocess.CompletedProcess[str], session_home: Path, source_copy: Path
 ) -> None:
     before = built(session_home)
-    code = source_copy / "tasks" / "pruning" / "group_lasso.py"
+    code = source_copy / "slimline" / "tasks" / "pruning" / "group_lasso.py"
     assert "** 3" in code.read_text("utf8")
     code.write_text(code.read_text("utf8").replace("** 3", "** 2"), "utf8")
     run_command("run", "smoke", "--variants", "onnx,int8", "--rounds", "1", home=session_home, source=source_copy)
@@ -136,7 +136,7 @@ def test_kill_at_any_second_leaves_the_store_whole(tmp_path_factory: pytest.Temp
     home.mkdir(exist_ok=True)
     before = built(home) if (home / "artifacts").exists() else {}
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", *SHORT_RUN],
+        [sys.executable, "-m", "slimline.flows.cli", *SHORT_RUN],
         cwd=ROOT,
         env=environment(home),
         stdout=subprocess.DEVNULL,

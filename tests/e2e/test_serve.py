@@ -9,7 +9,7 @@ import psutil
 import pytest
 import yaml
 
-from flows.study import study_names
+from slimline.flows.config.study import study_names
 from tests.command import run_command
 from tests.e2e.serving import STUDY, TINY, Server, kill, read_served, serving, turns, wait_until
 
@@ -89,7 +89,7 @@ def test_runs_survive_the_end_of_worker_and_server(served: Server) -> None:
     served.measuring(run, 1)
     kill(served.processes("prefect worker start"))
     served.measuring(run, 2)
-    kill(served.processes("flows.server"))
+    kill(served.processes("slimline.flows.server.prefect_server"))
     assert served.finish(run)["type"] == "COMPLETED"
     assert turns(served.rows(run)) == ALL_TURNS
     assert len(served.rows(run, "runs")) == 1
@@ -127,5 +127,5 @@ def test_a_worker_elsewhere_connects_and_leaves(served: Server, tmp_path: Path) 
         workers = served.ask("work_pools/laptop/workers/filter", limit=10)
         assert [worker["status"] for worker in workers] == ["ONLINE"]
         assert read_served(other.home)["url"] == served.url
-        assert not other.processes("flows.server")
+        assert not other.processes("slimline.flows.server.prefect_server")
     assert served.process.poll() is None

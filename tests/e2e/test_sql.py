@@ -14,7 +14,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from storage.metrics import MetricsStore
+from slimline.storage.metrics.store import MetricsStore
 from tests.command import ROOT, environment, run_command
 
 pytestmark = pytest.mark.e2e
@@ -86,7 +86,7 @@ def test_a_terminal_gets_a_prompt_whose_queries_can_be_interrupted(store: Metric
     if child == 0:
         os.chdir(ROOT)
         variables = environment(session_home) | {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
-        os.execve(sys.executable, [sys.executable, "-m", "flows.cli", "sql"], variables)
+        os.execve(sys.executable, [sys.executable, "-m", "slimline.flows.cli", "sql"], variables)
     terminal, status = Terminal(file), None
     try:
         terminal.until("slimline>")

@@ -1,8 +1,8 @@
 import pytest
-from kept import NOON
 
-from storage.artifacts import ArtifactStore, Provenance
-from storage.metrics import MetricsStore
+from slimline.storage.artifacts.store import ArtifactStore, Provenance
+from slimline.storage.metrics.store import MetricsStore
+from tests.storage.factories import NOON
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from tasks.corpus.lexing import lex_line
-from tasks.training.tokenizer import save_tokenizer, train_tokenizer
+from slimline.tasks.data.lexer import lex_line
+from slimline.tasks.data.tokenizer import save_tokenizer, train_tokenizer
 
 VOCABULARY = 900
 ROOT = Path(__file__).parents[2]

@@ -1,7 +1,0 @@
-"""The script that Streamlit runs for every view of a page."""
-
-from __future__ import annotations
-
-from dashboards.pages import show
-
-show()

@@ -1,0 +1,1 @@
+"""Tables, charts and reports of what was measured, as text or files."""

@@ -1,0 +1,40 @@
+"""The `slimline` command. What is heavy is imported by the command that needs it: a table prints in a second."""
+
+from __future__ import annotations
+
+import typer
+
+from slimline.flows.cli import (
+    artifacts,
+    codexglue,
+    dashboard,
+    doctor,
+    nightly,
+    recommend,
+    report,
+    run,
+    serve,
+    sql,
+    table,
+)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Compress code-completion models for CPUs, measure every variant, and see which one to ship.",
+    epilog="State lives in .slimline, or where SLIMLINE_HOME says. Start with: `slimline run`",
+)
+for command in (run, nightly, serve, table, recommend, report, dashboard, sql, codexglue, doctor):
+    app.add_typer(command.app)
+app.add_typer(artifacts.app, name="artifacts")
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

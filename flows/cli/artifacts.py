@@ -1,0 +1,84 @@
+"""`slimline artifacts`: what was built."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from slimline.flows.cli.options import Json, fail, refusing
+from slimline.storage.stores import artifact_store, metrics_store
+
+app = typer.Typer(no_args_is_help=True, help="What was built: list, show, verify, remove.")
+
+
+@app.command("list")
+def list_artifacts(as_json: Json = False) -> None:
+    """Everything that was built: reference, size, when, by which step."""
+    from slimline.storage.artifacts.store import ArtifactError
+
+    store = artifact_store()
+    summaries, damaged = [], []
+    for ref in store.list():
+        try:
+            summaries.append(store.summary(ref))
+        except ArtifactError as error:
+            damaged.append(str(error))
+    if as_json:
+        rows = [{**one._asdict(), "ref": str(one.ref), "created": one.created.isoformat()} for one in summaries]
+        typer.echo(json.dumps(rows))
+    else:
+        for one in summaries:
+            typer.echo(f"{one.ref!s:28} {one.size / 1e6:9.2f} MB  {one.created:%Y-%m-%d %H:%M}  {one.step}")
+    if damaged:
+        fail("\n".join(damaged), status=1)
+
+
+@app.command("show", epilog="Example: `slimline artifacts show model:ab12`")
+def show_artifact(reference: Annotated[str, typer.Argument(help="kind:digest, or the beginning of a digest.")]) -> None:
+    """An artifact's files and provenance, as JSON."""
+    with refusing():
+        store = artifact_store()
+        ref = store.find(reference)
+        shown = {
+            "ref": ref.model_dump(),
+            "path": str(store.path(ref)),
+            "files": [entry.model_dump() for entry in store.manifest(ref).files],
+            "provenance": store.provenance(ref).model_dump(mode="json"),
+        }
+    typer.echo(json.dumps(shown, indent=2))
+
+
+@app.command("verify")
+def verify_artifacts() -> None:
+    """Read every byte of every artifact and compare it with its manifest; exit status 1 if any is damaged."""
+    from slimline.storage.artifacts.store import ArtifactError
+
+    store = artifact_store()
+    damaged = 0
+    published = store.list()
+    for ref in published:
+        try:
+            store.verify(ref)
+        except ArtifactError as error:
+            damaged += 1
+            typer.echo(f"{ref}: {error}", err=True)
+    typer.echo(f"{len(published) - damaged} of {len(published)} artifacts are whole")
+    if damaged:
+        raise typer.Exit(1)
+
+
+@app.command("gc")
+def remove_unused(
+    keep_hours: Annotated[float, typer.Option(min=0, help="Keep what is younger: a run may be using it.")] = 24,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> None:
+    """Keep what is new, and what the newest run of every study on every host measured and was made of; nothing else."""
+    from slimline.storage.retention import collect_garbage
+
+    with refusing():
+        removed = collect_garbage(artifact_store(), metrics_store(), keep_hours, dry_run)
+    for ref in removed:
+        typer.echo(f"{'would remove' if dry_run else 'removed'} {ref}")
+    typer.echo(f"{len(removed)} artifacts {'would go' if dry_run else 'removed'}")

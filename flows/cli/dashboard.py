@@ -1,0 +1,34 @@
+"""`slimline dashboard`: pictures and tables of everything that was measured."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from slimline.flows.cli.options import refusing
+from slimline.flows.server.ports import require_free
+from slimline.storage.child_process import module_command
+
+app = typer.Typer()
+
+
+@app.command(epilog="Examples: `slimline dashboard` | `slimline dashboard --port 8600`")
+def dashboard(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where the server listens.")] = 8501,
+    host: Annotated[str, typer.Option(help="Which address it listens on; the default only this machine reaches.")] = (
+        "127.0.0.1"
+    ),
+) -> None:
+    """Serve the dashboard: results, trade-offs, history, comparisons, lineage and SQL, in the browser.
+
+    It only reads, needs no network, and reports nothing to anyone. Its address is printed once it can be opened.
+    """
+    with refusing():
+        require_free(host, port)
+    sys.stdout.flush()
+    # The server takes this process's place: whoever stops the command stops it.
+    command = module_command("slimline.dashboards.app", host, str(port))
+    os.execv(command[0], command)  # noqa: S606 - our own module

@@ -1,0 +1,80 @@
+"""A benchmark run from the command line: its problems as messages, not as tracebacks.
+
+    python -m slimline.flows.cli.flow_runner
+
+prepares the state directory (Prefect's database takes half a minute, once), so that the first run need not.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import suppress
+from types import FrameType
+
+import psutil
+
+from slimline.flows.benchmark import Outcome, benchmark
+from slimline.flows.config.study import Study
+from slimline.flows.nightly import Verdicts, nightly
+from slimline.flows.ui.progress import say
+from slimline.storage.paths import home
+
+_DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
+
+
+def run_benchmark(study: Study) -> Outcome:
+    """Run the benchmark flow; a run that fails as a whole gives an outcome without a run."""
+    _make_ready()
+    try:
+        return benchmark(study)
+    except Exception as error:
+        return Outcome("", {study.name: _told(error)})
+
+
+def run_nightly(study: Study) -> Verdicts:
+    """Run the nightly flow; one that fails as a whole gives verdicts without a run."""
+    _make_ready()
+    try:
+        return nightly(study)
+    except Exception as error:
+        return Verdicts("", [], {}, {study.name: _told(error)})
+
+
+def _make_ready() -> None:
+    _end_orphaned_servers()
+    signal.signal(signal.SIGTERM, _exit)
+
+
+def _told(error: Exception) -> str:
+    say(f"the run failed: {type(error).__name__}: {error}")
+    return str(error)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    # A default SIGTERM would skip what runs at exit, and leave Prefect's ephemeral server behind.
+    sys.exit(128 + number)
+
+
+def _end_orphaned_servers() -> None:
+    """End ephemeral servers whose run was killed: each would take its share of what is measured here."""
+    database = os.environ.get(_DATABASE)
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            is_server = any("prefect.server.api.server" in word for word in process.cmdline())
+            if is_server and process.ppid() == 1 and process.environ().get(_DATABASE) == database:
+                process.terminate()
+
+
+def prepare_home() -> None:
+    """Create the state directory and Prefect's database in it."""
+    from prefect.server.database.dependencies import provide_database_interface  # a second that no run needs
+    from prefect.utilities.asyncutils import run_coro_as_sync
+
+    home().mkdir(parents=True, exist_ok=True)
+    run_coro_as_sync(provide_database_interface().create_db())
+
+
+if __name__ == "__main__":
+    prepare_home()

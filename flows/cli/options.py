@@ -1,0 +1,56 @@
+"""What the commands share: how bad input ends, and where state is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from slimline.flows.config.study import Study
+
+BAD_INPUT = 2
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+StudyName = Annotated[str, typer.Argument(help="A study's name, or the path of a YAML file.")]
+Variants = Annotated[str | None, typer.Option(help="Only these, comma-separated; the baseline always runs.")]
+Rounds = Annotated[int | None, typer.Option(help="Interleaved passes over all variants.")]
+Samples = Annotated[int | None, typer.Option(help="Line-completion samples.")]
+Hosts = Annotated[
+    list[str] | None, typer.Option(help="Where to measure: a name, or a YAML file; repeat it for several.")
+]
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Bad input ends in one clear message and exit status 2, not in a traceback."""
+    try:
+        yield
+    except _refusals() as error:
+        fail(str(error))
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    # Asked for only once something was raised: naming these classes costs an import of DuckDB.
+    from slimline.storage.artifacts.store import ArtifactError
+    from slimline.storage.metrics.store import QueryRefused
+
+    return ValueError, LookupError, OSError, ArtifactError, QueryRefused
+
+
+def fail(message: str, status: int = BAD_INPUT) -> NoReturn:
+    """End the command with a message on standard error."""
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(status)
+
+
+def chosen_study(
+    name: str, variants: str | None, rounds: int | None, samples: int | None, hosts: list[str] | None
+) -> Study:
+    """The study that a command's options ask for; bad input ends the command before anything is computed."""
+    with refusing():
+        from slimline.flows.config.study import load_study
+
+        names = [variant.strip() for variant in variants.split(",")] if variants is not None else None
+        return load_study(name).changed(names, rounds, samples, hosts)

@@ -1,0 +1,1 @@
+"""What a user writes: studies and hosts, read from YAML and checked."""

@@ -1,0 +1,138 @@
+"""The rows that say how a run went on a host, also where it did not go at all."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from pydantic import AwareDatetime, Field, PositiveFloat
+
+from slimline.flows.config.host import Local, Pool, Slurm, shown_name
+from slimline.flows.config.study import Study
+from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore
+from slimline.storage.metrics.store import MetricsStore
+from slimline.storage.queries.resume import stored_rows
+from slimline.tasks.measurement import summary
+from slimline.tasks.measurement.rounds import has_random_weights
+from slimline.tasks.runtime.host import library_versions
+from slimline.tasks.specs import Spec
+
+
+class Run(Spec):
+    """A run, and what of it concerns one host."""
+
+    run: str = Field(description="Identifier of the run.")
+    study: Study
+    started: AwareDatetime = Field(description="When the run started.")
+    flow_run: str | None = Field(None, description="Prefect's identifier of the run's flow run.")
+    host: str | None = Field(None, description="Name of the host in the tables; null: the machine's own.")
+    artifacts: dict[str, ArtifactRef] = Field({}, description="What was built, by variant.")
+    failed: dict[str, str] = Field({}, description="Why others were not built, by variant.")
+
+    @property
+    def shown_host(self) -> str:
+        """The host's name in the tables."""
+        return self.host or platform.node()
+
+    def at(self, host: Local | Pool | Slurm) -> Self:
+        """The same for one host."""
+        return self.model_copy(update={"host": shown_name(host)})
+
+
+class Order(Run):
+    """What a host is asked to measure: all that it needs beside the stores, as JSON."""
+
+    slice_: ArtifactRef = Field(description="The data slice.")
+    minutes: PositiveFloat | None = Field(None, description="Most minutes to measure; null: no limit.")
+
+
+class Ending(NamedTuple):
+    """How a run ended on a host: the noise floor (relative), whether it taints the run, and what went wrong."""
+
+    noise_floor: float | None
+    tainted: bool | None
+    error: str | None
+
+
+def place() -> dict[str, str | None]:
+    """Where this process is, as columns: the machine, and its Slurm job."""
+    return {"node": platform.node(), "slurm_job": os.environ.get("SLURM_JOB_ID")}
+
+
+def run_row(run: Run, ending: Ending, node: str | None) -> dict[str, object]:
+    """A row of `runs`."""
+    study = run.study
+    return {
+        "run": run.run,
+        "study": study.name,
+        "started": run.started,
+        "finished": datetime.now(UTC),
+        "host": run.shown_host,
+        "node": node,
+        "flow_run": run.flow_run,
+        "status": "failed" if ending.error else "ok",
+        "baseline": study.baseline,
+        "rounds": study.measuring.rounds,
+        "samples": study.data.samples,
+        "seed": study.seed,
+        "decoding": study.measuring.decoding.model_dump_json(),
+        **ending._asdict(),
+        "versions": library_versions(),
+        "git_commit": _git_commit(),
+        "spec": study.model_dump_json(),
+    }
+
+
+def _git_commit() -> str | None:
+    """Commit of the code that runs, where it runs from a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def append_measurements(
+    run: Run, measured: Sequence[summary.Measured], store: ArtifactStore, metrics: MetricsStore
+) -> None:
+    """Append rows of `measurements`, in the order of the study's variants."""
+    study = run.study
+    subjects = {variant: _subject(run, variant, store) for variant in study.variants}
+    in_order = sorted(measured, key=lambda each: list(study.variants).index(each.variant))
+    rows = summary.measurement_rows(
+        in_order, subjects, run=run.run, study=study.name, host=run.shown_host, time=datetime.now(UTC)
+    )
+    metrics.append("measurements", rows)
+
+
+def _subject(run: Run, variant: str, store: ArtifactStore) -> summary.Subject:
+    label, artifact = run.study.variants[variant].label, run.artifacts.get(variant)
+    if artifact is None:
+        return summary.Subject(None, label, random_weights=False)
+    return summary.Subject(artifact.digest, label, has_random_weights(artifact, store))
+
+
+def record_failure(run: Run, reason: str, metrics: MetricsStore) -> None:
+    """The row of `runs` of a host on which nothing could be measured, unless it has one."""
+    if not stored_rows(metrics, run.run, run.shown_host).recorded:
+        metrics.append("runs", [run_row(run, Ending(None, None, reason), None)])
+
+
+def record_absence(run: Run, reason: str, store: ArtifactStore, metrics: MetricsStore) -> None:
+    """The rows of a host that did not measure, or not to the end: every variant has the reason, and so has the run."""
+    stored = stored_rows(metrics, run.run, run.shown_host)
+    if not stored.measured:
+        measured = summary.speed_measurements(stored.rounds, run.study.baseline)
+        append_measurements(run, [*measured, *missing_speeds(run, stored.rounds, reason)], store, metrics)
+    record_failure(run, reason, metrics)
+
+
+def missing_speeds(run: Run, rounds: Sequence[summary.Row], reason: str) -> list[summary.Measured]:
+    """The speeds of the variants that no round has: that they could not be built, else the reason given."""
+    absent = [variant for variant in run.study.variants if variant not in {row["variant"] for row in rounds}]
+    return [summary.absent(variant, "samples_per_s", run.failed.get(variant, reason)) for variant in absent]

@@ -1,0 +1,1 @@
+"""The server of `slimline serve`, its workers, and what starts them again."""

@@ -1,0 +1,1 @@
+"""The artifact store: immutable directories, addressed by their content."""

@@ -1,0 +1,137 @@
+"""Artifacts in a local directory: published by one rename, so that an artifact is there as a whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from slimline.storage import fs
+from slimline.storage.artifacts.manifest import (
+    FILES,
+    MANIFEST,
+    PROVENANCE,
+    ArtifactCorrupt,
+    ArtifactMissing,
+    ArtifactRef,
+    FileEntry,
+    Manifest,
+    Provenance,
+    artifact_path,
+    check_entry,
+    check_paths,
+    check_size,
+    copy_hashed,
+    parse_manifest,
+    ref_at,
+    walk,
+)
+
+READ_ONLY = 0o444
+
+
+class LocalArtifacts:
+    """One directory of artifacts: <root>/<kind>/<digest>/{manifest.json, provenance.json, files/...}."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def stage(self) -> AbstractContextManager[Path]:
+        """A scratch directory on the file system of the store."""
+        return fs.scratch(self.root)
+
+    def publish(self, directory: Path, paths: Iterable[str], kind: str, provenance: Provenance) -> ArtifactRef:
+        """Copy the files below `directory` in, durably; a no-op if a whole artifact of that content is there."""
+        with self.stage() as build:
+            entries = tuple(_copy(directory, path, build / FILES) for path in paths)
+            manifest = Manifest(kind=kind, files=entries)
+            fs.write_bytes(build / PROVENANCE, provenance.model_dump_json(indent=2).encode())
+            fs.write_bytes(build / MANIFEST, manifest.canonical())
+            for folder, _, _ in os.walk(build, topdown=False):
+                fs.sync(Path(folder))
+            self._install(build, manifest.ref())
+        return manifest.ref()
+
+    def _install(self, build: Path, ref: ArtifactRef) -> None:
+        target = self._directory(ref)
+        fs.make_directory(target.parent)
+        try:
+            build.rename(target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            self._replace_if_corrupt(build, ref)
+        fs.sync(target.parent)
+
+    def _replace_if_corrupt(self, build: Path, ref: ArtifactRef) -> None:
+        try:
+            self.verify(ref)
+        except ArtifactCorrupt:
+            self.remove(ref)
+            self._install(build, ref)
+
+    def read(self, ref: ArtifactRef, name: str) -> bytes:
+        """The content of manifest.json or provenance.json."""
+        try:
+            return (self._directory(ref) / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if name == MANIFEST and not self._directory(ref).exists():
+                raise ArtifactMissing(f"{ref} is not in {self.root}") from error
+            raise ArtifactCorrupt(f"{ref}: {name}: expected a file, found none") from error
+
+    def path(self, ref: ArtifactRef) -> Path:
+        """The directory of the files, after a check of their names and sizes (`verify` reads every byte)."""
+        files = self._directory(ref) / FILES
+        for entry in self._checked_manifest(ref).files:
+            check_size(ref, entry, (files / entry.path).stat().st_size)
+        return files
+
+    def verify(self, ref: ArtifactRef) -> None:
+        """Read every byte; raise ArtifactMissing or ArtifactCorrupt."""
+        files = self._directory(ref) / FILES
+        for entry in self._checked_manifest(ref).files:
+            with (files / entry.path).open("rb") as file:
+                check_entry(ref, entry, copy_hashed(file, entry.path))
+
+    def _checked_manifest(self, ref: ArtifactRef) -> Manifest:
+        manifest = parse_manifest(ref, self.read(ref, MANIFEST))
+        try:
+            found = set(walk(self._directory(ref)))
+        except ValueError as error:
+            raise ArtifactCorrupt(f"{ref}: {error}") from error
+        inside = {path.removeprefix(f"{FILES}/") for path in found if path.startswith(f"{FILES}/")}
+        check_paths(ref, manifest, inside | {path for path in found if not path.startswith(f"{FILES}/")} - _OWN)
+        return manifest
+
+    def refs(self) -> list[ArtifactRef]:
+        """What is published, in no particular order."""
+        found = (ref_at(path.relative_to(self.root).parts) for path in self.root.glob(f"*/*/{MANIFEST}"))
+        return [ref for ref in found if ref]
+
+    def remove(self, ref: ArtifactRef) -> None:
+        """Unpublish at once by a rename, then delete."""
+        with self.stage() as grave:
+            self._directory(ref).rename(grave / ref.digest)
+
+    def remove_stale(self) -> None:
+        """Delete what dead processes left behind."""
+        fs.remove_stale(self.root)
+
+    def _directory(self, ref: ArtifactRef) -> Path:
+        return self.root / artifact_path(ref)
+
+
+_OWN = {MANIFEST, PROVENANCE}
+
+
+def _copy(directory: Path, path: str, files: Path) -> FileEntry:
+    target = files / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (directory / path).open("rb") as source, target.open("xb") as copy:
+        entry = copy_hashed(source, path, copy)
+        copy.flush()
+        os.fsync(copy.fileno())
+    target.chmod(READ_ONLY)
+    return entry

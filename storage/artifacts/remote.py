@@ -1,0 +1,157 @@
+"""Artifacts on any fsspec file system (S3, memory): manifest.json is uploaded last, and publishes the rest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from slimline.storage.artifacts.local import LocalArtifacts
+from slimline.storage.artifacts.manifest import (
+    FILES,
+    MANIFEST,
+    PROVENANCE,
+    ArtifactCorrupt,
+    ArtifactMissing,
+    ArtifactRef,
+    FileEntry,
+    Manifest,
+    Provenance,
+    artifact_path,
+    check_entry,
+    check_paths,
+    copy_hashed,
+    parse_manifest,
+    parse_provenance,
+    ref_at,
+)
+
+# An upload without a manifest this old is not under way any more.
+ABANDONED = timedelta(days=1)
+
+
+def cache_directory(url: str) -> Path:
+    """Where the local copies of a remote store's artifacts lie: below $XDG_CACHE_HOME (default ~/.cache)."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "slimline" / hashlib.sha256(url.encode()).hexdigest()[:16]
+
+
+class RemoteArtifacts:
+    """The same layout as a local store, below a URL, with a local store as the cache of downloads."""
+
+    def __init__(self, url: str) -> None:
+        # Listings are never reused: other hosts publish into the same store.
+        filesystem, root = fsspec.url_to_fs(url, use_listings_cache=False)
+        self.fs: Any = filesystem
+        self.root = str(root).rstrip("/")
+        self.url = url
+        self.cache = LocalArtifacts(cache_directory(url))
+
+    def stage(self) -> AbstractContextManager[Path]:
+        """A local scratch directory, on the file system of the cache."""
+        return self.cache.stage()
+
+    def publish(self, directory: Path, paths: Iterable[str], kind: str, provenance: Provenance) -> ArtifactRef:
+        """Upload files, then provenance, then manifest; a no-op if a whole artifact of that content is there."""
+        paths = list(paths)
+        manifest = Manifest(kind=kind, files=tuple(_entry(directory, path) for path in paths))
+        if not self._holds(manifest.ref()):
+            base = self._base(manifest.ref())
+            for path in paths:
+                self.fs.put_file(str(directory / path), f"{base}/{FILES}/{path}")
+            self.fs.pipe_file(f"{base}/{PROVENANCE}", provenance.model_dump_json(indent=2).encode())
+            self.fs.pipe_file(f"{base}/{MANIFEST}", manifest.canonical())
+        return manifest.ref()
+
+    def _holds(self, ref: ArtifactRef) -> bool:
+        try:
+            self._checked_manifest(ref)
+        except ArtifactMissing:
+            return False
+        except ArtifactCorrupt:
+            self.remove(ref)
+            return False
+        return True
+
+    def read(self, ref: ArtifactRef, name: str) -> bytes:
+        """The content of manifest.json or provenance.json."""
+        try:
+            return bytes(self.fs.cat_file(f"{self._base(ref)}/{name}"))
+        except FileNotFoundError as error:
+            if name == MANIFEST:
+                raise ArtifactMissing(f"{ref} is not in {self.url}") from error
+            raise ArtifactCorrupt(f"{ref}: {name}: expected a file, found none") from error
+
+    def path(self, ref: ArtifactRef) -> Path:
+        """The local directory of the files: downloaded and verified, unless the cache holds them whole."""
+        try:
+            return self.cache.path(ref)
+        except ArtifactMissing:
+            self._download(ref)
+        except ArtifactCorrupt:
+            self.cache.remove(ref)
+            self._download(ref)
+        return self.cache.path(ref)
+
+    def _download(self, ref: ArtifactRef) -> None:
+        manifest = self._checked_manifest(ref)
+        provenance = parse_provenance(ref, self.read(ref, PROVENANCE))
+        with self.stage() as directory:
+            for entry in manifest.files:
+                (directory / entry.path).parent.mkdir(parents=True, exist_ok=True)
+                self.fs.get_file(f"{self._base(ref)}/{FILES}/{entry.path}", str(directory / entry.path))
+                check_entry(ref, entry, _entry(directory, entry.path))
+            self.cache.publish(directory, [entry.path for entry in manifest.files], ref.kind, provenance)
+
+    def verify(self, ref: ArtifactRef) -> None:
+        """Read every byte from the remote side; raise ArtifactMissing or ArtifactCorrupt."""
+        for entry in self._checked_manifest(ref).files:
+            with self.fs.open(f"{self._base(ref)}/{FILES}/{entry.path}", "rb") as file:
+                check_entry(ref, entry, copy_hashed(file, entry.path))
+
+    def _checked_manifest(self, ref: ArtifactRef) -> Manifest:
+        manifest = parse_manifest(ref, self.read(ref, MANIFEST))
+        base = self._base(ref)
+        found = {str(path).removeprefix(f"{base}/") for path in self.fs.find(base)} - {MANIFEST, PROVENANCE}
+        check_paths(ref, manifest, {path.removeprefix(f"{FILES}/") for path in found})
+        return manifest
+
+    def refs(self) -> list[ArtifactRef]:
+        """What is published, in no particular order."""
+        return [ref for ref, names in self._uploads().items() if MANIFEST in names]
+
+    def remove(self, ref: ArtifactRef) -> None:
+        """Unpublish by deleting the manifest, then delete the rest."""
+        base = self._base(ref)
+        for path in sorted(self.fs.find(base), key=lambda path: not str(path).endswith(f"{base}/{MANIFEST}")):
+            self.fs.rm_file(path)
+
+    def remove_stale(self) -> None:
+        """Delete uploads that were abandoned before their manifest, and the cache's leftovers."""
+        self.cache.remove_stale()
+        for ref, names in self._uploads().items():
+            newest = max(self.fs.modified(f"{self._base(ref)}/{name}") for name in names)
+            if MANIFEST not in names and datetime.now(UTC) - newest > ABANDONED:
+                self.remove(ref)
+
+    def _uploads(self) -> dict[ArtifactRef, list[str]]:
+        uploads: dict[ArtifactRef, list[str]] = {}
+        for path in self.fs.find(self.root):
+            parts = str(path).removeprefix(f"{self.root}/").split("/")
+            if ref := ref_at(parts):
+                uploads.setdefault(ref, []).append("/".join(parts[2:]))
+        return uploads
+
+    def _base(self, ref: ArtifactRef) -> str:
+        return f"{self.root}/{artifact_path(ref)}"
+
+
+def _entry(directory: Path, path: str) -> FileEntry:
+    with (directory / path).open("rb") as file:
+        return copy_hashed(file, path)

@@ -1,0 +1,1 @@
+"""The metrics store: Parquet files that any process appends, read as SQL tables and views."""

@@ -1,0 +1,107 @@
+"""What the store's tables and views are, in words: for the prompt of `slimline sql`, for docs/sql.md, for exports."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from slimline.storage.metrics.connection import VIEW_FILES, VIEWS, connect
+from slimline.storage.metrics.schema import PUBLISHED, SQL_TYPES, TABLES
+from slimline.storage.metrics.view_columns import view_column
+from slimline.storage.text import escaped_markdown
+
+TABLE_DOCS = {
+    "runs": "One row per run and host: when, of what study, with what noise.",
+    "hosts": "One row per run and host: the machine, its libraries and its measured peaks.",
+    "rounds": "Raw values: one row per process that measured a variant in one round.",
+    "measurements": "One row per run, host, variant and metric: the value with its 95 % interval.",
+    "predictions": "One row per run, variant and sample: what was completed, and how near it came.",
+    "verdicts": "One row per judged run, host, variant and metric of a nightly study: whether it has changed.",
+    "published": "The figures of the publication that the default study reproduces.",
+}
+ENDS = {"_lo": "Lower end of the 95 % interval of", "_hi": "Upper end of the 95 % interval of"}
+START, END = "<!-- schema -->", "<!-- /schema -->"
+
+
+class Described(NamedTuple):
+    """A column: its name, its SQL type, and what it means where that is more than its name says."""
+
+    name: str
+    type: str
+    doc: str
+
+
+class Relation(NamedTuple):
+    """A table or a view, with its columns."""
+
+    name: str
+    kind: str
+    doc: str
+    columns: list[Described]
+
+
+def relations() -> list[Relation]:
+    """Every table, then every view."""
+    columns = {**TABLES, "published": PUBLISHED}
+    tables = [
+        Relation(
+            name, "table", TABLE_DOCS[name], [Described(each.name, SQL_TYPES[each.type], each.doc) for each in its]
+        )
+        for name, its in columns.items()
+    ]
+    docs: dict[str, str] = {}
+    for table in tables:
+        for column in table.columns:
+            docs.setdefault(column.name, column.doc)
+    with connect({}, {}) as database:
+        found = {
+            view: database.execute(
+                "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index", [view]
+            ).fetchall()
+            for view in VIEWS
+        }
+    views = [
+        Relation(view, "view", view_doc(view), [Described(name, kind, _doc(view, name, docs)) for name, kind in its])
+        for view, its in found.items()
+    ]
+    return tables + views
+
+
+def view_doc(view: str) -> str:
+    """What a view's file says of it at its top."""
+    lines = (VIEW_FILES / f"{view}.sql").read_text("utf8").splitlines()
+    comment = [line.removeprefix("--").strip() for line in lines]
+    return " ".join(comment[: next(index for index, line in enumerate(lines) if not line.startswith("--"))])
+
+
+def _doc(view: str, name: str, docs: dict[str, str]) -> str:
+    for end, words in ENDS.items():
+        if name.endswith(end):
+            return f"{words} {name.removesuffix(end)}."
+    return view_column(view, name) or docs.get(name, "")
+
+
+def in_markdown() -> str:
+    """The schema as docs/sql.md has it between its marks."""
+    parts = []
+    for relation in relations():
+        shown = [each for each in relation.columns if not each.name.endswith(tuple(ENDS)) or relation.kind == "table"]
+        left_out = len(relation.columns) - len(shown)
+        note = ["", "Each metric's 95 % interval is beside it, as `<metric>_lo` and `<metric>_hi`."] if left_out else []
+        lines = [f"| `{each.name}` | {each.type.lower()} | {escaped_markdown(each.doc)} |" for each in shown]
+        head = ["| column | type | meaning |", "| --- | --- | --- |"]
+        parts.append("\n".join([f"### {relation.name} ({relation.kind})", "", relation.doc, *note, "", *head, *lines]))
+    return "\n\n".join(parts)
+
+
+def rewritten(page: str) -> str:
+    """The page with today's schema between its marks."""
+    before, rest = page.split(START)
+    _, after = rest.split(END)
+    return f"{before}{START}\n{in_markdown()}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    file = Path(sys.argv[1])
+    file.write_text(rewritten(file.read_text("utf8")), "utf8")

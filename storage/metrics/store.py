@@ -1,0 +1,120 @@
+"""The metrics store: whole Parquet files that any number of processes append, read as SQL tables."""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from slimline.storage.metrics import partitions
+from slimline.storage.metrics.connection import QueryRefused, answer, check_statement, connect
+from slimline.storage.metrics.partitions import LocalPartitions, Partitions, RemotePartitions
+from slimline.storage.metrics.schema import TABLES, RowsRefused, arrow_schema, checked, columns_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["MetricsStore", "QueryRefused", "RowsRefused"]
+
+TIME_LIMIT_S = 60.0
+READ_ATTEMPTS = 5
+
+
+class MetricsStore:
+    """Tables below a local directory or any fsspec URL; storage/metrics/schema.py says which, with what columns."""
+
+    def __init__(self, url: str | Path) -> None:
+        self.url = str(url)
+        path = self.url.removeprefix("file://")
+        self._remote = RemotePartitions(self.url) if "://" in path else None
+        self._partitions: Partitions = self._remote or LocalPartitions(Path(path))
+
+    def append(self, table: str, rows: Sequence[Mapping[str, object]]) -> None:
+        """Add rows as one whole file, durably. Absent columns are null; JSON columns take JSON values or text.
+
+        Raises RowsRefused, before anything is written, for an unknown table or column and for a value that does not
+        fit. No rows, no file.
+        """
+        stored = checked(table, rows)
+        if not stored:
+            return
+        import pyarrow as pa
+
+        content = _parquet(pa.Table.from_pylist(stored, schema=arrow_schema(table)))
+        month = datetime.now(UTC).strftime("month=%Y-%m")
+        self._partitions.write(f"{table}/{month}/{uuid.uuid4().hex}{partitions.PARQUET}", content)
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """The tables and views as they are now, in a connection that can reach nothing else."""
+        files = self.files()
+        if self._remote:
+            return connect({}, {table: _dataset(self._remote, names) for table, names in files.items() if names})
+        where = self._partitions.location
+        return connect({table: [where(name) for name in names] for table, names in files.items()}, {})
+
+    def files(self) -> dict[str, list[str]]:
+        """The files that hold each table's rows now: as long as they are the same, so is every answer."""
+        return {table: partitions.visible(self._partitions, table) for table in TABLES}
+
+    def query(self, sql: str, seconds: float = TIME_LIMIT_S) -> pa.Table:
+        """The answer to one statement that only reads; QueryRefused says why there is none.
+
+        It runs in this process, where what one call of a function takes is not limited: what others write is for
+        `sandbox.ask`.
+        """
+        check_statement(sql)
+        for _ in range(READ_ATTEMPTS):
+            try:
+                with self.connect() as connection:
+                    return answer(connection, sql, seconds)
+            except (duckdb.IOException, FileNotFoundError) as error:
+                problem = error  # a merge may have replaced a file between the listing and the reading of it
+        raise QueryRefused(f"the store cannot be read: {problem}") from problem
+
+    def compact(self, table: str, grace: timedelta = partitions.GRACE) -> int:
+        """Merge each month's files into one; return how many files were replaced. Readers never see a row twice.
+
+        What was replaced is deleted by the first merging after `grace`, so that nobody misses what he is about to read.
+        """
+        columns_of(table)
+        with self._partitions.merging(table):
+            partitions.finish(self._partitions, table, grace)
+            months: dict[str, list[str]] = defaultdict(list)
+            for name in partitions.visible(self._partitions, table):
+                months[name.rpartition("/")[0]].append(name)
+            several = {month: names for month, names in months.items() if len(names) > 1}
+            for month, names in several.items():
+                self._merge(month, names)
+            partitions.finish(self._partitions, table, grace)
+        return sum(len(names) for names in several.values())
+
+    def _merge(self, month: str, names: list[str]) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        tables = [pq.ParquetFile(pa.BufferReader(self._partitions.read(name))).read() for name in names]
+        content = _parquet(pa.concat_tables(tables, promote_options="permissive"))
+        partitions.replace(self._partitions, f"{month}/{uuid.uuid4().hex}{partitions.PARQUET}", content, names)
+
+
+def _parquet(table: pa.Table) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return bytes(sink.getvalue())
+
+
+def _dataset(remote: RemotePartitions, names: Sequence[str]) -> object:
+    import pyarrow.dataset as ds
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    files = [remote.location(name) for name in names]
+    factory = ds.FileSystemDatasetFactory(PyFileSystem(FSSpecHandler(remote.fs)), files, ds.ParquetFileFormat())
+    return factory.finish(factory.inspect(promote_options="permissive", fragments=None))

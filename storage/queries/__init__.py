@@ -1,0 +1,1 @@
+"""What other packages ask of the metrics store, a question a function."""

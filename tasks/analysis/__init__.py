@@ -1,0 +1,1 @@
+"""Statistics and decisions on what was measured. Pure functions."""

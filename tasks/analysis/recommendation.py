@@ -1,0 +1,322 @@
+"""Which variant to ship: the fastest of those that surely keep the constraints, and why each of the others loses.
+
+Pure: rows of the result table in, a recommendation out. A constraint holds for the worse end of a figure's 95 %
+interval (a figure without an interval is its own bound), so that bad luck does not break it. Among the variants that
+keep them, less those that another of them dominates, the highest paired speed ratio wins. Where its interval overlaps
+with others', so that none is faster for sure, the smallest of these on disk wins, then the smallest in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
+from typing import Any, NamedTuple
+
+from slimline.storage.text import NONE, clean
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+class _Limit(NamedTuple):
+    """What a constraint bounds: the metric, from above or from below, and how it is called."""
+
+    metric: str
+    upper: bool
+    name: str
+    unit: str
+
+
+_LIMITS = {
+    "max_es_drop": _Limit("es_drop", True, "ES drop", " points"),
+    "max_em_drop": _Limit("em_drop", True, "EM drop", " points"),
+    "max_memory_mb": _Limit("memory_mb", True, "memory", " MB"),
+    "max_disk_mb": _Limit("disk_mb", True, "disk", " MB"),
+    "min_samples_per_s": _Limit("samples_per_s", False, "samples/s", ""),
+}
+_OF_QUALITY = ("max_es_drop", "max_em_drop")
+_AXES = {"samples_per_s": 1, "disk_mb": -1, "memory_over_base_mb": -1}  # ES beside; 1: the more the better
+_SIZE = ("disk_mb", "memory_over_base_mb")
+_NEEDED = (*_AXES, "speed_ratio")
+_SHOWN = ("es", "es_drop", "em_drop", "samples_per_s", "speed_ratio", "disk_mb", "memory_mb", "memory_over_base_mb")
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What a variant must keep; null: anything. Drops in points below the baseline, sizes in MB of 10^6 bytes.
+
+    Raises ValueError for a bound that is not finite.
+    """
+
+    max_es_drop: float | None = None
+    max_em_drop: float | None = None
+    max_memory_mb: float | None = None
+    max_disk_mb: float | None = None
+    min_samples_per_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, bound in self.given().items():
+            if not math.isfinite(bound):
+                raise ValueError(f"{name}: {bound} is no bound; allowed: a finite number")
+
+    def given(self) -> dict[str, float]:
+        """The constraints that there are, by name."""
+        bounds = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: bound for name, bound in bounds.items() if bound is not None}
+
+
+DEFAULT = Constraints(max_es_drop=2.0)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured value with its 95 % interval; each null where there is none."""
+
+    value: float | None
+    lo: float | None
+    hi: float | None
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return NONE
+        interval = "" if self.lo is None or self.hi is None else f" [{shown(self.lo)}, {shown(self.hi)}]"
+        return shown(self.value) + interval
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A variant: its figures by metric, the constraints it surely keeps or not, and why it is not the one to ship."""
+
+    variant: str
+    label: str | None
+    random_weights: bool
+    figures: dict[str, Figure]
+    on_frontier: bool
+    unkept: tuple[str, ...]
+    """Names of the constraints that it breaks, that its interval reaches over, or whose metric is missing."""
+    loses: tuple[str, ...]
+    """Why it is not recommended; empty for the winner."""
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """The variant that needs the least, and the bounds at which it would keep every constraint."""
+
+    variant: str
+    bounds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What to ship from one run on one host, or nothing (`winner` null) and then what stands in the way."""
+
+    study: str
+    run: str
+    host: str
+    noise_floor: float | None
+    tainted: bool
+    constraints: dict[str, float]
+    winner: str | None
+    rule: str
+    """What decided."""
+    candidates: tuple[Candidate, ...]
+    measured: int
+    """How many of them were measured in all that a choice takes."""
+    excluded_by: dict[str, int]
+    """By constraint, how many of those it excludes."""
+    relaxation: Relaxation | None
+    """Null if there is a winner, or if no bound would give one."""
+
+
+def recommend(rows: Rows, constraints: Constraints = DEFAULT) -> Recommendation:
+    """The verdict on the rows of one run on one host, as `slimline.storage.queries.results.host_rows` gives them.
+
+    Without any constraint the default ones hold. Raises ValueError for no rows or those of several runs or hosts.
+    """
+    if len({(row["run"], row["host"]) for row in rows}) != 1:
+        raise ValueError("rows: a recommendation is for one run on one host")
+    bounds = constraints.given() or DEFAULT.given()
+    measured = [row for row in rows if not _unmeasured(row)]
+    unkept = {row["variant"]: [name for name in bounds if _shortfall(row, name, bounds[name])] for row in rows}
+    admissible = [row for row in measured if not unkept[row["variant"]]]
+    choice = _choose(admissible) if admissible else None
+    frontier = {row["variant"] for row in _undominated(measured)}
+    candidates = [
+        Candidate(
+            variant=row["variant"],
+            label=row["label"],
+            random_weights=bool(row["random_weights"]),
+            figures={metric: _figure(row, metric) for metric in _SHOWN},
+            on_frontier=row["variant"] in frontier,
+            unkept=tuple(unkept[row["variant"]]),
+            loses=tuple(_unmeasured(row) or _shortfalls(row, bounds) or _beaten(row, measured, unkept, choice)),
+        )
+        for row in rows
+    ]
+    first = rows[0]
+    return Recommendation(
+        study=first["study"],
+        run=first["run"],
+        host=first["host"],
+        noise_floor=first["noise_floor"],
+        tainted=bool(first["tainted"]),
+        constraints=bounds,
+        winner=choice.winner["variant"] if choice else None,
+        rule=choice.rule if choice else "no variant surely keeps the constraints",
+        candidates=tuple(candidates),
+        measured=len(measured),
+        excluded_by={name: sum(name in unkept[row["variant"]] for row in measured) for name in bounds},
+        relaxation=None if choice else _relaxation(measured, bounds),
+    )
+
+
+def _figure(row: Mapping[str, Any], metric: str) -> Figure:
+    hidden = row["random_weights"] and metric in ("es", "es_drop", "em_drop")
+    return Figure(None, None, None) if hidden else Figure(row[metric], row[f"{metric}_lo"], row[f"{metric}_hi"])
+
+
+def _unmeasured(row: Mapping[str, Any]) -> list[str]:
+    """Why a variant cannot be compared at all."""
+    if row["error"]:
+        return [f"failed: {clean(row['error'])}"]
+    return [f"not measured: {metric}" for metric in _NEEDED if row[metric] is None]
+
+
+def _shortfall(row: Mapping[str, Any], name: str, bound: float) -> str | None:
+    """How a variant fails to keep a constraint surely; null if it keeps it."""
+    limit = _LIMITS[name]
+    if row["random_weights"] and name in _OF_QUALITY:
+        return "random weights have no quality"
+    figure = _figure(row, limit.metric)
+    if figure.value is None:
+        return f"{limit.name} was not measured"
+    if not _keeps(figure.value, limit, bound):
+        return f"breaks {described(name, bound)}: {figure}"
+    if not _keeps(_worse_end(figure, limit), limit, bound):
+        return f"may break {described(name, bound)}, as its interval reaches over it: {figure}"
+    return None
+
+
+def _shortfalls(row: Mapping[str, Any], bounds: Mapping[str, float]) -> list[str]:
+    found = (_shortfall(row, name, bound) for name, bound in bounds.items())
+    return list(dict.fromkeys(reason for reason in found if reason))
+
+
+def _keeps(value: float, limit: _Limit, bound: float) -> bool:
+    return value <= bound if limit.upper else value >= bound
+
+
+def _worse_end(figure: Figure, limit: _Limit) -> float:
+    ends = [end for end in (figure.value, figure.hi if limit.upper else figure.lo) if end is not None]
+    return max(ends) if limit.upper else min(ends)
+
+
+def _point(row: Mapping[str, Any]) -> tuple[float, ...]:
+    """A measured variant's place, the greater the better in each; without a quality it is the worst in that."""
+    quality = _figure(row, "es").value
+    return (-math.inf if quality is None else quality, *(sign * row[metric] for metric, sign in _AXES.items()))
+
+
+def _dominates(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    ours, theirs = _point(one), _point(other)
+    return ours != theirs and all(mine >= its for mine, its in zip(ours, theirs, strict=True))
+
+
+def _undominated(rows: Rows) -> list[Mapping[str, Any]]:
+    """The Pareto frontier: ES, samples/s, disk and memory, by the measured values."""
+    return [row for row in rows if not any(_dominates(other, row) for other in rows)]
+
+
+class _Choice(NamedTuple):
+    """The winner, the one with the highest speed for sure, all that may be as fast, and what decided."""
+
+    winner: Mapping[str, Any]
+    surest: Mapping[str, Any]
+    as_fast: list[str]
+    rule: str
+
+
+def _choose(admissible: Rows) -> _Choice:
+    rows = _undominated(admissible)
+    fastest = max(rows, key=lambda row: (row["speed_ratio"], row["variant"]))
+    surest = max(rows, key=lambda row: (_slowest(row), row["variant"]))
+    as_fast = [row for row in rows if row is fastest or _quickest(row) >= _slowest(surest)]
+    winner = min(as_fast, key=lambda row: (*_size(row), -row["speed_ratio"], row["variant"]))
+    others = ", ".join(clean(row["variant"]) for row in as_fast if row is not winner)
+    if len(admissible) == 1:
+        rule = "the only one that keeps the constraints"
+    elif len(rows) == 1:
+        rule = "no other that keeps the constraints is better in anything: ES, speed, disk or memory"
+    elif not others:
+        rule = "the fastest that keeps the constraints: every other's speed interval ends below its own"
+    elif winner is fastest:
+        rule = f"the fastest that keeps the constraints, and the smallest of those that may be as fast: also {others}"
+    else:
+        rule = (
+            f"the smallest of those that may be as fast as {clean(fastest['variant'])}: their speed intervals overlap"
+        )
+    return _Choice(winner, surest, [row["variant"] for row in as_fast], rule)
+
+
+def _slowest(row: Mapping[str, Any]) -> float:
+    return float(row["speed_ratio"] if row["speed_ratio_lo"] is None else row["speed_ratio_lo"])
+
+
+def _quickest(row: Mapping[str, Any]) -> float:
+    return float(row["speed_ratio"] if row["speed_ratio_hi"] is None else row["speed_ratio_hi"])
+
+
+def _size(row: Mapping[str, Any]) -> tuple[float, float]:
+    disk, memory = (row[metric] for metric in _SIZE)
+    return disk, memory
+
+
+def _beaten(
+    row: Mapping[str, Any], measured: Rows, unkept: Mapping[str, Sequence[str]], choice: _Choice | None
+) -> list[str]:
+    """Why a variant that keeps the constraints is not the winner; nothing for the winner itself."""
+    if choice is None or row["variant"] == choice.winner["variant"]:
+        return []
+    better = [one for one in (choice.winner, *measured) if not unkept[one["variant"]] and _dominates(one, row)]
+    if better:
+        return [f"dominated by {clean(better[0]['variant'])}: no better in ES, speed, disk or memory"]
+    if row["variant"] in choice.as_fast:
+        disk, memory = ([shown(one[metric]) for one in (row, choice.winner)] for metric in _SIZE)
+        sizes = f"{disk[0]} MB on disk, {memory[0]} over base in memory, against {disk[1]} and {memory[1]}"
+        return [f"not faster as far as can be told, nor smaller: {sizes}"]
+    speeds = [_figure(one, "speed_ratio") for one in (row, choice.surest)]
+    return [f"slower than {clean(choice.surest['variant'])}: {speeds[0]} times the baseline, against {speeds[1]}"]
+
+
+def _relaxation(measured: Rows, bounds: Mapping[str, float]) -> Relaxation | None:
+    """The fewest bounds, and of those the least changed ones, with which some variant would keep them all."""
+    options = []
+    for row in measured:
+        needed = {name: _needed(row, name) for name, bound in bounds.items() if _shortfall(row, name, bound)}
+        possible = {name: bound for name, bound in needed.items() if bound is not None}
+        if len(possible) == len(needed):
+            change = max(abs(to - bounds[name]) / (abs(bounds[name]) or 1.0) for name, to in possible.items())
+            options.append((len(possible), change, row["variant"], possible))
+    return Relaxation(*min(options, key=lambda option: option[:3])[2:]) if options else None
+
+
+def _needed(row: Mapping[str, Any], name: str) -> float | None:
+    """The bound that a variant would surely keep, rounded away from it to three digits; null if it has no figure."""
+    limit = _LIMITS[name]
+    figure = _figure(row, limit.metric)
+    if figure.value is None:
+        return None
+    outwards = Context(prec=3, rounding=ROUND_CEILING if limit.upper else ROUND_FLOOR)
+    return float(outwards.create_decimal_from_float(_worse_end(figure, limit)))
+
+
+def shown(value: float) -> str:
+    """A figure for people: four digits, but no fewer than a whole number has."""
+    return f"{value:.4g}" if abs(value) < 10_000 else f"{value:.0f}"
+
+
+def described(name: str, bound: float) -> str:
+    """A constraint in words."""
+    limit = _LIMITS[name]
+    return f"{limit.name} {'at most' if limit.upper else 'at least'} {bound:g}{limit.unit}"

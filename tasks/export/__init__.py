@@ -1,0 +1,1 @@
+"""Conversion of a checkpoint into the formats of other engines."""

@@ -1,0 +1,272 @@
+"""What this host reaches at best: multiplying matrices in each precision, and reading memory.
+
+    python -m slimline.tasks.measurement.peaks THREADS PARENT > peaks.json
+
+`host_peaks` is the parent's side: the kernels run in a process of their own, on the threads and CPUs that measured runs
+use, so that nobody else holds torch. A peak is a maximum: the best of many short repeats, because whatever disturbs a
+repeat only makes it slower. Each precision is multiplied by every library at hand, and the fastest one counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
+
+from slimline.storage import fs
+from slimline.storage.child_process import die_with, module_command
+from slimline.storage.paths import home
+from slimline.tasks.runtime.host import (
+    describe_host,
+    has_bf16,
+    isa_flags,
+    last_level_cache_bytes,
+    library_versions,
+    usable_cpus,
+)
+from slimline.tasks.runtime.machine_lock import measuring_lock
+
+Precision = Literal["float32", "bfloat16", "int8"]
+
+_LIBRARIES = ("numpy", "onnxruntime", "torch")  # those whose kernels are timed
+_TIMEOUT_S = 300.0
+_REPEAT_FOR_S = 0.3
+_SIDE = 512  # of one thread's matrices: long enough to fill the pipelines, short enough to be left undisturbed
+_PIECE_BYTES = 16 << 20  # what one thread reads between two looks at the clock
+_LEAST_BUFFER_BYTES = 256 << 20
+_CACHES = 4  # the buffer is this many times the last-level caches, so that they hold next to nothing of it
+_PASSES = 3
+
+
+class PeaksFailed(RuntimeError):  # noqa: N818 - read as a sentence
+    """The peaks could not be measured; the message ends with what the process said last."""
+
+
+class Peaks(BaseModel):
+    """A host's peaks with `threads` threads: 10^9 operations a second (a multiply-add is two) and 10^9 bytes a second.
+
+    `bf16_gflops` is null where bf16 is only emulated; `kernels` says what was the fastest.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fingerprint: str
+    cpu: str
+    threads: PositiveInt
+    measured: datetime
+    versions: dict[str, str]
+    fp32_gflops: PositiveFloat
+    bf16_gflops: PositiveFloat | None
+    int8_gops: PositiveFloat
+    read_gb_s: PositiveFloat
+    kernels: dict[str, str]
+
+    def operations_per_s(self, precision: Precision) -> float:
+        """The peak of matrix multiplication in that precision; of emulated bf16: that of fp32."""
+        peak = {"float32": self.fp32_gflops, "bfloat16": self.bf16_gflops or self.fp32_gflops, "int8": self.int8_gops}
+        return peak[precision] * 1e9
+
+    def shown(self) -> dict[str, str]:
+        """For people: each peak with its unit and the kernel that reached it."""
+        values = {"fp32": (self.fp32_gflops, "GFLOP/s"), "bf16": (self.bf16_gflops, "GFLOP/s")}
+        values |= {"int8": (self.int8_gops, "GOP/s"), "read": (self.read_gb_s, "GB/s")}
+        known = {name: f"{value:.1f} {unit}" for name, (value, unit) in values.items() if value is not None}
+        return {name: f"{text} ({self.kernels[name]})" for name, text in known.items()} | {"threads": str(self.threads)}
+
+    def columns(self) -> dict[str, object]:
+        """Their columns of a row of the table `hosts`."""
+        return {
+            "peak_fp32_gflops": self.fp32_gflops,
+            "peak_bf16_gflops": self.bf16_gflops,
+            "peak_int8_gops": self.int8_gops,
+            "peak_read_gb_s": self.read_gb_s,
+            "peak_threads": self.threads,
+            "peaks_measured": self.measured,
+        }
+
+
+def host_peaks(threads: int, remeasure: bool = False) -> Peaks:
+    """This host's peaks: those kept below home()/peaks for its fingerprint, else measured now, and kept.
+
+    Measuring takes some seconds and waits for whoever measures here. Raises PeaksFailed.
+    """
+    identity = _identity(threads)
+    path = home() / "peaks" / f"{identity['fingerprint']}.json"
+    if not remeasure and (kept := _kept(path)):
+        return kept
+    with measuring_lock():
+        measured = datetime.now(UTC)
+        peaks = Peaks.model_validate({**identity, "measured": measured, **_in_new_process(threads)})
+    fs.write_whole(path.parent, path, peaks.model_dump_json(indent=2).encode())
+    return peaks
+
+
+def _identity(threads: int) -> dict[str, Any]:
+    """What peaks depend on: the host, the threads, and the libraries; the fingerprint is a hash of it."""
+    described = describe_host()
+    versions = {name: version for name, version in library_versions().items() if name in _LIBRARIES}
+    parts = json.dumps([described["fingerprint"], threads, versions], sort_keys=True)
+    fingerprint = hashlib.sha256(parts.encode()).hexdigest()[:16]
+    return {"fingerprint": fingerprint, "cpu": described["cpu"], "threads": threads, "versions": versions}
+
+
+def _kept(path: Path) -> Peaks | None:
+    try:
+        return Peaks.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _in_new_process(threads: int) -> dict[str, Any]:
+    command = module_command("slimline.tasks.measurement.peaks", str(threads), str(os.getpid()))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "ORT_DISABLE_TELEMETRY": "1"}
+    try:
+        finished = subprocess.run(  # noqa: S603 - our own interpreter and module
+            command, capture_output=True, text=True, env=environment, timeout=_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise PeaksFailed(f"the host's peaks: no result in {_TIMEOUT_S:g} s") from None
+    if finished.returncode:
+        said = " ".join(finished.stderr.splitlines()[-1:])
+        raise PeaksFailed(f"the host's peaks: exit status {finished.returncode}: {said}")
+    found: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
+    return found
+
+
+# -------------------------------------------------------------------------------------------------- in the new process
+
+
+def measure_peaks(threads: int) -> dict[str, Any]:
+    """The measured fields of `Peaks`, measured in this process with `threads` threads."""
+    import torch
+
+    torch.set_num_threads(threads)
+    side = 64 * round(_SIDE / 64 * math.cbrt(threads))
+    operations = 2 * side**3
+    kernels = {"fp32": _fp32_kernels(side, threads), "int8": _int8_kernels(side, threads)}
+    if has_bf16(isa_flags()):
+        kernels["bf16"] = _bf16_kernels(side)
+    best = {precision: _fastest(them, operations) for precision, them in kernels.items()}
+    best["read"] = _fastest_reading(threads)
+    return {
+        "fp32_gflops": best["fp32"][0],
+        "bf16_gflops": best["bf16"][0] if "bf16" in best else None,
+        "int8_gops": best["int8"][0],
+        "read_gb_s": best["read"][0],
+        "kernels": {precision: name for precision, (_, name) in best.items()},
+    }
+
+
+Kernels = Mapping[str, Callable[[], object]]
+
+
+def _fp32_kernels(side: int, threads: int) -> Kernels:
+    import torch
+
+    left, right, product = (torch.rand(side, side) for _ in range(3))
+    run = _onnx_product("MatMul", left.numpy(), right.numpy(), threads)
+    return {f"torch mm, {side}": lambda: torch.mm(left, right, out=product), f"onnxruntime MatMul, {side}": run}
+
+
+def _bf16_kernels(side: int) -> Kernels:
+    import torch
+
+    left, right, product = (torch.rand(side, side).to(torch.bfloat16) for _ in range(3))
+    return {f"torch mm, {side}": lambda: torch.mm(left, right, out=product)}
+
+
+def _int8_kernels(side: int, threads: int) -> Kernels:
+    """Products of int8 numbers, added up in int32: both factors signed in torch, one unsigned in onnxruntime."""
+    import torch
+
+    left, right = (torch.randint(-127, 128, (side, side), dtype=torch.int8) for _ in range(2))
+    unsigned = (left.to(torch.int16) + 127).to(torch.uint8)
+    run = _onnx_product("MatMulInteger", unsigned.numpy(), right.numpy(), threads)
+    return {f"torch _int_mm, {side}": lambda: torch._int_mm(left, right), f"onnxruntime MatMulInteger, {side}": run}
+
+
+def _onnx_product(operator: str, left: Any, right: Any, threads: int) -> Callable[[], object]:
+    """One product by onnxruntime; the right factor is a constant of the graph, as weights are."""
+    import onnxruntime as ort
+    from onnx import TensorProto, helper, numpy_helper
+
+    kinds = {"MatMul": ("FLOAT", "FLOAT"), "MatMulInteger": ("UINT8", "INT32")}
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.DataType.Value(kind), left.shape)
+        for name, kind in zip(("left", "product"), kinds[operator], strict=True)
+    ]
+    node = helper.make_node(operator, ["left", "right"], ["product"])
+    graph = helper.make_graph([node], operator, ends[:1], ends[1:], [numpy_helper.from_array(right, "right")])
+    content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10).SerializeToString()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    binding = session.io_binding()
+    binding.bind_cpu_input("left", left)
+    binding.bind_output("product", "cpu")
+    return lambda: session.run_with_iobinding(binding)
+
+
+def _fastest(kernels: Kernels, operations: float) -> tuple[float, str]:
+    """10^9 operations a second of the fastest kernel's fastest repeat, and its name."""
+    return max((operations / min(_repeats(kernel)), name) for name, kernel in kernels.items())
+
+
+def _repeats(kernel: Callable[[], object]) -> Iterator[float]:
+    """Nanoseconds of each repeat after the first, which may prepare something."""
+    kernel()
+    end = time.perf_counter() + _REPEAT_FOR_S
+    while True:
+        started = time.perf_counter_ns()
+        kernel()
+        yield time.perf_counter_ns() - started
+        if time.perf_counter() > end:
+            return
+
+
+def _fastest_reading(threads: int) -> tuple[float, str]:
+    """10^9 bytes a second at which a buffer is read that no cache can hold, and the reduction that read it so fast."""
+    import torch
+
+    piece = _PIECE_BYTES * threads
+    wanted = max(_LEAST_BUFFER_BYTES, _CACHES * last_level_cache_bytes())
+    pieces = math.ceil(min(wanted, psutil.virtual_memory().available // 4) / piece)
+    buffer = torch.ones(max(2, pieces), piece // 4)
+    reductions: Mapping[str, Callable[[Any], object]] = {"torch sum": torch.sum, "torch amax": torch.amax}
+    times = {name: min(_reading_times(buffer, reduction)) for name, reduction in reductions.items()}
+    name = min(times, key=lambda each: times[each])
+    return piece / times[name], f"{name}, {buffer.nbytes / 1e6:.0f} MB in pieces of {piece / 1e6:.0f} MB"
+
+
+def _reading_times(buffer: Any, reduction: Callable[[Any], object]) -> Iterator[float]:
+    """Nanoseconds for each piece in turn: by the time a piece comes again, all the others have passed the caches."""
+    for _ in range(_PASSES):
+        for piece in buffer:
+            started = time.perf_counter_ns()
+            reduction(piece)
+            yield time.perf_counter_ns() - started
+
+
+def main() -> None:
+    """Print, as a line of JSON, what was measured with the given number of threads."""
+    threads, parent = map(int, sys.argv[1:])
+    die_with(parent)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, usable_cpus()[:threads])
+    print(json.dumps(measure_peaks(threads)))
+
+
+if __name__ == "__main__":
+    main()

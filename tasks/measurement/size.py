@@ -1,0 +1,96 @@
+"""Size on disk, and how many parameters there are and how many of them are not zero."""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import safe_open
+
+from slimline.tasks.models.checkpoint import QUANTIZATION, check_weights, read_gpt2_config
+
+_GZIP_LEVEL = 6  # what the gzip command does
+_GZIP_WRAPPER = 31  # zlib.h: window of 2^15 with a gzip header and trailer
+_CHUNK_BYTES = 1 << 20
+_CHUNK_ELEMENTS = 1 << 22
+_HEAD = "lm_head.weight"
+_MASKS = (".attn.bias", ".attn.masked_bias")  # constants that GPT-2 checkpoints of older transformers store
+_MB = 1e6
+
+
+class DiskSize(NamedTuple):
+    """MB of 10^6 bytes: of the files as they are, and of each compressed by gzip, added up."""
+
+    raw_mb: float
+    gzip_mb: float
+
+
+class Parameters(NamedTuple):
+    """Number of weights, and of those whose value is not zero."""
+
+    total: int
+    nonzero: int
+
+
+def disk_size(directory: Path) -> DiskSize:
+    """Size of an artifact: all its files, since an artifact holds what inference needs and nothing else.
+
+    Files are read once, in pieces. Raises ValueError if the directory holds no file.
+    """
+    files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
+    if not files:
+        raise ValueError(f"{directory} holds no file to measure")
+    raw = sum(path.stat().st_size for path in files)
+    return DiskSize(raw / _MB, sum(map(_gzip_bytes, files)) / _MB)
+
+
+def _gzip_bytes(path: Path) -> int:
+    compressor = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_WRAPPER)
+    size = 0
+    with path.open("rb") as file:
+        while piece := file.read(_CHUNK_BYTES):
+            size += len(compressor.compress(piece))
+    return size + len(compressor.flush())
+
+
+def count_parameters(model_dir: Path) -> Parameters:
+    """Weights of a GPT-2 checkpoint: every element of every stored tensor, once, in bounded memory.
+
+    A head tied to the embedding is the embedding and not counted again, even where the file repeats it; an int8 head is
+    untied and counts. A quantized weight is zero where it equals its zero point; scales and zero points are no weights.
+    Raises CheckpointError for a directory that holds no whole GPT-2 checkpoint.
+    """
+    tied = read_gpt2_config(model_dir)["tie_word_embeddings"]
+    zeros = _zero_points(model_dir / QUANTIZATION)
+    total = nonzero = 0
+    with safe_open(check_weights(model_dir), framework="numpy") as file:
+        for name in file.keys():  # noqa: SIM118 - not a mapping: it has no iterator
+            if name.endswith(_MASKS) or (tied and name == _HEAD):
+                continue
+            total += math.prod(file.get_slice(name).get_shape())
+            nonzero += sum(int(np.count_nonzero(piece != zeros.get(name, 0))) for piece in _pieces(file, name))
+    return Parameters(total, nonzero)
+
+
+def _zero_points(path: Path) -> dict[str, int]:
+    """By tensor name, what `dynamic-int8` wrote; none for a checkpoint that is not quantized."""
+    if not path.is_file():
+        return {}
+    modules = json.loads(path.read_text(encoding="utf-8"))["modules"]
+    return {f"{name}.weight": module["zero_point"] for name, module in modules.items()}
+
+
+def _pieces(file: Any, name: str) -> Iterator[np.ndarray]:
+    tensor = file.get_slice(name)
+    shape = tensor.get_shape()
+    if not shape:
+        yield file.get_tensor(name)
+        return
+    rows = max(1, _CHUNK_ELEMENTS // max(1, math.prod(shape[1:])))
+    for begin in range(0, shape[0], rows):
+        yield tensor[begin : min(begin + rows, shape[0])]

@@ -1,0 +1,1 @@
+"""Model directories: configurations, weights, loading."""

@@ -1,0 +1,141 @@
+"""Put a trained model into the package: half precision, with its provenance and a model card.
+
+The bundled model, and then a compressed form of it (`{step: prebuilt, name: slim}` in a recipe):
+
+    slimline run pretrain
+    python -m slimline.tasks.models.bundle model:<digest of its pretrain step>
+    slimline run slim
+    python -m slimline.tasks.models.bundle model:<digest of its distill step> slim
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore, Provenance
+from slimline.storage.metrics.store import MetricsStore
+from slimline.storage.paths import BUNDLED, PREBUILT, home
+from slimline.tasks.models.loading import load_gpt2, save_gpt2
+
+_SHAPE = "{n_layer} layers x {n_embd}, {n_head} heads, {n_positions} positions"
+_SCORES = """
+    SELECT metric, value, lo, hi, n FROM measurements
+    WHERE artifact = '{digest}' AND metric IN ('em', 'es') AND value IS NOT NULL
+    ORDER BY time DESC, metric LIMIT 2
+"""
+_FORM_CARD = """# {name}: a compressed form of the bundled model
+
+{parameters:.2f} M parameters ({shape}), vocabulary of {vocabulary:,} tokens, a stock GPT-2 in half precision. A recipe
+takes it with `{{step: prebuilt, name: {name}}}`; `slimline run {name}` makes it anew.
+
+- **Recipe**, from the bundled model on:
+{recipe}
+- **Last step**: {minutes:.0f} minutes of training time on a busy processor, {steps:,} steps, {tokens:,} tokens.
+  Dev loss {dev_loss_before:.3f} -> {dev_loss:.3f} nats per token.
+- **Quality**: {scores}, greedy, on held-out line-completion samples.
+- **Artifact**: `{ref}`; `provenance.json` beside it has the parameters, versions and the whole loss curve.
+
+| minutes | training loss |
+|---:|---:|
+{curve}
+"""
+_CARD = """# The bundled model
+
+A GPT-2 of {parameters:.2f} M parameters ({shape}), byte-pair vocabulary of {vocabulary:,} tokens with
+CodeXGLUE's literals as special tokens, trained from random weights on lexed Python (PY150 format) and stored in half
+precision. It exists so that compression can be studied on a real code model with no network and no GPU.
+
+- **Data**: `python-trees`, {files:,} files of the standard library and {packages} installed distributions
+  ({corpus_tokens:,} tokens; {tokens:,} seen). Whole packages are held out by name, the same ones everywhere, so the
+  model has seen no package of the test split, wherever it is tested. Their code keeps its own licences.
+- **Training**: Muon for the blocks' matrices, AdamW for the rest, {minutes:.0f} minutes of two shared cores,
+  {steps:,} steps of {batch} windows of {window} tokens. Dev loss {dev_loss:.3f} nats per token.
+- **Quality**: {scores}, greedy, on held-out line-completion samples.
+- **Rebuild**: `slimline run pretrain`, then `python -m slimline.tasks.models.bundle model:<digest>`.
+- **Artifact**: `{ref}`; `provenance.json` beside it has the parameters, versions, packages and the whole loss curve.
+
+| minutes | training loss |
+|---:|---:|
+{curve}
+"""
+
+
+def bundle(reference: str, source: ArtifactStore, metrics: MetricsStore, target: Path, name: str = "") -> ArtifactRef:
+    """Publish the model in `target` in half precision, replacing the one that is there, and write its card.
+
+    `name`: that of a compressed form; empty: the bundled model itself.
+    """
+    ref = source.find(reference)
+    provenance = source.provenance(ref)
+    scores = metrics.query(_SCORES.format(digest=ref.digest)).to_pylist()
+    model = load_gpt2(source.path(ref))
+    store = ArtifactStore(target)
+    with store.stage() as directory:
+        save_gpt2(model.half(), source.path(ref), directory)
+        notes = {**provenance.notes, "precision": "float16", "made_from": str(ref), "scores": scores}
+        notes |= {"recipe": _recipe(ref, source)} if name else {}
+        new = store.publish(directory, "model", provenance.model_copy(update={"notes": notes}))
+    store.gc([new])
+    card = _form_card if name else _card
+    (target / "README.md").write_text(card(new, store.provenance(new), model.config.to_dict(), name), "utf8")
+    return new
+
+
+def _recipe(ref: ArtifactRef, store: ArtifactStore) -> list[dict[str, Any]]:
+    """The steps from the base on, each with the seconds it took."""
+    steps: list[dict[str, Any]] = []
+    while (provenance := store.provenance(ref)).step["step"] != "base":
+        steps.append({**provenance.step, "seconds": round(provenance.seconds)})
+        ref = provenance.inputs[0]
+    return steps[::-1]
+
+
+def _card(ref: ArtifactRef, provenance: Provenance, config: dict[str, object], _: str) -> str:
+    notes: dict[str, Any] = dict(provenance.notes)
+    step: dict[str, Any] = dict(provenance.step)
+    return _CARD.format(
+        **{key: notes[key] for key in ("corpus_tokens", "tokens", "minutes", "steps", "dev_loss")},
+        parameters=notes["parameters"] / 1e6,
+        shape=_SHAPE.format_map(config),
+        vocabulary=config["vocab_size"],
+        files=notes["files"],
+        packages=len(notes["packages"]),
+        batch=step["batch_size"],
+        window=step["window"],
+        scores=", ".join(map(_score, notes["scores"])),
+        ref=ref,
+        curve=_curve(notes),
+    )
+
+
+def _form_card(ref: ArtifactRef, provenance: Provenance, config: dict[str, object], name: str) -> str:
+    notes: dict[str, Any] = dict(provenance.notes)
+    return _FORM_CARD.format(
+        **{key: notes[key] for key in ("tokens", "minutes", "steps", "dev_loss", "dev_loss_before")},
+        name=name,
+        parameters=notes["parameters"] / 1e6,
+        shape=_SHAPE.format_map(config),
+        vocabulary=config["vocab_size"],
+        recipe="\n".join(f"  - `{step}`" for step in notes["recipe"]),
+        scores=", ".join(map(_score, notes["scores"])),
+        ref=ref,
+        curve=_curve(notes),
+    )
+
+
+def _curve(notes: dict[str, Any]) -> str:
+    curve = list(notes["loss_curve"])
+    shown = curve[: -1 : max(1, len(curve) // 12)] + curve[-1:]
+    return "\n".join(f"| {minutes:.1f} | {loss:.3f} |" for minutes, loss in shown)
+
+
+def _score(row: dict[str, Any]) -> str:
+    return "{name} {value:.2f} % [{lo:.2f}, {hi:.2f}], n = {n}".format(name=str(row["metric"]).upper(), **row)
+
+
+if __name__ == "__main__":
+    form = sys.argv[2] if len(sys.argv) > 2 else ""
+    place = PREBUILT / form if form else BUNDLED
+    print(bundle(sys.argv[1], ArtifactStore(home() / "artifacts"), MetricsStore(home() / "metrics"), place, form))

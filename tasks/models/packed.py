@@ -1,0 +1,185 @@
+"""A GPT-2 whose matrices stay packed in memory, as integers with a scale per group; computed with in floating point.
+
+`packed.safetensors` holds for every matrix [rows, columns], named as transformers names its module,
+
+- `<name>.scales`: fp16 [rows, groups]; the columns of a row are cut into groups of equal width, zeros filling the last;
+- `<name>.weight`: the integers, int8 [rows, groups * width], or uint8 [rows, groups * width / 2] with two of them in a
+  byte: byte j has column j in its low and column j + half in its high four bits, each plus 8;
+
+and everything else (norms, biases) in fp16, under transformers' names. A matrix is integers * scales, its rows being a
+projection's outputs. The embeddings are int8 with one group a row; a tied head is the embedding and not stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch.nn.functional import linear
+from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.pytorch_utils import Conv1D
+
+from slimline.tasks.models.checkpoint import CheckpointError, read_gpt2_config
+
+PACKED = "packed.safetensors"
+# Weights rebuilt at once: 1 MB in fp32, which the matrix product still finds in a core's cache.
+_BLOCK = 1 << 18
+
+
+class PackedMatrix(NamedTuple):
+    """Integers and scales of one matrix, as in the file."""
+
+    weight: torch.Tensor
+    scales: torch.Tensor
+
+    def holds(self, rows: int, columns: int) -> bool:
+        """Whether this can be a matrix [rows, columns]."""
+        per_byte = {torch.int8: 1, torch.uint8: 2}.get(self.weight.dtype, 0)
+        if self.weight.shape[:-1] != (rows,) or self.scales.shape[:-1] != (rows,):
+            return False
+        groups = self.scales.shape[1]
+        width = self.weight.shape[1] * per_byte // max(1, groups)
+        return bool((groups - 1) * width < columns <= groups * width)
+
+    def rebuild(self, columns: int, dtype: torch.dtype) -> torch.Tensor:
+        """[rows, columns] in floating point."""
+        integers = self.weight if self.weight.dtype == torch.int8 else _from_nibbles(self.weight)
+        groups = self.scales.shape[1]
+        width = integers.shape[1] // groups
+        grouped = integers[:, : groups * width].unflatten(1, (groups, width))
+        return torch.mul(grouped, self.scales.to(dtype)[..., None]).flatten(1)[:, :columns]
+
+
+def pack(integers: torch.Tensor, scales: torch.Tensor, bits: int, width: int) -> PackedMatrix:
+    """The packed form of `integers` [rows, columns], -8 to 7 or -128 to 127, with scales [rows, groups] that are each
+    for `width` columns, or fewer in the last group."""
+    rows, columns = integers.shape
+    padded = torch.zeros(rows, scales.shape[1] * min(width, columns), dtype=torch.int8)
+    padded[:, :columns] = integers
+    return PackedMatrix(padded if bits == 8 else _to_nibbles(padded), scales.to(torch.float16))
+
+
+def round_rows(table: torch.Tensor) -> PackedMatrix:
+    """A table of embeddings [rows, columns] in int8, the largest entry of each row at 127."""
+    scales = (table.abs().amax(dim=1, keepdim=True) / 127).to(torch.float16)
+    steps = torch.where(scales == 0, 1, scales).float()
+    return pack((table / steps).round().clamp(-127, 127), scales, bits=8, width=table.shape[1])
+
+
+def is_packed(directory: Path) -> bool:
+    """Whether the artifact holds weights packed by `weight-only`."""
+    return (directory / PACKED).is_file()
+
+
+def load_packed(directory: Path, dtype: torch.dtype) -> GPT2LMHeadModel:
+    """The model that `weight-only` wrote, in evaluation mode, computing in `dtype`.
+
+    Raises:
+        CheckpointError: the file is damaged, or its tensors are not those of the configuration.
+    """
+    tied = read_gpt2_config(directory)["tie_word_embeddings"]
+    file = _PackedFile(directory / PACKED)
+    with torch.device("meta"):
+        model = GPT2LMHeadModel(GPT2Config.from_pretrained(directory, local_files_only=True))
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Conv1D):
+            columns, rows = module.weight.shape
+            model.set_submodule(name, PackedLinear(file.matrix(name, rows, columns), columns, module.bias))
+        elif isinstance(module, torch.nn.Embedding):
+            rows, columns = module.weight.shape
+            model.set_submodule(name, PackedEmbedding(file.matrix(name, rows, columns), columns, dtype))
+        elif isinstance(module, torch.nn.Linear):
+            rows, columns = module.weight.shape
+            table = file.matrix("transformer.wte" if tied else name, rows, columns)
+            model.set_submodule(name, PackedLinear(table, columns, None))
+    file.fill(model, dtype)
+    return model.eval()
+
+
+class _PackedFile:
+    """The tensors of a `packed.safetensors`, each checked when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._tensors = load_file(path)
+        except SafetensorError as error:
+            raise CheckpointError(f"{path}: truncated or damaged ({error})") from error
+
+    def matrix(self, name: str, rows: int, columns: int) -> PackedMatrix:
+        """The matrix `name`, which must be [rows, columns]."""
+        try:
+            found = PackedMatrix(self._tensors[f"{name}.weight"], self._tensors[f"{name}.scales"])
+        except KeyError as error:
+            raise CheckpointError(f"{self._path}: tensors are missing: {error.args[0]}") from None
+        if not found.holds(rows, columns):
+            shapes = f"{found.weight.dtype} {list(found.weight.shape)} with scales {list(found.scales.shape)}"
+            raise CheckpointError(f"{self._path}: {name} is {shapes}; allowed: a packed matrix [{rows}, {columns}]")
+        return found
+
+    def fill(self, model: GPT2LMHeadModel, dtype: torch.dtype) -> None:
+        """Gives the model all that is not packed."""
+        floats = {name: value.to(dtype) for name, value in self._tensors.items() if value.dtype == torch.float16}
+        floats = {name: value for name, value in floats.items() if not name.endswith(".scales")}
+        missing = model.load_state_dict(floats, strict=False, assign=True).missing_keys
+        if missing:
+            raise CheckpointError(f"{self._path}: tensors are missing: {', '.join(sorted(missing))}")
+
+
+class PackedLinear(torch.nn.Module):  # type: ignore[misc]
+    """A projection by a packed matrix, of which a megabyte at a time exists in floating point.
+
+    torch's own kernels for packed weights are not used: on the CPU they are fast for bfloat16 and few rows only, and
+    10 to 80 times slower than this in fp32 (torch 2.13: _weight_int8pack_mm, _weight_int4pack_mm_for_cpu).
+    """
+
+    def __init__(self, matrix: PackedMatrix, columns: int, bias: torch.nn.Parameter | None) -> None:
+        super().__init__()
+        self.matrix = matrix
+        self._columns = columns
+        self.bias = bias
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """[..., columns] to [..., rows]."""
+        products = [linear(inputs, block.rebuild(self._columns, inputs.dtype)) for block in self._blocks()]
+        outputs = products[0] if len(products) == 1 else torch.cat(products, dim=-1)
+        return outputs if self.bias is None else outputs.add_(self.bias)
+
+    def _blocks(self) -> Iterator[PackedMatrix]:
+        rows = max(1, _BLOCK // self._columns)
+        for begin in range(0, len(self.matrix.weight), rows):
+            yield PackedMatrix(*(part[begin : begin + rows] for part in self.matrix))
+
+
+class PackedEmbedding(torch.nn.Module):  # type: ignore[misc]
+    """Rows of a packed table."""
+
+    def __init__(self, matrix: PackedMatrix, columns: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.matrix = matrix
+        self._columns = columns
+        self._dtype = dtype
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """[...] to [..., columns]."""
+        rows = PackedMatrix(*(part[ids.flatten()] for part in self.matrix)).rebuild(self._columns, self._dtype)
+        return rows.view(*ids.shape, self._columns)
+
+
+def _to_nibbles(integers: torch.Tensor) -> torch.Tensor:
+    half = -(-integers.shape[1] // 2)
+    raised = torch.full((len(integers), 2 * half), 8, dtype=torch.uint8)
+    raised[:, : integers.shape[1]] = integers + 8
+    return raised[:, :half] | raised[:, half:] << 4
+
+
+def _from_nibbles(packed: torch.Tensor) -> torch.Tensor:
+    rows, half = packed.shape
+    raised = torch.empty(rows, 2 * half, dtype=torch.uint8)
+    torch.bitwise_and(packed, 15, out=raised[:, :half])
+    torch.bitwise_right_shift(packed, 4, out=raised[:, half:])
+    return raised.view(torch.int8).sub_(8)

@@ -1,0 +1,1 @@
+"""The nightly judgement: what has changed, and since when."""

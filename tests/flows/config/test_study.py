@@ -1,0 +1,457 @@
+"""What a study may say, and that everything else is refused at the door: field, value and what is allowed."""
+
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from slimline.flows.config.host import host_names, load_host
+from slimline.flows.config.study import STUDIES, Study, StudyError, load_study, parse_study, study_names
+from slimline.tasks.specs import Engine, GroupLasso, Spec
+
+TORCH = {"step": "engine", "name": "torch"}
+ONNXRUNTIME = {"step": "engine", "name": "onnxruntime"}
+DYNAMIC, EXPORT, ONNX_INT8 = ({"step": name} for name in ("dynamic-int8", "export-onnx", "onnx-int8"))
+ORIGINAL = {"label": "baseline", "recipe": [TORCH]}
+NAMES = ", ".join(["codegpt-small-shape", "compression", "embedded", "paper", "pretrain", "slim", "smoke"])
+
+
+def study_of(**changes):
+    return {"name": "mine", "variants": {"original": ORIGINAL}} | changes
+
+
+def recipe(*steps, **changes):
+    return study_of(variants={"original": ORIGINAL, "odd": {"recipe": list(steps)} | changes})
+
+
+def lasso(**fields):
+    return recipe({"step": "group-lasso", **fields}, TORCH)
+
+
+def refusal(content):
+    with pytest.raises(StudyError) as refused:
+        parse_study(content)
+    return str(refused.value)
+
+
+SPARSITY = "variants.odd.recipe.0.group-lasso.sparsity"
+REFUSED = {  # name: content, field, value, what is allowed
+    "sparsity of 0": (lasso(sparsity=0), SPARSITY, "0", "greater than 0"),
+    "sparsity of 1": (lasso(sparsity=1), SPARSITY, "1", "less than 1"),
+    "negative sparsity": (lasso(sparsity=-0.1), SPARSITY, "-0.1", "greater than 0"),
+    "sparsity above 1": (lasso(sparsity=1.5), SPARSITY, "1.5", "less than 1"),
+    "sparsity in words": (lasso(sparsity="much"), SPARSITY, "'much'", "a valid number"),
+    "sparsity not a number": (lasso(sparsity=float("nan")), SPARSITY, "nan", "finite|less than 1"),
+    "schedule beyond the end": (
+        lasso(warmup_share=0.8, ramp_share=0.5),
+        "variants.odd.recipe.0.group-lasso",
+        "warmup_share + ramp_share is 1.3",
+        "at most 1",
+    ),
+    "block of no rows": (lasso(block=[0, 1]), "variants.odd.recipe.0.group-lasso.block.0", "0", "greater than 0"),
+    "endless training": (
+        recipe({"step": "pretrain", "minutes": float("inf")}, TORCH),
+        "variants.odd.recipe.0.pretrain.minutes",
+        "inf",
+        "a finite number",
+    ),
+    "onnx-int8 twice": (
+        recipe(EXPORT, ONNX_INT8, ONNX_INT8, ONNXRUNTIME),
+        "variants.odd: recipe.2",
+        "onnx-int8 quantizes what is quantized already",
+        "allowed: once",
+    ),
+    "dynamic-int8 twice": (
+        recipe(DYNAMIC, DYNAMIC, TORCH),
+        "variants.odd: recipe.1",
+        "dynamic-int8 quantizes what is quantized already",
+        "allowed: once",
+    ),
+    "dynamic-int8, then onnx-int8": (
+        recipe(DYNAMIC, ONNX_INT8, ONNXRUNTIME),
+        "variants.odd: recipe.1",
+        "onnx-int8 quantizes what is quantized already",
+        "allowed: once",
+    ),
+    "dynamic-int8, then onnx": (
+        recipe(DYNAMIC, EXPORT, ONNX_INT8, ONNXRUNTIME),
+        "variants.odd: recipe.1",
+        "here stands a quantized checkpoint",
+        "export-onnx takes a checkpoint",
+    ),
+    "onnx-int8 of a checkpoint": (
+        recipe(ONNX_INT8, ONNXRUNTIME),
+        "variants.odd: recipe.0",
+        "here stands a checkpoint",
+        "onnx-int8 takes a graph",
+    ),
+    "training of a graph": (
+        recipe(EXPORT, {"step": "fine-tune"}, ONNXRUNTIME),
+        "variants.odd: recipe.1",
+        "here stands a graph",
+        "fine-tune takes a checkpoint",
+    ),
+    "no engine": (
+        recipe(DYNAMIC),
+        "variants.odd: recipe",
+        "ends with dynamic-int8",
+        "engine (torch, onnxruntime, openvino, ctranslate2)",
+    ),
+    "empty recipe": (
+        recipe(),
+        "variants.odd: recipe",
+        "is empty",
+        "engine (torch, onnxruntime, openvino, ctranslate2)",
+    ),
+    "engine in the middle": (recipe(TORCH, DYNAMIC, TORCH), "variants.odd: recipe.0", "engine torch", "the last step"),
+    "torch on a graph": (recipe(EXPORT, TORCH), "variants.odd: recipe.1", "torch", "checkpoint, not a graph"),
+    "onnxruntime on a checkpoint": (
+        recipe(ONNXRUNTIME),
+        "variants.odd: recipe.0",
+        "onnxruntime",
+        "graph, not a checkpoint",
+    ),
+    "unknown engine": (
+        recipe({"step": "engine", "name": "tflite"}),
+        "variants.odd.recipe.0.engine.name",
+        "'tflite'",
+        "'openvino' or 'ctranslate2'",
+    ),
+    "unknown step": (recipe({"step": "prune"}, TORCH), "variants.odd.recipe.0", "'prune'", "'group-lasso'"),
+    "unknown field of a study": (study_of(variant=3), "study", "'variant'", "baseline, hosts, measuring"),
+    "unknown field of a step": (
+        lasso(sparsty=0.5),
+        "variants.odd.recipe.0.group-lasso",
+        "'sparsty'",
+        "sparsity, block",
+    ),
+    "unknown field of a part": (study_of(measuring={"round": 4}), "measuring", "'round'", "rounds, speed_samples"),
+    "unknown label": (recipe(TORCH, label="best"), "variants.odd.label", "'best'", "'as published', 'repaired' or"),
+    "graph after preparation": (study_of(prepare=[EXPORT]), "prepare", "leaves a graph", "starts from a checkpoint"),
+    "quantized after preparation": (
+        study_of(prepare=[{"step": "fine-tune"}, DYNAMIC]),
+        "prepare",
+        "leaves a quantized checkpoint",
+        "starts from a checkpoint",
+    ),
+    "engine in the preparation": (study_of(prepare=[TORCH]), "prepare.0", "'engine'", "'pretrain', 'fine-tune'"),
+    "preparation that does not fit": (
+        study_of(prepare=[ONNX_INT8]),
+        "prepare",
+        "prepare.0: onnx-int8",
+        "onnx-int8 takes a graph",
+    ),
+    "baseline that is no variant": (
+        study_of(baseline="orignal"),
+        "baseline",
+        "'orignal'",
+        "allowed: original",
+    ),
+    "no variants": (study_of(variants={}), "variants", "not 0", "at least 1"),
+    "variant with a comma": (
+        study_of(variants={"original": ORIGINAL, "a,b": ORIGINAL}),
+        "variants",
+        "'a,b'",
+        "letters, digits",
+    ),
+    "no hosts": (study_of(hosts=[]), "hosts", "not 0", "at least 1"),
+    "zero rounds": (study_of(measuring={"rounds": 0}), "measuring.rounds", "0", "greater than 0"),
+    "too many rounds": (study_of(measuring={"rounds": 1001}), "measuring.rounds", "1001", "less than or equal to 1000"),
+    "half a round": (study_of(measuring={"rounds": 2.5}), "measuring.rounds", "2.5", "a valid integer"),
+    "negative samples": (study_of(data={"samples": -1}), "data.samples", "-1", "greater than 0"),
+    "negative threads": (study_of(measuring={"threads": -1}), "measuring.threads", "-1", "greater than or equal to 0"),
+    "too many beams": (
+        study_of(measuring={"decoding": {"beams": 17}}),
+        "measuring.decoding.beams",
+        "17",
+        "less than or equal to 16",
+    ),
+    "study name with a blank": (study_of(name="My study"), "name", "'My study'", "[a-z0-9-]*"),
+    "study name that climbs": (study_of(name="../up"), "name", "'../up'", "[a-z0-9-]*"),
+    "no study name": (study_of(name=""), "name", "''", "[a-z0-9-]*"),
+    "unknown base": (study_of(base={"source": "magic"}), "base", "'magic'", "'hub', 'path', 'bundled', 'random'"),
+    "unknown data": (study_of(data={"origin": {"source": "web"}}), "data.origin", "'web'", "'codexglue', 'hub'"),
+    "unknown architecture": (
+        study_of(base={"source": "random", "architecture": "gpt3"}),
+        "base.random.architecture",
+        "'gpt3'",
+        "'codegpt-small', 'bundled' or 'tiny'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_input_is_refused_with_field_value_and_what_is_allowed(name):
+    content, field, value, allowed = REFUSED[name]
+    (line,) = refusal(content).splitlines()
+    assert line.startswith(f"{field}:")
+    assert value in line.removeprefix(field)
+    assert any(words in line for words in allowed.split("|"))
+
+
+def test_every_problem_is_listed_at_once():
+    content = study_of(measuring={"rounds": 0}, data={"samples": -1}, name="?")
+    assert [line.partition(":")[0] for line in refusal(content).splitlines()] == [
+        "name",
+        "data.samples",
+        "measuring.rounds",
+    ]
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+BODY = "variants: {original: {recipe: [{step: engine, name: torch}]}}\n"
+FILES = {  # name: content, what the message says
+    "list": (b"[1, 2]", "a study is a mapping of fields, found list"),
+    "empty": (b"", "a study is a mapping of fields, found NoneType"),
+    "text": (b"run everything", "a study is a mapping of fields, found str"),
+    "not YAML": (b"variants: [1", "expected ',' or ']', but got '<stream end>'"),
+    "two documents": (b"a: 1\n---\nb: 2\n", "expected a single document"),
+    "not UTF-8": (b"description: \xff\xfe", "can't decode byte 0xff in position 13"),
+    "a NUL": (b"name: \x00", "special characters are not allowed"),
+    "a Python object": (b"name: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+    "no such day": (f"description: 2024-13-45\n{BODY}".encode(), "month must be in 1..12"),
+    "nested too deeply": (b"[" * 800, "nested too deeply"),
+    "a variant twice": (
+        b"variants:\n"
+        b"  original: {label: baseline, recipe: [{step: engine, name: torch}]}\n"
+        b"  original: {recipe: [{step: engine, name: torch}]}\n",
+        "'original'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_is_no_study_is_refused_by_name(name, tmp_path):
+    content, reason = FILES[name]
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    with pytest.raises(StudyError) as refused:
+        load_study(str(path))
+    assert str(refused.value).startswith(f"{path}: ")
+    assert reason in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("embeded", "did you mean embedded?"), ("quick", "allowed"), ("", "allowed"), ("x" * 300, "allowed")],
+)
+def test_an_unknown_study_is_refused_with_what_comes_close(name, hint):
+    with pytest.raises(StudyError) as refused:
+        load_study(name)
+    assert str(refused.value).startswith(f"study: {name!r} is unknown")
+    assert f"allowed: {NAMES}, or the path of a .yaml file" in str(refused.value)
+    assert hint in str(refused.value)
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path):
+    path = str(tmp_path / "none.yaml")
+    with pytest.raises(StudyError, match=r"the path of a \.yaml file") as refused:
+        load_study(path)
+    assert path in str(refused.value)
+
+
+def test_an_unknown_host_is_refused_with_what_comes_close():
+    for name, hint in (("locl", "did you mean local?"), ("../hosts/local", "local, or the path of a .yaml file")):
+        with pytest.raises(StudyError) as refused:
+            load_host(name)
+        assert str(refused.value).startswith(f"host: {name!r} is unknown")
+        assert "allowed: delftblue, laptop, local" in str(refused.value) and hint in str(refused.value)
+
+
+# ------------------------------------------------------------------------------------------------------ shipped studies
+
+
+def test_the_shipped_studies_are_those_documented():
+    assert ", ".join(study_names()) == NAMES
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_a_shipped_study_loads_by_name_and_by_path(name):
+    study = load_study(name)
+    assert study == load_study(str(STUDIES / f"{name}.yaml"))
+    assert (study.name, study.variants[study.baseline].label) == (name, "baseline")
+    assert [load_host(host).name for host in study.hosts] == list(study.hosts)
+    assert set(study.hosts) <= set(host_names())
+    assert Study.model_validate_json(study.model_dump_json()) == study
+
+
+def test_a_file_without_a_name_takes_that_of_the_file(tmp_path):
+    (tmp_path / "my-own.yml").write_text(BODY)
+    assert load_study(str(tmp_path / "my-own.yml")).name == "my-own"
+
+
+# ----------------------------------------------------------------------------------------------------------- one study
+
+
+@pytest.mark.parametrize(
+    ("names", "kept"),
+    [
+        (["int8"], ["original", "int8"]),
+        (["int8", "pruned"], ["original", "pruned", "int8"]),
+        (["original"], ["original"]),
+        ([], ["original"]),
+    ],
+)
+def test_only_keeps_the_baseline_and_the_order(names, kept):
+    study = load_study("smoke")
+    fewer = study.only(names)
+    assert list(fewer.variants) == kept
+    assert fewer.model_copy(update={"variants": study.variants}) == study
+    assert parse_study(fewer.model_dump()) == fewer
+
+
+def test_only_refuses_an_unknown_variant_with_what_comes_close():
+    with pytest.raises(StudyError) as refused:
+        load_study("smoke").only(["int8", "prunned"])
+    expected = "variants: 'prunned' is unknown; did you mean pruned? allowed: original, pruned, quantized, onnx, int8"
+    assert str(refused.value) == expected
+
+
+def specs_of(value):
+    if isinstance(value, Spec):
+        yield value
+        yield from specs_of([getattr(value, name) for name in type(value).model_fields])
+    elif isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from specs_of(part)
+
+
+def test_specs_are_frozen():
+    found = [spec for name in study_names() for spec in specs_of(load_study(name))]
+    assert {Study, GroupLasso, Engine} < {type(spec) for spec in found}
+    for spec in found:
+        for field in type(spec).model_fields:
+            with pytest.raises(ValidationError, match="frozen"):
+                setattr(spec, field, getattr(spec, field))
+
+
+# --------------------------------------------------------------------------------------------------- any recipe at all
+
+LETTERS = {  # the grammar of recipes in one letter a step: t trains, d, x and q convert, T and O run
+    "t": [{"step": "pretrain"}, {"step": "fine-tune"}, {"step": "group-lasso"}],
+    "d": [DYNAMIC],
+    "x": [EXPORT],
+    "q": [ONNX_INT8],
+    "T": [TORCH],
+    "O": [ONNXRUNTIME],
+}
+VALID = r"t*(d?T|xq?O)"
+WORDS = [trained + end for trained in ("", "t", "tt", "ttt") for end in ("T", "dT", "xO", "xqO")]
+
+
+def accepted(content):
+    try:
+        parse_study(content)
+    except StudyError as error:
+        assert re.match(r"(variants\.odd|prepare)(:|\.)", str(error))
+        return False
+    return True
+
+
+@pytest.mark.parametrize("length", range(5))
+def test_every_short_recipe_is_accepted_iff_the_grammar_has_it(length):
+    for word in itertools.product(LETTERS, repeat=length):
+        fits = re.fullmatch(VALID, "".join(word)) is not None
+        assert accepted(recipe(*(LETTERS[letter][0] for letter in word))) == fits, word
+
+
+@pytest.mark.parametrize("length", range(4))
+def test_every_short_preparation_is_accepted_iff_it_only_trains(length):
+    for word in itertools.product(LETTERS, repeat=length):
+        fits = re.fullmatch("t*", "".join(word)) is not None
+        assert accepted(study_of(prepare=[LETTERS[letter][0] for letter in word])) == fits, word
+
+
+def steps_of(words):
+    return words.flatmap(lambda word: st.tuples(*(st.sampled_from(LETTERS[letter]) for letter in word)))
+
+
+@settings(max_examples=50, deadline=None)
+@given(steps_of(st.text(st.sampled_from(sorted(LETTERS)), max_size=12)))
+def test_a_recipe_of_any_length_is_accepted_iff_the_grammar_has_it(steps):
+    word = "".join(next(letter for letter, those in LETTERS.items() if step in those) for step in steps)
+    assert accepted(recipe(*steps)) == (re.fullmatch(VALID, word) is not None)
+
+
+fields = {
+    "group-lasso": st.fixed_dictionaries(
+        {},
+        optional={
+            "sparsity": st.floats(0, 1, exclude_min=True, exclude_max=True),
+            "block": st.tuples(st.integers(1, 64), st.integers(1, 64)).map(list),
+            "learning_rate": st.floats(0, 1, exclude_min=True, exclude_max=True),
+            "max_steps": st.none() | st.integers(1),
+            "seed": st.integers(0),
+        },
+    ),
+    "pretrain": st.fixed_dictionaries({}, optional={"minutes": st.floats(0, 1e300, exclude_min=True)}),
+    "onnx-int8": st.fixed_dictionaries({}, optional={"per_channel": st.booleans()}),
+}
+
+
+@st.composite
+def studies(draw):
+    words = draw(st.lists(st.sampled_from(WORDS), min_size=1, max_size=5))
+    variants = {}
+    for number, word in enumerate(words):
+        steps = [draw(st.sampled_from(LETTERS[letter])) for letter in word]
+        variants[f"v{number}"] = {"recipe": [step | draw(fields.get(step["step"], st.just({}))) for step in steps]}
+    baseline = draw(st.sampled_from(sorted(variants)))
+    samples = draw(st.integers(1, 100_000))
+    return study_of(variants=variants, baseline=baseline, data={"samples": samples}, description=draw(st.text()))
+
+
+@settings(max_examples=25, deadline=None)
+@given(studies())
+def test_a_valid_study_survives_json_and_yaml(content):
+    study = parse_study(content)
+    assert Study.model_validate_json(study.model_dump_json()) == study
+    assert parse_study(study.model_dump()) == study
+    assert parse_study(yaml.safe_load(yaml.safe_dump(study.model_dump(mode="json")))) == study
+
+
+@settings(deadline=None)
+@given(st.floats() | st.sampled_from([0.0, 1.0, -0.0, 5e-324, 1 - 2**-53]))
+def test_sparsity_is_any_share_between_none_and_all(value):
+    assert accepted(lasso(sparsity=value)) == (0 < value < 1)
+
+
+def test_nothing_here_reads_or_writes_the_current_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    load_study("embedded")
+    assert list(Path().iterdir()) == []
+
+
+def test_beams_are_not_for_ctranslate2():
+    content = load_study("compression").model_dump()
+    content["measuring"]["decoding"]["beams"] = 5
+    with pytest.raises(StudyError, match="beams: 5 is not for ctranslate2's ctranslate2; allowed: 1"):
+        parse_study(content)
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ({"name": "onnxruntime", "dtype": "bfloat16"}, "dtype: bfloat16 is not for onnxruntime; allowed: float32"),
+        ({"name": "ctranslate2", "draft_tokens": 4}, "draft_tokens: ctranslate2 takes no drafts; allowed: 0"),
+        ({"name": "torch", "dtype": "bfloat16", "draft_tokens": 4}, "draft_tokens: torch rounds bfloat16 differently"),
+    ],
+)
+def test_an_engine_is_asked_for_what_it_can_do_only(engine, message):
+    with pytest.raises(StudyError, match=re.escape(message)):
+        parse_study(study_of(variants={"original": {"recipe": [{"step": "engine", **engine}]}}))
+
+
+def test_only_weight_only_can_be_distilled_after_quantization():
+    distill, packed = {"step": "distill"}, {"step": "weight-only"}
+    assert parse_study(recipe(packed, distill, TORCH)).variants["odd"]
+    with pytest.raises(StudyError, match="distill takes a checkpoint or packed checkpoint, but here stands a graph"):
+        parse_study(recipe(EXPORT, distill, TORCH))
+    with pytest.raises(StudyError, match="weight-only quantizes what is quantized already"):
+        parse_study(recipe(packed, packed, TORCH))

@@ -1,0 +1,77 @@
+"""What a run shows in the interface, up to the request that publishes it."""
+
+from __future__ import annotations
+
+import base64
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from slimline.flows.ui import artifacts
+from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore, Provenance
+from slimline.storage.metrics.store import MetricsStore
+from slimline.storage.queries.results import result_rows
+
+
+def published(store: ArtifactStore, directory: Path, kind: str, step: str, *inputs: ArtifactRef) -> ArtifactRef:
+    directory.mkdir(exist_ok=True)
+    (directory / "content").write_text(step)
+    noon = datetime(2026, 11, 1, 12, tzinfo=UTC)
+    made = Provenance(
+        step={"step": step}, inputs=list(inputs), versions={}, host="here", created=noon, seconds=2, notes={}
+    )
+    return store.publish(directory, kind, made)
+
+
+def test_lineage_names_each_artifact_once_after_what_it_was_made_from(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path / "artifacts")
+    base = published(store, tmp_path / "work", "model", "base")
+    data = published(store, tmp_path / "work", "slice", "data")
+    graph = published(store, tmp_path / "work", "onnx", "export-onnx", base)
+    int8 = published(store, tmp_path / "work", "onnx", "onnx-static-int8", graph, data)
+    rows = [
+        {"variant": "original", "artifact": base.digest},
+        {"variant": "int8", "artifact": int8.digest},
+        {"variant": "gone", "artifact": "0" * 64},
+        {"variant": "int8", "artifact": int8.digest},
+    ]
+    head, rule, *lines = artifacts._lineage(rows, store).splitlines()
+    assert head.count("|") == rule.count("|") == 8
+    assert [line.split("|")[1].strip(" `") for line in lines] == [str(ref) for ref in (base, graph, data, int8)]
+    assert lines[0].split("|")[4].strip() == "original"
+    assert lines[3].split("|")[3].strip() == f"`{graph}`, `{data}`" and lines[3].split("|")[4].strip() == "int8"
+
+
+@pytest.mark.parametrize(
+    ("floor", "tainted", "words"),
+    [(0.02, False, "2.0 % (noise floor); trustworthy"), (0.2, True, "tainted"), (None, True, "unknown")],
+)
+def test_the_noise_floor_is_said(floor: float | None, tainted: bool, words: str) -> None:
+    assert words in artifacts._trust([{"host": "box", "noise_floor": floor, "tainted": tainted}])
+
+
+def test_the_pictures_need_no_server(tmp_path: Path) -> None:
+    metrics = MetricsStore(tmp_path)
+    common = {"run": "r", "study": "mine", "host": "box", "variant": "original", "time": datetime.now(UTC)}
+    figures = {"samples_per_s": 2.0, "es": 50.0, "es_drop": 0.0, "disk_mb": 3.0, "memory_mb": 9.0, "speed_ratio": 1.0}
+    metrics.append("runs", [{"run": "r", "study": "mine", "host": "box", "started": datetime.now(UTC)}])
+    metrics.append(
+        "measurements", [common | {"metric": name, "value": value, "label": "ours"} for name, value in figures.items()]
+    )
+    drawn = list(artifacts._pictures(result_rows(metrics)))
+    assert [name for name, _, _ in drawn] == ["tradeoff", "speedups"]
+    for _, caption, url in drawn:
+        kind, _, content = url.partition(",")
+        assert kind == "data:image/svg+xml;base64" and caption
+        assert b"original" in base64.b64decode(content)
+
+
+def test_keys_are_what_prefect_takes() -> None:
+    assert artifacts._key("my study-tradeoff-Box.local_1") == "my-study-tradeoff-box-local-1"
+
+
+def test_the_dashboard_is_linked_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIMLINE_DASHBOARD_URL", "http://127.0.0.1:9999")
+    assert artifacts.dashboard_link("a b") == "http://127.0.0.1:9999/?run=a+b"
+    assert artifacts.dashboard_link("a", "report") == "http://127.0.0.1:9999/report?run=a"

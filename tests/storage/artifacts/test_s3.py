@@ -1,0 +1,187 @@
+"""The stores over a real S3 server on loopback."""
+
+import json
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+import pytest
+from pyarrow.fs import FileType, S3FileSystem
+
+from slimline.storage.artifacts.store import ArtifactCorrupt, ArtifactMissing, ArtifactStore
+from slimline.storage.metrics.store import MetricsStore, QueryRefused
+from slimline.storage.queries.results import result_rows
+from tests.command import run_command
+from tests.storage.factories import contents, measured, run_row
+
+pytestmark = pytest.mark.e2e
+KEYS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench-secret", "AWS_DEFAULT_REGION": "us-east-1"}
+SERVICES = ("master", "filer", "volume", "admin")
+
+
+def is_free(port):
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def free_ports(count):
+    """Ports for services that each take a second one, 10,000 above, for gRPC."""
+    candidates = random.sample(range(12_000, 32_000), 1000)  # below the ports that the system gives out by itself
+    return [port for port in candidates if is_free(port) and is_free(port + 10_000)][:count]
+
+
+def server_command(directory, port, others):
+    weed = Path(sysconfig.get_path("scripts")) / "weed"
+    loopback = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.port={port}"]
+    services = [f"-{name}.port={number}" for name, number in zip(SERVICES, others, strict=True)]
+    quiet = ["-master.telemetry=false", "-admin.ui=false", "-webdav=false"]
+    return [str(weed), "mini", f"-dir={directory}", *loopback, *services, *quiet, "-bucket=bench"]
+
+
+def remove_sockets(ports):
+    """The server leaves them in /tmp, and the place of most cannot be chosen."""
+    for port in (*ports, *(port + 10_000 for port in ports)):
+        for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+            path.unlink()
+
+
+def has_bucket(url):
+    """Asked with the keys: without them the server says 403 before it has made the bucket."""
+    keys = {"access_key": KEYS["AWS_ACCESS_KEY_ID"], "secret_key": KEYS["AWS_SECRET_ACCESS_KEY"]}
+    client = S3FileSystem(**keys, region="us-east-1", endpoint_override=url, connect_timeout=1, request_timeout=2)
+    try:
+        return client.get_file_info("bench").type == FileType.Directory
+    except OSError:
+        return False
+
+
+def wait_until_it_answers(process, url, log):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()[-2000:]
+        if has_bucket(url):
+            return
+        time.sleep(0.2)
+    pytest.fail(log.read_text()[-2000:])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("weed")
+    (port, *others), log = free_ports(1 + len(SERVICES)), directory / "log"
+    (directory / "data").mkdir()
+    with log.open("w") as out:
+        command = server_command(directory / "data", port, others)
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | KEYS, cwd=directory)
+    try:
+        wait_until_it_answers(process, f"http://127.0.0.1:{port}", log)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+        remove_sockets([port, *others])
+
+
+@pytest.fixture
+def s3(server, monkeypatch, tmp_path):
+    for name, value in (KEYS | {"AWS_ENDPOINT_URL": server}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return f"s3://bench/{tmp_path.name}"
+
+
+def test_artifacts(s3, tree, provenance, tmp_path):
+    store = ArtifactStore(f"{s3}/artifacts")
+    assert store.list() == []
+    ref = store.publish(tree, "model", provenance)
+    assert store.publish(tree, "model", provenance) == ref
+    assert ArtifactStore(f"{s3}/artifacts").list() == [ref]
+    assert contents(store.path(ref)) == contents(tree)
+    assert store.provenance(store.find(ref.digest[:8])) == provenance
+    store.verify(ref)
+    child = store.publish(tree, "onnx", provenance.model_copy(update={"inputs": [ref]}))
+    stray = store.publish(tree, "slice", provenance)
+    assert store.gc([child]) == [stray]
+    with pytest.raises(ArtifactMissing):
+        store.verify(stray)
+    shutil.rmtree(tmp_path / "cache")
+    assert contents(store.path(child)) == contents(tree)
+
+
+def test_damage_is_found(s3, tree, provenance):
+    store = ArtifactStore(f"{s3}/artifacts")
+    ref = store.publish(tree, "model", provenance)
+    home = f"{s3}/artifacts/model/{ref.digest}"
+    fs = store._backend.fs
+    fs.pipe_file(f"{home}/files/config.json", b"[]")
+    with pytest.raises(ArtifactCorrupt, match=r"config\.json: expected SHA-256"):
+        store.verify(ref)
+    fs.rm_file(f"{home}/files/config.json")
+    with pytest.raises(ArtifactCorrupt, match=r"config\.json: expected by the manifest, found no such file"):
+        store.path(ref)
+    assert store.publish(tree, "model", provenance) == ref
+    store.verify(ref)
+    fs.rm_file(f"{home}/manifest.json")
+    assert store.list() == []
+
+
+def test_metrics(s3):
+    store = MetricsStore(f"{s3}/metrics")
+    assert store.query("FROM measurements").num_rows == 0
+    store.append("runs", [run_row()])
+    for number in range(3):
+        store.append("measurements", [measured("original", metric, float(number)) for metric in ("es", "em")])
+    other = MetricsStore(f"{s3}/metrics")
+    answer = other.query("SELECT metric, sum(value) AS total FROM measurements WHERE metric = 'es' GROUP BY metric")
+    assert answer.to_pylist() == [{"metric": "es", "total": 3.0}]
+    assert other.compact("measurements") == 3
+    assert store.query("SELECT count(*) AS n FROM measurements").to_pylist() == [{"n": 6}]
+    assert [row["variant"] for row in result_rows(store)] == ["original"]
+    assert store.query("FROM versus_published").num_rows == 2
+    with pytest.raises(QueryRefused, match="disabled by configuration"):
+        store.query("FROM read_csv('/etc/passwd')")
+
+
+WRITER = """
+import sys
+from slimline.storage.metrics.store import MetricsStore
+for number in range(3):
+    MetricsStore(sys.argv[1]).append("predictions", [{"run": sys.argv[2], "variant": "v", "sample": number}])
+"""
+
+
+def test_writers_in_other_processes_lose_nothing(s3):
+    root = f"{s3}/metrics"
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, root, f"w{number}"]) for number in range(2)]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    answer = MetricsStore(root).query("SELECT count(*) AS n, count(DISTINCT (run, sample)) AS d FROM predictions")
+    assert answer.to_pylist() == [{"n": 6, "d": 6}]
+
+
+TINY = """
+data: {train_files: 40, dev_files: 8, samples: 4}
+variants:
+  original: {label: baseline, recipe: [{step: export-onnx}, {step: engine, name: onnxruntime}]}
+measuring: {rounds: 1, speed_samples: 1, warmup_samples: 1, decoding: {max_new_tokens: 4}}
+"""
+
+
+def test_what_one_machine_measures_another_reads(s3, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    run_command("run", str(tmp_path / "tiny.yaml"), home=ours, SLIMLINE_STORE=s3)
+    printed = run_command("table", "--format", "json", home=theirs, SLIMLINE_STORE=f"{s3}/").stdout
+    (row,) = json.loads(printed)
+    assert (row["study"], row["variant"], row["error"]) == ("tiny", "original", None)
+    assert row["artifact"][:12] in run_command("artifacts", "list", home=theirs, SLIMLINE_STORE=s3).stdout
+    assert not any((home / name).exists() for home in (ours, theirs) for name in ("artifacts", "metrics"))

@@ -1,0 +1,99 @@
+"""What a stranger's query may take: each ends soon, within its memory, and says why; the machine does not notice."""
+
+import os
+import threading
+import time
+
+import pytest
+
+from slimline.storage.metrics import sandbox
+from slimline.storage.metrics.sandbox import Limits, ask
+from slimline.storage.metrics.store import MetricsStore, QueryRefused
+from tests.storage.factories import measured
+
+pytestmark = pytest.mark.e2e
+LATE = "the query was stopped after 1 s"
+FULL = "memory"
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    store = MetricsStore(tmp_path_factory.mktemp("metrics"))
+    store.append("measurements", [measured("original", "es", 40.0), measured("pruned", "es", 31.0)])
+    return store
+
+
+def test_a_query_is_answered_as_in_this_process(filled):
+    sql = "SELECT variant, value, time, ['a', NULL] AS list FROM measurements ORDER BY value"
+    assert ask(filled.url, sql) == filled.query(sql)
+
+
+@pytest.mark.parametrize("sql", ["DROP TABLE published", "SELECT valeu\nFROM runs", "FROM read_csv('/etc/passwd')"])
+def test_a_refusal_is_the_same_as_in_this_process(filled, sql):
+    with pytest.raises(QueryRefused) as there:
+        ask(filled.url, sql)
+    with pytest.raises(QueryRefused) as here:
+        filled.query(sql)
+    assert str(there.value) == str(here.value)
+
+
+def test_the_environment_and_the_current_directory_stay_outside(filled, tmp_path, monkeypatch):
+    (tmp_path / "json.py").write_text("raise SystemExit('imported from the current directory')")
+    monkeypatch.chdir(tmp_path)
+    assert ask(filled.url, "SELECT 1 AS one").to_pylist() == [{"one": 1}]
+
+
+@pytest.mark.parametrize(
+    ("sql", "reason"),
+    [
+        ("SELECT count(*) FROM range(100000000000) a, range(1000) b WHERE a.range + b.range = -1", LATE),
+        ("WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n", LATE),
+        ("SELECT levenshtein(repeat('a', 1000000), repeat('b', 1000000))", LATE),
+        ("SELECT sleep_ms(100000)", LATE),
+        ("SELECT length(repeat('x', 4000000000))", f"{LATE}|{FULL}"),
+        ("SELECT length(format('{:>2000000000}', 'x'))", f"{LATE}|{FULL}"),
+        ("SELECT len(range(4000000000))", FULL),
+        ("SELECT unnest(generate_series(1, 4000000000))", FULL),
+        ("SELECT list(range) FROM range(100000000000)", f"{LATE}|{FULL}"),
+        ("SELECT string_agg(range, ',') FROM range(100000000000)", f"{LATE}|{FULL}"),
+        ("SELECT count(*) FROM (SELECT DISTINCT range FROM range(100000000000))", f"{LATE}|{FULL}"),
+        ("SELECT len(list_transform(range(100000000), lambda x: repeat('a', 1000)))", f"{LATE}|{FULL}"),
+        ("WITH RECURSIVE n(s) AS (SELECT 'x' UNION ALL SELECT s || s FROM n) FROM n", f"{LATE}|{FULL}|larger"),
+        ("FROM range(100000000000) ORDER BY hash(range)", f"{LATE}|{FULL}"),
+        ("FROM range(1000000) WHERE regexp_matches(repeat('a', 1000000) || range, '(a+)+(.*b){1,500}$')", LATE),
+    ],
+)
+def test_a_bomb_goes_off_outside(filled, sql, reason):
+    with pytest.raises(QueryRefused, match=reason):
+        ask(filled.url, sql, Limits(seconds=1))
+    assert filled.query("SELECT count(*) AS n FROM measurements").to_pylist() == [{"n": 2}]
+
+
+def test_the_memory_of_a_query_is_limited_by_the_kernel(filled):
+    with pytest.raises(QueryRefused, match="memory"):
+        ask(filled.url, "SELECT length(repeat('x', 4000000000))", Limits(seconds=60, memory_bytes=1_000_000_000))
+
+
+def test_a_cancelled_query_ends_at_once_with_its_process(filled, monkeypatch):
+    cancelled, started, outcome = threading.Event(), [], []
+    popen = sandbox.subprocess.Popen
+
+    def start(*arguments, **more):
+        started.append(popen(*arguments, **more))
+        return started[0]
+
+    def ask():
+        with pytest.raises(QueryRefused) as refusal:
+            ask(filled.url, "SELECT sleep_ms(100000)", Limits(seconds=600), cancelled)
+        outcome.append(str(refusal.value))
+
+    monkeypatch.setattr(sandbox.subprocess, "Popen", start)
+    asking = threading.Thread(target=ask)
+    asking.start()
+    while not started:
+        time.sleep(0.01)
+    cancelled.set()
+    asking.join()
+    assert outcome == ["the query was cancelled"]
+    with pytest.raises(ProcessLookupError):
+        os.kill(started[0].pid, 0)

@@ -1,0 +1,372 @@
+import contextlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime, timedelta, timezone
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from slimline.storage.metrics import partitions
+from slimline.storage.metrics.schema import PUBLISHED, TABLES, arrow_schema
+from slimline.storage.metrics.store import MetricsStore, RowsRefused
+from tests.storage.factories import NOON, measured, run_row
+
+AT_ONCE = timedelta(0)
+
+
+def files(store, table="measurements"):
+    return sorted((store._partitions.root / table).glob("month=*/*.parquet"))
+
+
+@pytest.fixture(params=["local", "memory"])
+def either(request, metrics):
+    if request.param == "local":
+        yield metrics
+        return
+    remote = MetricsStore("memory://bench/metrics")
+    yield remote
+    remote._partitions.fs.store.clear()
+
+
+@pytest.mark.parametrize("table", [*TABLES, "published"])
+def test_an_empty_store_has_every_table_with_its_columns(metrics, table):
+    answer = metrics.query(f"SELECT * FROM {table}")
+    assert answer.column_names == [column.name for column in (TABLES | {"published": PUBLISHED})[table]]
+    assert answer.num_rows == (6 if table == "published" else 0)
+    assert not metrics._partitions.root.exists()
+
+
+@pytest.mark.parametrize("view", ["result_table", "versus_published", "history"])
+def test_an_empty_store_has_empty_views(metrics, view):
+    assert metrics.query(f"FROM {view}").num_rows == 0
+
+
+def test_published_figures(metrics):
+    answer = metrics.query(
+        "SELECT host, variant, disk_mb, memory_mb, samples_per_s, es, em, params_m FROM published ORDER BY ALL"
+    )
+    assert [tuple(row.values()) for row in answer.to_pylist()] == [
+        ("delftblue", "original", 462.26, 2976, 2.66, 39.05, 14.5, 124.2),
+        ("delftblue", "pruned", 240.52, 3175, 2.79, 30.54, 9.0, 49.77),
+        ("delftblue", "quantized", 260.39, 3293, 2.68, 20.76, 0.5, 49.77),
+        ("laptop", "onnx", 311.75, 4166.37, 1.59, 30.54, 9.0, 49.77),
+        ("laptop", "original", 462.26, 2184.49, 0.80, 39.05, 14.5, 124.2),
+        ("laptop", "pruned", 240.52, 2189.63, 0.80, 30.54, 9.0, 49.77),
+    ]
+    assert metrics.query("SELECT published_name FROM published WHERE variant = 'pruned' ORDER BY 1").to_pylist() == [
+        {"published_name": "compressed"},
+        {"published_name": "pruned"},
+    ]
+
+
+def test_every_column_says_what_it_is():
+    for table, columns in TABLES.items():
+        for column, field in zip(columns, arrow_schema(table), strict=True):
+            assert field.metadata[b"doc"].decode() == column.doc
+            assert column.doc.endswith(".")
+
+
+def test_appended_rows_come_back(either):
+    host = {"host": "box", "run": "r1", "cores": 2, "memory_mb": 8e3, "isa": ["avx2", "amx"], "versions": {"a": "1"}}
+    either.append("hosts", [host])
+    either.append("runs", [run_row(), run_row("r2", decoding='{"beams":5}', spec={"x": [1, None]})])
+    (back,) = either.query("FROM hosts").to_pylist()
+    assert {name: back[name] for name in host} == host | {"versions": '{"a": "1"}'}
+    assert back["cpu"] is None
+    rows = either.query("SELECT run, started, decoding, spec FROM runs ORDER BY run").to_pylist()
+    assert [row["decoding"] for row in rows] == [None, '{"beams":5}']
+    assert json.loads(rows[1]["spec"]) == {"x": [1, None]}
+    assert rows[0]["started"] == NOON
+
+
+def test_no_rows_make_no_file(metrics):
+    metrics.append("runs", [])
+    assert not metrics._partitions.root.exists()
+
+
+def test_times_are_kept_in_utc(metrics):
+    metrics.append("runs", [run_row(started=datetime(2026, 1, 1, 1, tzinfo=timezone(timedelta(hours=2))))])
+    (row,) = metrics.query("SELECT started FROM runs").to_pylist()
+    assert row["started"] == datetime(2025, 12, 31, 23, tzinfo=UTC)
+
+
+REFUSED = [
+    ("nonsense", {}, r"unknown table 'nonsense'; allowed: runs, hosts, rounds, measurements, predictions, verdicts"),
+    ("published", {}, r"unknown table 'published'"),
+    ("../runs", {}, r"unknown table '\.\./runs'"),
+    ("measurements", {"valeu": 1.0}, r"measurements, row 1: unknown column 'valeu'; allowed: run, study, host,"),
+    ("measurements", {"value": "3"}, r"row 1: value is '3' \(str\); allowed: a finite number, or null"),
+    ("measurements", {"value": True}, r"value is True \(bool\)"),
+    ("measurements", {"value": float("nan")}, r"value is nan"),
+    ("measurements", {"lo": float("inf")}, r"lo is inf"),
+    ("measurements", {"n": 1.5}, r"n is 1\.5 \(float\); allowed: a whole number"),
+    ("measurements", {"n": 2**63}, r"n is 9223372036854775808"),
+    ("measurements", {"n": True}, r"n is True"),
+    ("measurements", {"variant": 3}, r"variant is 3 \(int\); allowed: text"),
+    ("measurements", {"variant": "\ud800"}, r"variant is .*; allowed: text"),
+    ("measurements", {"variant": None}, r"variant is missing; it is required"),
+    ("measurements", {"random_weights": 1}, r"random_weights is 1 \(int\); allowed: true or false"),
+    ("measurements", {"time": "2026-01-01"}, r"time is '2026-01-01' \(str\); allowed: a datetime with a time zone"),
+    ("measurements", {"time": datetime(2026, 1, 1)}, r"time is datetime.*allowed: a datetime with a time zone"),
+    ("runs", {"decoding": "{"}, r"decoding is '\{' \(str\); allowed: JSON text"),
+    ("runs", {"spec": {"x": object()}}, r"spec is .*; allowed: what JSON can hold"),
+    ("runs", {"spec": [float("nan")]}, r"spec is \[nan\]; allowed: what JSON can hold"),
+    ("hosts", {"isa": "avx2"}, r"isa is 'avx2' \(str\); allowed: a list of text"),
+    ("hosts", {"isa": [1]}, r"isa is \[1\] \(list\)"),
+]
+
+
+@pytest.mark.parametrize(("table", "change", "message"), REFUSED)
+def test_rows_that_do_not_fit_are_refused_and_nothing_is_written(metrics, table, change, message):
+    good = {"runs": run_row(), "hosts": {"host": "box", "run": "r1"}, "measurements": measured("a", "es", 1.0)}
+    row = good.get(table, {})
+    with pytest.raises(RowsRefused, match=message):
+        metrics.append(table, [row, row | change])
+    assert not metrics._partitions.root.exists()
+
+
+VALUES = {
+    "string": st.text(st.characters(exclude_categories=("Cs",))),
+    "int": st.integers(-(2**63), 2**63 - 1),
+    "float": st.floats(allow_nan=False, allow_infinity=False),
+    "bool": st.booleans(),
+    "time": st.datetimes(datetime(1970, 1, 2), datetime(2200, 1, 1), timezones=st.just(UTC)),
+    "json": st.dictionaries(st.text(st.characters(exclude_categories=("Cs",)), max_size=5), st.integers()),
+    "strings": st.lists(st.text(st.characters(exclude_categories=("Cs",)), max_size=5), max_size=3),
+}
+
+
+@st.composite
+def tables_with_rows(draw):
+    table = draw(st.sampled_from(sorted(TABLES)))
+    fields = {c.name: VALUES[c.type] if c.required else st.none() | VALUES[c.type] for c in TABLES[table]}
+    return table, draw(st.lists(st.fixed_dictionaries(fields), min_size=1, max_size=3))
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(content=tables_with_rows())
+def test_any_rows_come_back(tmp_path_factory, content):
+    table, rows = content
+    store = MetricsStore(tmp_path_factory.mktemp("any"))
+    store.append(table, rows)
+    back = store.query(f"FROM {table}").to_pylist()
+    for row in back:
+        for column in TABLES[table]:
+            if column.type == "json" and row[column.name] is not None:
+                row[column.name] = json.loads(row[column.name])
+    assert back == rows
+
+
+def old_file(store, name, table):
+    month = store._partitions.root / "measurements" / "month=2020-01"
+    month.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, month / f"{name}.parquet")
+
+
+def test_older_and_newer_files_are_read_by_name(metrics):
+    metrics.append("measurements", [measured("now", "es", 3.0)])
+    old_file(metrics, "old", pa.table({"variant": ["old"], "run": ["r0"], "n": pa.array([7], pa.int32())}))
+    old_file(metrics, "new", pa.table({"surprise": [1.5], "variant": ["new"], "run": ["r9"]}))
+    rows = metrics.query("SELECT variant, value, n, surprise, label FROM measurements ORDER BY run").to_pylist()
+    assert [tuple(row.values()) for row in rows] == [
+        ("old", None, 7, None, None),
+        ("now", 3.0, None, None, "repaired"),
+        ("new", None, None, 1.5, None),
+    ]
+    columns = metrics.query("FROM measurements").column_names
+    assert columns == [column.name for column in TABLES["measurements"]] + ["surprise"]
+    assert metrics.compact("measurements") == 2
+    assert metrics.query("SELECT variant FROM measurements ORDER BY run")["variant"].to_pylist() == [
+        "old",
+        "now",
+        "new",
+    ]
+
+
+def test_schema_growth_through_a_dataset():
+    remote = MetricsStore("memory://growth")
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"run": ["r0"], "surprise": [1.5]}), sink)
+    remote._partitions.write("measurements/month=2020-01/x.parquet", bytes(sink.getvalue()))
+    remote.append("measurements", [measured("now", "es", 3.0)])
+    rows = remote.query("SELECT run, value, surprise FROM measurements ORDER BY run").to_pylist()
+    assert [tuple(row.values()) for row in rows] == [("r0", None, 1.5), ("r1", 3.0, None)]
+    remote._partitions.fs.rm("/growth", recursive=True)
+
+
+def test_a_root_with_signs_that_mean_something_elsewhere(tmp_path):
+    store = MetricsStore(tmp_path / "a'b [x]* ü?")
+    store.append("measurements", [measured("a", "es", 1.0)])
+    store.append("measurements", [measured("b", "es", 2.0)])
+    assert store.query("SELECT sum(value) AS total FROM measurements").to_pylist() == [{"total": 3.0}]
+
+
+def test_compact_merges_each_month_and_keeps_every_row(either):
+    for number in range(5):
+        either.append("measurements", [measured("a", "es", float(number))])
+    before = either.query("FROM measurements ORDER BY value")
+    assert either.compact("measurements") == 5
+    assert either.query("FROM measurements ORDER BY value") == before
+    assert len(either._partitions.names("measurements")) == 5 + 2
+    assert either.compact("measurements") == 0
+    assert either.query("FROM measurements ORDER BY value") == before
+    assert either.compact("measurements", AT_ONCE) == 0
+    assert len(either._partitions.names("measurements")) == 1
+    assert either.query("FROM measurements ORDER BY value") == before
+    assert either.compact("predictions") == 0
+    with pytest.raises(RowsRefused, match="unknown table"):
+        either.compact("published")
+
+
+def test_what_is_being_read_while_it_is_replaced_is_still_there(metrics):
+    for number in range(3):
+        metrics.append("measurements", [measured("a", "es", float(number))])
+    with metrics.connect() as connection:
+        metrics.compact("measurements")
+        assert connection.execute("SELECT count(*) FROM measurements").fetchone() == (3,)
+
+
+@pytest.mark.parametrize("merges", [1, 3])
+def test_what_was_merged_again_and_again_goes_without_coming_back(either, monkeypatch, merges):
+    for number in range(merges):
+        either.append("measurements", [measured("a", "es", 2.0 * number), measured("a", "es", 2.0 * number + 1)])
+        either.append("measurements", [measured("b", "es", 0.0)])
+        either.compact("measurements")
+    counted, removed = 3 * merges, either._partitions.remove
+
+    def watched(name):
+        removed(name)
+        assert either.query("SELECT count(*) AS n FROM measurements").to_pylist() == [{"n": counted}]
+
+    monkeypatch.setattr(either._partitions, "remove", watched)
+    either.compact("measurements", AT_ONCE)
+    assert len(either._partitions.names("measurements")) == 1
+
+
+@pytest.mark.parametrize("dies_at", range(8))
+def test_compaction_may_die_at_any_step(either, monkeypatch, dies_at):
+    for number in range(3):
+        either.append("measurements", [measured("a", "es", float(number))])
+    steps = iter(range(dies_at))
+    inner = either._partitions
+
+    def dying(action):
+        def step(*arguments):
+            if next(steps, None) is None:
+                raise InterruptedError
+            action(*arguments)
+
+        return step
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inner, "write", dying(inner.write))
+        patch.setattr(inner, "remove", dying(inner.remove))
+        with contextlib.suppress(InterruptedError):
+            either.compact("measurements", AT_ONCE)
+        assert either.query("SELECT sum(value) AS s, count(*) AS n FROM measurements").to_pylist() == [{"s": 3, "n": 3}]
+    either.compact("measurements", AT_ONCE)
+    assert len(inner.names("measurements")) == 1
+    assert either.query("SELECT sum(value) AS s, count(*) AS n FROM measurements").to_pylist() == [{"s": 3, "n": 3}]
+
+
+def test_a_file_replaced_while_it_is_read_is_read_from_its_successor(metrics, monkeypatch):
+    for number in range(3):
+        metrics.append("measurements", [measured("a", "es", float(number))])
+    listed, attempts = partitions.visible, []
+    stale = listed(metrics._partitions, "measurements")
+    metrics.compact("measurements", AT_ONCE)
+
+    def stale_at_first(inner, table):
+        attempts.append(table)
+        return stale if attempts == ["runs", "hosts", "rounds", "measurements"] else listed(inner, table)
+
+    monkeypatch.setattr(partitions, "visible", stale_at_first)
+    assert metrics.query("SELECT count(*) AS n FROM measurements").to_pylist() == [{"n": 3}]
+    assert attempts.count("measurements") == 2
+
+
+WRITER = """
+import sys
+from slimline.storage.metrics.store import MetricsStore
+from datetime import datetime, UTC
+store, who = MetricsStore(sys.argv[1]), sys.argv[2]
+for number in range(int(sys.argv[3])):
+    rows = [{"run": who, "variant": "v", "sample": number * 3 + i, "es": i} for i in range(3)]
+    store.append("predictions", rows)
+    print(number, flush=True)
+"""
+
+
+def start_writer(root, who, appends):
+    command = [sys.executable, "-c", WRITER, str(root), who, str(appends)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"ARROW_DEFAULT_THREADS": "1"})
+
+
+@pytest.mark.e2e
+def test_four_writers_a_compactor_and_a_reader_lose_nothing(metrics):
+    root = metrics._partitions.root
+    writers = [start_writer(root, f"w{number}", 6) for number in range(4)]
+    seen = 0
+    while any(writer.poll() is None for writer in writers):
+        (row,) = metrics.query("SELECT count(*) AS n, count(DISTINCT (run, sample)) AS d FROM predictions").to_pylist()
+        assert row["n"] == row["d"] >= seen
+        assert row["n"] % 3 == 0
+        seen = row["n"]
+        metrics.compact("predictions")
+    assert [writer.communicate() and writer.returncode for writer in writers] == [0] * 4
+    (row,) = metrics.query("SELECT count(*) AS n, count(DISTINCT (run, sample)) AS d FROM predictions").to_pylist()
+    assert row == {"n": 72, "d": 72}
+
+
+@pytest.mark.e2e
+def test_a_killed_writer_leaves_whole_files_only(metrics):
+    root = metrics._partitions.root
+    writer = start_writer(root, "w", 10_000)
+    for _ in range(10):
+        writer.stdout.readline()
+    writer.send_signal(signal.SIGKILL)
+    announced = 10 + len(writer.communicate()[0].split("\n")) - 1
+    (row,) = metrics.query("SELECT count(*) AS n FROM predictions").to_pylist()
+    assert row["n"] >= 3 * announced
+    assert row["n"] % 3 == 0
+    metrics.compact("predictions")
+    assert list((root / ".staging").iterdir()) == []
+
+
+def test_two_compactors_take_turns(metrics):
+    for number in range(6):
+        metrics.append("measurements", [measured("a", "es", float(number))])
+    merged = []
+    threads = [threading.Thread(target=lambda: merged.append(metrics.compact("measurements"))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(merged) == [0, 0, 6]
+    assert metrics.query("SELECT count(*) AS n FROM measurements").to_pylist() == [{"n": 6}]
+
+
+@pytest.mark.e2e
+def test_a_small_store_answers_at_once_without_heavy_imports(metrics):
+    metrics.append("runs", [run_row()])
+    metrics.append("measurements", [measured("original", "es", 40.0)])
+    code = (
+        "import sys; from slimline.storage.metrics.store import MetricsStore; "
+        "from slimline.storage.artifacts.store import ArtifactStore;"
+        "MetricsStore(sys.argv[1]).query('FROM result_table');"
+        "print([m for m in ('pandas', 'torch', 'fsspec', 'prefect', 'transformers') if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, str(metrics._partitions.root)]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Processor time, since other work may share the cores: half a second here, and a heavy import adds as much again.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0

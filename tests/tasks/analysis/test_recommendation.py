@@ -1,0 +1,311 @@
+"""Which variant to ship: rules on small known tables, and properties on any table."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slimline.dashboards.reports.recommendation import recommendations, render_recommendation
+from slimline.storage.queries.results import METRICS
+from slimline.tasks.analysis.recommendation import DEFAULT, Constraints, recommend
+from tests.storage.factories import measured, run_row
+
+AXES = {"es": 1, "samples_per_s": 1, "disk_mb": -1, "memory_over_base_mb": -1}
+BOUNDED = {
+    "max_es_drop": ("es_drop", 1),
+    "max_em_drop": ("em_drop", 1),
+    "max_memory_mb": ("memory_mb", 1),
+    "max_disk_mb": ("disk_mb", 1),
+    "min_samples_per_s": ("samples_per_s", -1),
+}
+
+
+def row(variant, speed=1.0, es=50.0, disk=20.0, memory=100.0, error=None, random_weights=False, **changes):
+    """A variant; every figure's interval is 10 % wide to both sides, but the disk's, which has none."""
+    head = {"study": "s", "run": "r", "host": "h", "label": "ours", "noise_floor": 0.02, "tainted": False}
+    drop = None if es is None else 50.0 - es
+    values = {"speed_ratio": speed, "samples_per_s": 5 * speed, "es": es, "es_drop": drop, "em_drop": drop}
+    values |= {"disk_mb": disk, "memory_mb": memory + 40, "memory_over_base_mb": memory}
+    figures = dict.fromkeys(f"{metric}{end}" for metric in METRICS for end in ("", "_lo", "_hi")) | values
+    for metric, value in values.items():
+        if value is not None and metric != "disk_mb":
+            figures |= {f"{metric}_lo": value - abs(value) / 10, f"{metric}_hi": value + abs(value) / 10}
+    return {"variant": variant, "error": error, "random_weights": random_weights, **head, **figures, **changes}
+
+
+def reasons(found):
+    return {candidate.variant: "; ".join(candidate.loses) for candidate in found.candidates}
+
+
+def test_the_fastest_wins_where_it_is_faster_for_sure():
+    rows = [row("original"), row("small", 2.0, disk=5.0), row("fast", 3.0, disk=30.0), row("broken", 9.0, es=30.0)]
+    found = recommend(rows)
+    assert (found.winner, found.constraints) == ("fast", {"max_es_drop": 2.0})
+    assert found.rule == "the fastest that keeps the constraints: every other's speed interval ends below its own"
+    assert reasons(found) == {
+        "original": "dominated by small: no better in ES, speed, disk or memory",
+        "small": "slower than fast: 2 [1.8, 2.2] times the baseline, against 3 [2.7, 3.3]",
+        "fast": "",
+        "broken": "breaks ES drop at most 2 points: 20 [18, 22]",
+    }
+    assert [c.variant for c in found.candidates if c.on_frontier] == ["small", "fast", "broken"]
+
+
+def test_the_smaller_wins_where_speeds_cannot_be_told_apart():
+    rows = [row("original"), row("small", 2.8, disk=5.0), row("light", 2.9, memory=50.0), row("fast", 3.0, es=52.0)]
+    found = recommend(rows)
+    assert found.winner == "small"
+    assert found.rule == "the smallest of those that may be as fast as fast: their speed intervals overlap"
+    assert reasons(found)["fast"] == (
+        "not faster as far as can be told, nor smaller: 20 MB on disk, 100 over base in memory, against 5 and 100"
+    )
+    same_disk = recommend([each | {"disk_mb": 20.0} for each in rows])
+    assert same_disk.winner == "light"
+    smallest_too = recommend([row("a", 3.0, disk=5.0), row("b", 2.9, es=51.0)])
+    assert smallest_too.rule == (
+        "the fastest that keeps the constraints, and the smallest of those that may be as fast: also b"
+    )
+
+
+def test_who_is_slower_than_anyone_for_sure_is_not_as_fast():
+    """The fastest by value may be so uncertain that it overlaps with a variant which a third one surely beats."""
+    wild = row("wild", 5.1) | {"speed_ratio_lo": 3.0, "speed_ratio_hi": 7.0}
+    steady = row("steady", 5.0, es=51.0) | {"speed_ratio_lo": 5.0, "speed_ratio_hi": 5.0}
+    found = recommend([wild, steady, row("small", 4.0, disk=1.0)])
+    assert found.winner != "small"
+    assert reasons(found)["small"].startswith("slower than steady: ")
+
+
+def test_one_that_fits_and_one_that_is_best_in_everything():
+    assert recommend([row("original"), row("bad", 2.0, es=10.0)]).rule == "the only one that keeps the constraints"
+    best = recommend([row("original"), row("best", 2.0, disk=10.0)])
+    assert best.rule == "no other that keeps the constraints is better in anything: ES, speed, disk or memory"
+
+
+@pytest.mark.parametrize(
+    ("changes", "constraints", "reason"),
+    [
+        ({"es_drop": 1.9, "es_drop_hi": 2.1}, DEFAULT, "may break ES drop at most 2 points, as its interval reaches"),
+        ({"es_drop": 1.9, "es_drop_hi": 2.0}, DEFAULT, ""),
+        ({"es_drop": None}, DEFAULT, "ES drop was not measured"),
+        ({"random_weights": True}, DEFAULT, "random weights have no quality"),
+        ({"random_weights": True}, Constraints(max_es_drop=2, max_em_drop=2), "random weights have no quality"),
+        ({"random_weights": True}, Constraints(max_disk_mb=20), ""),
+        ({"error": "died:\nout of memory"}, Constraints(max_disk_mb=20), "failed: died: out of memory"),
+        ({"speed_ratio": None}, Constraints(max_disk_mb=20), "not measured: speed_ratio"),
+        ({"disk_mb": 20.5}, Constraints(max_disk_mb=20), "breaks disk at most 20 MB: 20.5"),
+        ({"memory_mb_hi": 901.0}, Constraints(max_memory_mb=900), "may break memory at most 900 MB"),
+        ({"memory_mb": 900.0, "memory_mb_hi": None}, Constraints(max_memory_mb=900), ""),
+        ({"samples_per_s_lo": 4.9}, Constraints(min_samples_per_s=5), "may break samples/s at least 5, as"),
+        ({"em_drop": 3.0}, Constraints(max_em_drop=2.5), "breaks EM drop at most 2.5 points: 3 ["),
+    ],
+)
+def test_each_reason_not_to_ship(changes, constraints, reason):
+    found = recommend([row("only", 2.0) | changes], constraints)
+    assert found.winner == (None if reason else "only")
+    assert reasons(found)["only"].startswith(reason)
+    assert bool(reasons(found)["only"]) == bool(reason)
+
+
+def test_none_fits_and_what_it_would_take():
+    rows = [row("original", disk=28.0), row("int8", 5.0, disk=16.523), row("broken", 9.0, es=30.0, disk=9.9)]
+    found = recommend(rows, Constraints(max_es_drop=5, max_disk_mb=10))
+    assert found.winner is None
+    assert found.excluded_by == {"max_es_drop": 1, "max_disk_mb": 2}
+    assert (found.relaxation.variant, found.relaxation.bounds) == ("int8", {"max_disk_mb": 16.6})
+    text = render_recommendation(found, "text")
+    assert text.startswith("ship none\nwhy: no variant surely keeps the constraints\n")
+    assert "excludes the most: disk at most 10 MB, 2 of 3 measured variants\n" in text
+    assert "it would take: disk at most 16.6 MB; then int8 fits\n" in text
+
+
+def test_two_bounds_must_give_where_one_is_not_enough():
+    found = recommend([row("a", es=40.0, disk=30.0)], Constraints(max_es_drop=2, max_disk_mb=10))
+    assert found.relaxation.bounds == {"max_es_drop": 11.0, "max_disk_mb": 30.0}
+
+
+def test_where_nothing_was_measured_no_bound_helps():
+    found = recommend([row("a", error="it broke"), row("b", es=None, random_weights=True)])
+    assert (found.winner, found.relaxation) == (None, None)
+    assert "no other bound would help" in render_recommendation(found, "text")
+    nothing = render_recommendation(recommend([row("a", error="it broke")]), "text")
+    assert "nothing was measured in all that a choice takes" in nothing and "not a: failed: it broke" in nothing
+
+
+def test_random_weights_are_compared_by_all_but_quality():
+    rows = [row("original", es=None, random_weights=True), row("int8", 2.0, es=None, disk=9.0, random_weights=True)]
+    found = recommend(rows, Constraints(max_disk_mb=100))
+    assert found.winner == "int8"
+    assert [candidate.on_frontier for candidate in found.candidates] == [False, True]
+    assert "random weights, so of no known quality" in render_recommendation(found, "text")
+
+
+def test_a_tainted_run_recommends_and_says_so():
+    tainted = {"tainted": True, "noise_floor": 0.168}
+    for form in ("text", "md"):
+        shown = render_recommendation(recommend([row("a", **tainted)]), form)
+        assert "TAINTED: noise floor 16.8 %" in shown
+    assert "noise floor unknown" in render_recommendation(recommend([row("a", tainted=True, noise_floor=None)]), "text")
+
+
+@pytest.mark.parametrize("bound", [math.nan, math.inf])
+def test_a_bound_is_a_number(bound):
+    with pytest.raises(ValueError, match=r"max_disk_mb: .* is no bound; allowed: a finite number"):
+        Constraints(max_disk_mb=bound)
+
+
+def test_a_recommendation_is_for_one_run_on_one_host():
+    for rows in ([], [row("a"), row("b", host="other")], [row("a"), row("b", run="other")]):
+        with pytest.raises(ValueError, match="for one run on one host"):
+            recommend(rows)
+
+
+def test_text():
+    found = recommend([row("original", label="baseline"), row("fast", 3.0), row("worse", 1.0, disk=30.0)])
+    assert render_recommendation(found, "text") == (
+        "ship fast, ours: 3 [2.7, 3.3] times the speed of the baseline, ES drop 0 [0, 0] points, 20 MB on disk, "
+        "140 [126, 154] MB of memory\n"
+        "why: no other that keeps the constraints is better in anything: ES, speed, disk or memory\n"
+        "constraints: ES drop at most 2 points (what counts is the worse end of a 95 % interval)\n"
+        "\n"
+        "frontier  ES %         samples/s        disk MB  over base MB   keeps constraints\n"
+        "fast      50 [45, 55]  15 [13.5, 16.5]  20       100 [90, 110]  yes\n"
+        "\n"
+        "not original: dominated by fast: no better in ES, speed, disk or memory\n"
+        "not worse: dominated by fast: no better in ES, speed, disk or memory\n"
+        "study s, run r, host h\n"
+    )
+
+
+def test_markdown_escapes_and_has_the_frontier_as_a_table():
+    shown = render_recommendation(recommend([row("a|b_c", 3.0), row("<i>")]), "md")
+    assert shown.startswith(r"**ship a\|b\_c, ours: 3 \[2.7, 3.3\] times")
+    assert "\n| frontier | ES % |" in shown and "\n| --- | --- |" in shown and "\n- not \\<i\\>: dominated by" in shown
+
+
+def test_an_unknown_format_is_refused():
+    with pytest.raises(ValueError, match="unknown format 'pdf'; allowed: text, md, json"):
+        render_recommendation(recommend([row("a")]), "pdf")
+
+
+def test_each_host_of_a_run_has_its_own(metrics):
+    metrics.append("runs", [run_row(), run_row(host="other")])
+    figures = {"speed_ratio": 1.0, "samples_per_s": 1.0, "es": 40.0, "es_drop": 0.0, "disk_mb": 1.0}
+    figures |= {"memory_mb": 2.0, "memory_over_base_mb": 1.0}
+    for host in ("box", "other"):
+        metrics.append("measurements", [measured("original", *figure, host=host) for figure in figures.items()])
+    figures["disk_mb"] = 0.5
+    metrics.append("measurements", [measured("int8", *figure, host="other") for figure in figures.items()])
+    first, second = (json.loads(each) for each in recommendations(metrics, "r1", "json"))
+    assert (first["host"], first["winner"]) == ("box", "original")
+    assert (second["host"], second["winner"]) == ("other", "int8")
+
+
+# ---------------------------------------------------------------------------------------------------------- any table
+
+figure = st.floats(-100, 100, allow_nan=False).map(lambda value: round(value, 1))  # coarse, so that ties occur
+size = st.floats(0, 50, allow_nan=False).map(lambda value: round(value, 0))
+
+
+@st.composite
+def tables(draw):
+    rows = []
+    for number in range(draw(st.integers(1, 6))):
+        made = row(f"v{number}", error=draw(st.sampled_from([None, None, None, "it broke"])))
+        made["random_weights"] = draw(st.sampled_from([False, False, True]))
+        for metric in ("speed_ratio", "samples_per_s", "es", "es_drop", "em_drop", "disk_mb", "memory_mb"):
+            made |= interval(draw, metric, figure if "drop" in metric else size)
+        made |= interval(draw, "memory_over_base_mb", size)
+        rows.append(made)
+    return rows
+
+
+def interval(draw, metric, values):
+    value = draw(st.none() if draw(st.integers(0, 9)) == 0 else values)
+    wide = draw(st.none() | st.tuples(size, size))
+    lo, hi = (None, None) if value is None or wide is None else (value - wide[0], value + wide[1])
+    return {metric: value, f"{metric}_lo": lo, f"{metric}_hi": hi}
+
+
+bounds = st.builds(Constraints, *(st.none() | figure for _ in BOUNDED))
+
+
+def keeps(made, constraints):
+    """Whether a variant surely keeps everything, said again in other words."""
+    if made["error"] or any(made[metric] is None for metric in ("speed_ratio", *list(AXES)[1:])):
+        return False
+    for name, bound in (constraints.given() or DEFAULT.given()).items():
+        metric, sign = BOUNDED[name]
+        ends = [made[metric], made[f"{metric}_lo"], made[f"{metric}_hi"]]
+        if (made["random_weights"] and "drop" in metric) or made[metric] is None:
+            return False
+        if any(sign * end > sign * bound for end in ends if end is not None):
+            return False
+    return True
+
+
+def better(one, other):
+    """Whether one is at least as good in everything and better in something."""
+    pairs = []
+    for axis, sign in AXES.items():
+        values = [None if axis == "es" and each["random_weights"] else each[axis] for each in (one, other)]
+        pairs.append([-math.inf if value is None else sign * value for value in values])
+    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
+
+
+@given(rows=tables(), constraints=bounds)
+def test_what_is_recommended_surely_keeps_the_constraints_and_nothing_that_does_dominates_it(rows, constraints):
+    found = recommend(rows, constraints)
+    fitting = [each for each in rows if keeps(each, constraints)]
+    assert (found.winner is None) == (not fitting)
+    assert {candidate.variant for candidate in found.candidates if not candidate.loses} == {found.winner} - {None}
+    winner = next((each for each in rows if each["variant"] == found.winner), None)
+    if winner is not None:
+        assert winner in fitting
+        optimal = [each for each in fitting if not any(better(other, each) for other in fitting)]
+        assert winner in optimal
+        for other in optimal:
+            if other is winner:
+                continue
+            fastest = winner["speed_ratio_hi"] if winner["speed_ratio_hi"] is not None else winner["speed_ratio"]
+            slowest = other["speed_ratio_lo"] if other["speed_ratio_lo"] is not None else other["speed_ratio"]
+            assert fastest >= slowest
+
+
+@given(rows=tables(), constraints=bounds)
+def test_the_frontier_is_what_nothing_dominates(rows, constraints):
+    found = recommend(rows, constraints)
+    complete = [each for each in rows if not each["error"] and keeps({**each, "random_weights": False}, ANYTHING)]
+    optimal = {each["variant"] for each in complete if not any(better(other, each) for other in complete)}
+    assert {candidate.variant for candidate in found.candidates if candidate.on_frontier} == optimal
+
+
+ANYTHING = Constraints(max_disk_mb=1e9)
+
+
+@given(rows=tables(), constraints=bounds)
+def test_what_it_would_take_is_enough_and_needed(rows, constraints):
+    found = recommend(rows, constraints)
+    if found.relaxation is None:
+        return
+    asked = constraints.given() or DEFAULT.given()
+    for name, bound in found.relaxation.bounds.items():
+        assert (bound - asked[name]) * BOUNDED[name][1] > 0
+    relaxed = Constraints(**{**asked, **found.relaxation.bounds})
+    assert recommend(rows, relaxed).winner is not None
+    for name in found.relaxation.bounds:
+        kept = Constraints(**{**asked, **found.relaxation.bounds, name: asked[name]})
+        assert not keeps(next(each for each in rows if each["variant"] == found.relaxation.variant), kept)
+
+
+@given(rows=tables(), constraints=bounds, shuffled=st.randoms(use_true_random=False))
+def test_the_order_of_rows_does_not_matter_and_all_forms_render(rows, constraints, shuffled):
+    found = recommend(rows, constraints)
+    other = list(rows)
+    shuffled.shuffle(other)
+    assert recommend(other, constraints).winner == found.winner
+    assert recommend(other, constraints).relaxation == found.relaxation
+    assert all(render_recommendation(found, form).endswith("\n") for form in ("text", "md"))
+    assert json.loads(render_recommendation(found, "json"))["winner"] == found.winner

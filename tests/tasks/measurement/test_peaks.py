@@ -1,0 +1,113 @@
+"""The host's peaks: measured for real once, kept, and measured again only where something has changed."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+import pytest
+
+from slimline.storage.metrics.schema import HOSTS
+from slimline.storage.paths import home
+from slimline.tasks.measurement import peaks
+from slimline.tasks.measurement.peaks import Peaks, PeaksFailed, host_peaks
+from slimline.tasks.runtime.host import describe_host, has_bf16, isa_flags, last_level_cache_bytes
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """This host's peaks with one thread, and the state directory they are kept in."""
+    directory = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLIMLINE_HOME", str(directory))
+        return host_peaks(1), directory
+
+
+@pytest.fixture
+def no_process(monkeypatch):
+    """Measuring takes no process, and counts how often it is asked for."""
+    asked = []
+
+    def measure(threads):
+        asked.append(threads)
+        rates = {"fp32_gflops": 100.0, "bf16_gflops": None, "int8_gops": 300.0, "read_gb_s": 10.0}
+        return {**rates, "kernels": {"fp32": "a", "int8": "b", "read": "c"}}
+
+    monkeypatch.setattr(peaks, "_in_new_process", measure)
+    return asked
+
+
+@pytest.fixture
+def fresh_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLIMLINE_HOME", str(tmp_path / "home"))
+
+
+def test_peaks_of_this_host(measured):
+    found, _ = measured
+    assert found.threads == 1 and found.cpu == describe_host()["cpu"]
+    assert (datetime.now(UTC) - found.measured).total_seconds() < 3600
+    assert 0.1 < found.fp32_gflops < 10_000 and 0.1 < found.int8_gops < 100_000
+    assert 0.1 < found.read_gb_s < 2_000
+    assert (found.bf16_gflops is not None) == has_bf16(isa_flags())
+    assert set(found.kernels) == {"fp32", "int8", "read"} | ({"bf16"} if found.bf16_gflops else set())
+    assert set(found.versions) == {"numpy", "onnxruntime", "torch"}
+
+
+def test_they_are_kept_and_read_back(measured, monkeypatch):
+    found, directory = measured
+    monkeypatch.setenv("SLIMLINE_HOME", str(directory))
+    monkeypatch.setattr(peaks, "_in_new_process", lambda threads: pytest.fail("measured again"))
+    assert host_peaks(1) == found
+    kept = json.loads((directory / "peaks" / f"{found.fingerprint}.json").read_text())
+    assert kept["fp32_gflops"] == found.fp32_gflops and kept["kernels"] == found.kernels
+
+
+def test_they_are_measured_again_where_asked_damaged_or_changed(fresh_home, no_process, monkeypatch):
+    first = host_peaks(1)
+    host_peaks(1)
+    assert no_process == [1]
+    host_peaks(1, remeasure=True)
+    (home() / "peaks" / f"{first.fingerprint}.json").write_text('{"cpu": ')
+    host_peaks(1)
+    assert no_process == [1, 1, 1]
+    other = host_peaks(2)
+    assert other.fingerprint != first.fingerprint and no_process[-1] == 2
+    monkeypatch.setattr(peaks, "library_versions", lambda: {"torch": "0", "scipy": "9"})
+    assert host_peaks(1).versions == {"torch": "0"}
+    assert len(list((home() / "peaks").glob("*.json"))) == 3
+
+
+def test_a_process_that_fails_is_reported_with_its_last_words(fresh_home):
+    with pytest.raises(PeaksFailed, match=r"the host's peaks: exit status 1: \w*Error: "):
+        host_peaks(-1)
+    assert not (home() / "peaks").exists()
+
+
+def test_precisions_and_columns(fresh_home, no_process):
+    found = host_peaks(1)
+    assert [found.operations_per_s(name) for name in ("float32", "bfloat16", "int8")] == [1e11, 1e11, 3e11]
+    native = Peaks(**{**found.model_dump(), "bf16_gflops": 200.0})
+    assert native.operations_per_s("bfloat16") == 2e11
+    assert set(found.columns()) <= {column.name for column in HOSTS}
+    assert found.shown()["read"] == "10.0 GB/s (c)" and "bf16" not in found.shown()
+
+
+def test_the_parent_holds_no_library_that_computes():
+    code = "import sys, slimline.tasks.measurement.peaks; print({'torch', 'onnxruntime', 'onnx'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_shared_caches_count_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2}, raising=False)
+    sizes = {"index0": ("1", "32K", "{}"), "index3": ("3", "1024K", "{}")}
+    for cpu, shared in ((0, "0-1"), (1, "0-1"), (2, "2-3")):
+        for name, (level, size, _) in sizes.items():
+            cache = tmp_path / f"sys/devices/system/cpu/cpu{cpu}/cache/{name}"
+            cache.mkdir(parents=True)
+            owners = shared if name == "index3" else str(cpu)
+            for field, text in {"level": level, "size": size, "shared_cpu_list": owners}.items():
+                (cache / field).write_text(f"{text}\n")
+    assert last_level_cache_bytes(tmp_path) == 2 * 1024 * 1024
+    assert last_level_cache_bytes(tmp_path / "none") == 0

@@ -1,0 +1,250 @@
+from datetime import UTC, datetime
+
+import pytest
+
+from slimline.storage.metrics.schema import TABLES
+from slimline.tasks.measurement.peaks import Peaks
+from slimline.tasks.measurement.probe import ProbeFailed, ProbeResult, Timing
+from slimline.tasks.measurement.roofline import Work
+from slimline.tasks.measurement.score import score_pairs
+from slimline.tasks.measurement.size import DiskSize, Parameters
+from slimline.tasks.measurement.summary import (
+    UNITS,
+    Subject,
+    Visit,
+    failed_round_row,
+    limit_measurements,
+    measurement_rows,
+    quality_measurements,
+    round_row,
+    session_noise,
+    size_measurements,
+    speed_measurements,
+)
+
+T0, T1 = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
+
+
+def visit(variant, number=0, replicate=0):
+    return Visit(run="r", host="h", round=number, position=1, variant=variant, replicate=replicate)
+
+
+def result(latencies=(0.1, 0.2, 0.3, 0.4), **change):
+    timings = [
+        Timing(latency_s=s, prefill_s=s / 2, decode_s=s / 4, prompt_tokens=100, new_tokens=10, decode_passes=9)
+        for s in latencies
+    ]
+    values = {"pid": 7, "started": T0, "finished": T1, "load_s": 2.0, "wall_s": sum(latencies), "base_mb": 40.0}
+    memory = {"memory_mb": 140.0, "memory_over_base_mb": 100.0}
+    return ProbeResult(**{**values, **memory, "timings": timings, **change})
+
+
+def row(variant, samples_per_s, number=0, replicate=0):
+    return {**round_row(visit(variant, number, replicate), result()), "samples_per_s": samples_per_s}
+
+
+def failed_row(variant, number=0):
+    failure = ProbeFailed("ended with exit status 1", 1, ["Traceback", "  File", "ValueError: no"])
+    return failed_round_row(visit(variant, number), failure, T0, T1)
+
+
+def by_metric(measured, variant):
+    return {each.metric: each for each in measured if each.variant == variant}
+
+
+def test_a_round_row_of_known_timings():
+    made = round_row(visit("ours"), result(energy_j=8.0, energy_source="rapl"))
+    assert made == {
+        **{"run": "r", "host": "h", "round": 0, "position": 1, "variant": "ours", "replicate": 0},
+        **{"pid": 7, "started": T0, "finished": T1, "samples": 4, "passes": 1, "tokens": 40},
+        **{"prompt_tokens": 400, "prefill_context": 50.5, "decode_context": 105.0},
+        "wall_s": pytest.approx(1.0),
+        "samples_per_s": pytest.approx(4.0),
+        "undisturbed_per_s": pytest.approx(4.0),
+        "latency_p50_ms": pytest.approx(250),
+        "latency_p95_ms": pytest.approx(385),
+        "latency_p99_ms": pytest.approx(397),
+        "prefill_tokens_per_s": pytest.approx(400 / 0.5),
+        "decode_tokens_per_s": pytest.approx(36 / 0.25),
+        **{"memory_mb": 140.0, "memory_over_base_mb": 100.0, "base_mb": 40.0},
+        **{"energy_j_per_sample": 2.0, "energy_source": "rapl", "load_s": 2.0, "error": None},
+    }
+
+
+def test_of_several_passes_counts_are_of_one_and_the_fastest_of_each_sample_is_undisturbed():
+    made = round_row(visit("ours"), result((0.1, 0.5, 0.3, 0.2), passes=2))
+    assert (made["samples"], made["passes"], made["tokens"], made["prompt_tokens"]) == (2, 2, 20, 200)
+    assert made["samples_per_s"] == pytest.approx(4 / 1.1)
+    assert made["undisturbed_per_s"] == pytest.approx(2 / (0.1 + 0.2))
+
+
+def test_what_took_no_pass_has_no_rate():
+    (timing,) = result((0.1,)).timings
+    made = round_row(visit("ours"), result(timings=[timing.model_copy(update={"decode_passes": 0, "decode_s": 0.0})]))
+    assert made["decode_tokens_per_s"] is made["decode_context"] is None
+    assert made["prefill_context"] == 50.5
+
+
+def test_contexts_are_means_over_tokens_not_over_samples():
+    long, short = result((0.1, 0.1)).timings
+    timings = [long, short.model_copy(update={"prompt_tokens": 1, "decode_passes": 1})]
+    made = round_row(visit("ours"), result(timings=timings))
+    assert made["prompt_tokens"] == 101
+    assert made["prefill_context"] == pytest.approx((sum(range(1, 101)) + 1) / 101)
+    assert made["decode_context"] == pytest.approx((sum(range(101, 110)) + 2) / 10)
+
+
+def test_rows_fill_the_tables_exactly():
+    columns = {column.name for column in TABLES["rounds"]} - {"node", "slurm_job"}  # of the place, not of the turn
+    assert sorted(round_row(visit("ours"), result())) == sorted(failed_row("ours")) == sorted(columns)
+    subjects = {"ours": Subject(artifact="ab" * 32, label="repaired", random_weights=False)}
+    measured = size_measurements("ours", DiskSize(5.0, 4.0), Parameters(1_500_000, 500_000))
+    rows = measurement_rows(measured, subjects, run="r", study="s", host="h", time=T0)
+    assert {tuple(sorted(made)) for made in rows} == {tuple(sorted(column.name for column in TABLES["measurements"]))}
+    assert rows[2] == {
+        **{"run": "r", "study": "s", "host": "h", "time": T0, "variant": "ours", "metric": "params_m"},
+        **{"value": 1.5, "lo": None, "hi": None, "unit": "M", "n": 1, "metric_version": 1, "error": None},
+        **{"artifact": "ab" * 32, "label": "repaired", "random_weights": False},
+    }
+
+
+def test_an_export_without_counts_has_no_count_rows():
+    assert [each.metric for each in size_measurements("ours", DiskSize(5.0, 4.0), None)] == ["disk_mb", "disk_gzip_mb"]
+
+
+def test_a_failed_round_keeps_the_whole_reason():
+    made = failed_row("ours")
+    assert made["error"] == "measuring process: ended with exit status 1\nTraceback\n  File\nValueError: no"
+    assert made["samples_per_s"] is made["pid"] is None
+    assert (made["started"], made["finished"]) == (T0, T1)
+
+
+def test_speeds_are_medians_over_rounds_and_ratios_are_paired():
+    drift = [1.0, 2.0, 4.0]
+    rounds = [row("base", speed, number) for number, speed in enumerate(drift)]
+    rounds += [
+        row("ours", factor * speed, number) for number, (factor, speed) in enumerate(zip([2, 2, 3], drift, strict=True))
+    ]
+    measured = by_metric(speed_measurements(rounds, "base"), "ours")
+    assert measured["samples_per_s"][2:] == (4.0, 2.0, 12.0, 3, None)
+    assert measured["speed_ratio"][2:] == (pytest.approx(2.0), pytest.approx(2.0), pytest.approx(3.0), 3, None)
+    assert measured["memory_mb"][2:] == (140.0, 140.0, 140.0, 3, None)
+    assert "energy_j_per_sample" not in measured
+    assert set(measured) < set(UNITS)
+
+
+def test_the_baselines_two_passes_are_one_value_a_round():
+    rounds = [row("base", 1.0), row("base", 3.0, replicate=1), row("ours", 4.0)]
+    measured = speed_measurements(rounds, "base")
+    assert by_metric(measured, "base")["samples_per_s"].value == pytest.approx(2.0)
+    assert by_metric(measured, "base")["speed_ratio"].value == pytest.approx(1.0)
+    assert by_metric(measured, "ours")["speed_ratio"][2:] == (pytest.approx(2.0), None, None, 1, None)
+
+
+def test_energy_appears_where_it_was_counted():
+    rounds = [round_row(visit("base"), result(energy_j=2.0, energy_source="rapl"))]
+    assert by_metric(speed_measurements(rounds, "base"), "base")["energy_j_per_sample"].value == pytest.approx(0.5)
+
+
+def test_a_variant_that_failed_in_one_round_is_measured_on_the_others():
+    rounds = [row("base", 1.0), row("base", 1.0, 1), failed_row("ours"), row("ours", 2.0, 1)]
+    measured = by_metric(speed_measurements(rounds, "base"), "ours")
+    assert measured["samples_per_s"][2:] == (2.0, None, None, 1, None)
+    assert measured["speed_ratio"][2:] == (2.0, None, None, 1, None)
+
+
+def test_a_variant_that_always_failed_has_rows_with_the_reason():
+    measured = by_metric(speed_measurements([row("base", 1.0), failed_row("ours")], "base"), "ours")
+    reason = "measuring process: ended with exit status 1: ValueError: no"
+    assert measured["samples_per_s"][2:] == measured["speed_ratio"][2:] == (None, None, None, 0, reason)
+
+
+def test_without_a_baseline_only_the_ratio_is_missing():
+    measured = by_metric(speed_measurements([failed_row("base"), row("ours", 2.0)], "base"), "ours")
+    assert measured["samples_per_s"].value == 2.0
+    assert measured["speed_ratio"][2:] == (None, None, None, 0, "no round has both it and the baseline (base)")
+
+
+WORK = Work(
+    operations_per_token=900.0,
+    operations_per_position=2.0,
+    operations_per_prompt=99.0,
+    weight_bytes=895.0,
+    cache_bytes_per_position=1.0,
+    precision="int8",
+)
+PEAKS = Peaks(
+    fingerprint="f",
+    cpu="c",
+    threads=1,
+    measured=T0,
+    versions={},
+    fp32_gflops=1e-6,
+    bf16_gflops=None,
+    int8_gops=2e-3,
+    read_gb_s=5e-4,
+    kernels={},
+)
+
+
+def test_limit_shares_by_hand():
+    """800 prompt tokens a second at 900 + 2 * 50.5 + 99 / 100 operations each; 144 tokens at 895 + 105 bytes."""
+    rounds = [round_row(visit("ours", number), result()) for number in range(2)] + [failed_row("ours", 2)]
+    measured = by_metric(limit_measurements(rounds, "ours", WORK, PEAKS, beams=1), "ours")
+    assert measured["prefill_limit_share"].value == pytest.approx(100 * 800 * (900 + 101 + 0.99) / 2e6)
+    assert measured["decode_limit_share"].value == pytest.approx(100 * 144 * 1000 / 5e5)
+    assert [each.n for each in measured.values()] == [2, 2]
+    wider = by_metric(limit_measurements(rounds, "ours", WORK, PEAKS, beams=5), "ours")
+    assert wider["decode_limit_share"].value == pytest.approx(100 * 144 * (895 + 5 * 105) / 5e5)
+    assert set(measured) < set(UNITS)
+
+
+def test_a_share_above_the_limit_is_not_clipped_and_what_has_no_rate_has_no_share():
+    fast = Peaks(**{**PEAKS.model_dump(), "read_gb_s": 1e-6})
+    rounds = [round_row(visit("ours"), result())]
+    assert by_metric(limit_measurements(rounds, "ours", WORK, fast, 1), "ours")["decode_limit_share"].value > 100
+    rounds[0]["decode_tokens_per_s"] = rounds[0]["decode_context"] = None
+    assert list(by_metric(limit_measurements(rounds, "ours", WORK, fast, 1), "ours")) == ["prefill_limit_share"]
+    assert limit_measurements([failed_row("ours")], "ours", WORK, fast, 1) == []
+
+
+@pytest.mark.parametrize(("second", "floor", "tainted"), [(1.02, 0.02, False), (0.9, 0.1, True)])
+def test_session_noise(second, floor, tainted):
+    rounds = [row("base", 1.0), row("base", second, replicate=1), row("ours", 9.0)]
+    assert session_noise(rounds, "base") == (pytest.approx(floor), tainted)
+
+
+def test_noise_that_could_not_be_measured_taints():
+    assert session_noise([row("base", 1.0), failed_row("base", 1)], "base") == (None, True)
+
+
+def test_quality_is_paired_with_the_baseline():
+    base = score_pairs([("a", "a"), ("b", "b"), ("c", "c"), ("x", "d")])
+    ours = score_pairs([("a", "a"), ("b", "b"), ("x", "c"), ("x", "d")])
+    measured = quality_measurements({"base": base, "ours": ours}, "base")
+    values = {metric: each.value for metric, each in by_metric(measured, "ours").items()}
+    assert values == {"es": 50.0, "em": 50.0, "es_drop": 25.0, "em_drop": 25.0, "em_p_value": 1.0}
+    assert {each.n for each in measured} == {4}
+    own = by_metric(measured, "base")
+    assert own["em"][2:5] == pytest.approx((75.0, 30.06, 95.44), abs=0.01)
+    assert own["es_drop"][2:5] == own["em_drop"][2:5] == (0.0, 0.0, 0.0)
+
+
+def test_a_variant_without_a_score_has_rows_with_the_reason():
+    base = score_pairs([("a", "a"), ("b", "c")])
+    measured = by_metric(quality_measurements({"base": base, "ours": "out of memory"}, "base"), "ours")
+    assert {(each.value, each.error) for each in measured.values()} == {(None, "out of memory")}
+    assert len(measured) == 5
+
+
+def test_a_baseline_without_a_score_leaves_the_variants_own():
+    ours = score_pairs([("a", "a"), ("b", "c")])
+    measured = by_metric(quality_measurements({"base": "out of memory", "ours": ours}, "base"), "ours")
+    assert measured["em"].value == 50.0
+    assert measured["em_drop"].error == "the baseline has no score: out of memory"
+
+
+def test_scores_of_different_samples_do_not_pair():
+    scores = {"base": score_pairs([("a", "a")]), "ours": score_pairs([("a", "a"), ("b", "b")])}
+    with pytest.raises(ValueError, match="differ in number: 1 and 2"):
+        quality_measurements(scores, "base")

@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+
+from slimline.tasks.measurement.size import count_parameters
+from slimline.tasks.pruning.shapes import Shape, parameters
+from slimline.tasks.pruning.slim import Shrinking, cubic, group_factors, slim
+from slimline.tasks.pruning.structures import (
+    Kept,
+    alive,
+    channel_members,
+    group_norms,
+    head_members,
+    neuron_members,
+    take,
+)
+from slimline.tasks.pruning.trials import Goal, one_shot
+from slimline.tasks.specs import Slim
+from tests.tasks.bpe_models import VOCABULARY, write_bpe_model, write_bpe_slice
+
+WIDTH, HEADS, INNER, LAYERS = 32, 4, 64, 3
+EACH = WIDTH // HEADS
+
+
+def gpt2(**changes: Any) -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": VOCABULARY, "n_positions": 96, "n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS}
+    config = GPT2Config(**(sizes | {"n_inner": INNER, "initializer_range": 0.2} | changes))
+    model = GPT2LMHeadModel(config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 1:
+                weight += 0.1 * torch.randn_like(weight)
+    return model
+
+
+def plant(model: GPT2LMHeadModel, channels: list[int], heads: list[list[int]], neurons: list[list[int]]) -> None:
+    """Kill these structures, and give the living channels of all that writes to the stream the mean zero."""
+    live = [channel for channel in range(WIDTH) if channel not in channels]
+    body = model.transformer
+    with torch.no_grad():
+        for number, block in enumerate(body.h):
+            block.mlp.c_fc.weight[:, neurons[number]] = 0
+            block.mlp.c_fc.bias[neurons[number]] = 0
+            for head in heads[number]:
+                block.attn.c_proj.weight[head * EACH : (head + 1) * EACH] = 0
+        writers = [body.wte.weight, body.wpe.weight]
+        writers += [tensor for block in body.h for tensor in (block.attn.c_proj.weight, block.mlp.c_proj.weight)]
+        writers += [tensor[None] for block in body.h for tensor in (block.attn.c_proj.bias, block.mlp.c_proj.bias)]
+        for writer in writers:
+            writer[:, channels] = 0
+            writer[:, live] -= writer[:, live].mean(1, keepdim=True)
+        for norm in [body.ln_f, *(norm for block in body.h for norm in (block.ln_1, block.ln_2))]:
+            norm.weight[channels] = 0
+            norm.bias[channels] = 0
+        for block in body.h:
+            block.attn.c_attn.weight[channels] = 0
+            block.mlp.c_fc.weight[channels] = 0
+
+
+def logits(model: GPT2LMHeadModel) -> torch.Tensor:
+    ids = torch.randint(0, VOCABULARY, (2, 40), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        found: torch.Tensor = model.eval()(ids).logits
+    return found
+
+
+@pytest.fixture(scope="module")
+def slice_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bpe_slice(tmp_path_factory.mktemp("slice"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bpe_model(tmp_path_factory.mktemp("model"))
+
+
+def saved(model: GPT2LMHeadModel, directory: Path, tokenizer_dir: Path) -> Path:
+    model.save_pretrained(directory)
+    (directory / "tokenizer.json").write_bytes((tokenizer_dir / "tokenizer.json").read_bytes())
+    return directory
+
+
+PLANTED_CHANNELS = [1, 3, 5, 11, 17, 18, 20, 31]
+PLANTED_HEADS = [[0], [3], [1]]
+PLANTED_NEURONS = [[0, 5, 63], [7, 8, 9], [30, 31, 33]]
+
+
+def test_what_is_planted_dead_is_removed_and_nothing_else(tmp_path: Path, tokenizer_dir: Path, slice_dir: Path) -> None:
+    model = gpt2()
+    plant(model, PLANTED_CHANNELS, PLANTED_HEADS, PLANTED_NEURONS)
+    source = saved(model, tmp_path / "planted", tokenizer_dir)
+    expected = Shape(LAYERS, HEADS - 1, WIDTH - EACH, INNER - 3, VOCABULARY, 96)
+    spec = Slim(params_m=parameters(expected) / 1e6)
+    notes = slim(spec, source, slice_dir, tmp_path / "slim", tmp_path / "work")
+    small = AutoModelForCausalLM.from_pretrained(tmp_path / "slim")
+    torch.testing.assert_close(logits(small), logits(model), atol=1e-5, rtol=0)
+    assert notes["shape"] == expected._asdict()
+    assert notes["dead"] == {"layers": 0, "heads": 1, "channels": 8, "neurons": 3}
+    survivors = [channel for channel in range(WIDTH) if channel not in PLANTED_CHANNELS]
+    assert torch.equal(small.transformer.wte.weight, model.transformer.wte.weight[:, survivors])
+    for number, block in enumerate(small.transformer.h):
+        neurons = [neuron for neuron in range(INNER) if neuron not in PLANTED_NEURONS[number]]
+        original = model.transformer.h[number].mlp.c_proj.weight[neurons][:, survivors]
+        assert torch.equal(block.mlp.c_proj.weight, original)
+
+
+def test_a_dead_layer_goes_whole(tmp_path: Path, tokenizer_dir: Path, slice_dir: Path) -> None:
+    model = gpt2()
+    with torch.no_grad():
+        for projection in (model.transformer.h[1].attn.c_proj, model.transformer.h[1].mlp.c_proj):
+            projection.weight.zero_()
+            projection.bias.zero_()
+    source = saved(model, tmp_path / "planted", tokenizer_dir)
+    spec = Slim(params_m=count_parameters(source).total / 1e6 - 0.001)
+    notes = slim(spec, source, slice_dir, tmp_path / "slim", tmp_path / "work")
+    assert notes["dead"] == {"layers": 1, "heads": 0, "channels": 0, "neurons": 0}
+    small = AutoModelForCausalLM.from_pretrained(tmp_path / "slim")
+    torch.testing.assert_close(logits(small), logits(model), atol=1e-5, rtol=0)
+
+
+def test_unequal_numbers_of_dead_leave_what_a_stock_model_needs(
+    tmp_path: Path, tokenizer_dir: Path, slice_dir: Path
+) -> None:
+    model = gpt2()
+    plant(model, [], [[0], [], []], [[0, 1], [2], []])
+    live = alive(model)
+    assert [len(heads) for heads in live.heads] == [3, 4, 4]
+    source = saved(model, tmp_path / "planted", tokenizer_dir)
+    notes = slim(Slim(sparsity=0.001, epochs=0), source, slice_dir, tmp_path / "slim", tmp_path / "work")
+    assert notes["dead"] == {"layers": 0, "heads": 0, "channels": 0, "neurons": 0}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, slice_dir: Path, tokenizer_dir: Path) -> tuple[Path, Any]:
+    directory = tmp_path_factory.mktemp("trained")
+    spec = Slim(sparsity=0.4, max_steps=20, batch_size=2, window=64, strength=1.0, learning_rate=1e-3)
+    return directory / "slim", slim(spec, tokenizer_dir, slice_dir, directory / "slim", directory / "work")
+
+
+def test_the_target_is_met_by_a_dense_stock_checkpoint(trained: tuple[Path, Any], tokenizer_dir: Path) -> None:
+    directory, notes = trained
+    before, after = count_parameters(tokenizer_dir), count_parameters(directory)
+    assert after.total <= 0.6 * before.total
+    assert after.total == after.nonzero == notes["parameters"]
+    _, found = AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True)
+    assert not any(found[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert len(notes["trials"]) > 1
+    with safe_open(directory / "model.safetensors", framework="numpy") as file:
+        assert all(file.get_slice(name).get_dtype() == "F32" for name in file.keys())  # noqa: SIM118
+
+
+def test_speedup_asks_the_latency_table(
+    tmp_path: Path, tokenizer_dir: Path, slice_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Table:
+        def seconds(self, shape: Shape, prompt_tokens: float, new_tokens: float) -> float:
+            return float(shape.layers)
+
+    monkeypatch.setattr("slimline.tasks.pruning.slim.latency_table", lambda *_: Table())
+    notes = slim(Slim(speedup=2, epochs=0), tokenizer_dir, slice_dir, tmp_path / "slim", tmp_path / "work")
+    assert notes["shape"]["layers"] == 1
+
+
+@pytest.mark.parametrize("target", [{}, {"sparsity": 0.5, "params_m": 1.0}])
+def test_exactly_one_target(target: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="one of sparsity, params_m, speedup is needed"):
+        Slim(**target)
+
+
+def test_a_target_out_of_reach_names_its_field(tmp_path: Path, tokenizer_dir: Path, slice_dir: Path) -> None:
+    with pytest.raises(ValueError, match=r"slim\.params_m: 1e-06: no smaller shape"):
+        slim(Slim(params_m=1e-6), tokenizer_dir, slice_dir, tmp_path / "slim", tmp_path / "work")
+
+
+# --------------------------------------------------------------------------------------------------------- structures
+
+
+def test_norms_count_every_weight_once() -> None:
+    model = gpt2()
+    model.requires_grad_(False)
+    total = sum(float(weight.square().sum()) for weight in model.parameters())
+    members = channel_members(model)
+    in_channels = float((group_norms(members) ** 2).sum()) * sum(member.width for member in members)
+    others = 0.0
+    for block in model.transformer.h:
+        others += sum(float(t.square().sum()) for t in (block.attn.c_attn.bias, block.mlp.c_fc.bias))
+    assert in_channels == pytest.approx(total - others, rel=1e-5)
+
+
+def test_norms_by_hand() -> None:
+    model = gpt2()
+    block = model.transformer.h[0]
+    attention, mlp = block.attn, block.mlp
+    each = [attention.c_attn.weight[:, part * WIDTH + EACH : part * WIDTH + 2 * EACH] for part in range(3)]
+    each += [attention.c_attn.bias[part * WIDTH + EACH : part * WIDTH + 2 * EACH] for part in range(3)]
+    each.append(attention.c_proj.weight[EACH : 2 * EACH])
+    rms = torch.cat([part.flatten() for part in each]).square().mean().sqrt()
+    torch.testing.assert_close(group_norms(head_members(block, HEADS))[1], rms)
+    neuron = torch.cat([mlp.c_fc.weight[:, 5], mlp.c_fc.bias[5:6], mlp.c_proj.weight[5]]).square().mean().sqrt()
+    torch.testing.assert_close(group_norms(neuron_members(block))[5], neuron)
+
+
+def test_taking_everything_changes_nothing() -> None:
+    model = gpt2()
+    every = torch.arange
+    kept = Kept(list(range(LAYERS)), every(WIDTH), [every(HEADS)] * LAYERS, [every(INNER)] * LAYERS)
+    assert torch.equal(logits(take(model, kept)), logits(model))
+
+
+def test_no_stock_model_has_layers_of_different_sizes() -> None:
+    every = torch.arange
+    with pytest.raises(ValueError, match=r"different \(heads, neurons\)"):
+        take(gpt2(), Kept([0, 1], every(WIDTH), [every(HEADS)] * 2, [every(INNER), every(8)]))
+    with pytest.raises(ValueError, match="31 channels for 4 heads of 8; allowed: 32"):
+        take(gpt2(), Kept([0], every(31), [every(HEADS)], [every(INNER)]))
+
+
+# ------------------------------------------------------------------------------------------------------------ schedule
+
+
+def test_cubic_by_hand() -> None:
+    assert [cubic(share) for share in (0, 0.5, 1, 2)] == [0, 0.875, 1, 1]
+
+
+def test_factors_by_hand() -> None:
+    norms = torch.tensor([0.5, 0.1, 0.4, 0.2])
+    # Two are to go; half of them has gone. The threshold is limited by the largest of those to go.
+    assert group_factors(norms, 2, 0.5, 0.05).tolist() == pytest.approx([0.9, 0, 0.875, 0.75])
+    assert group_factors(norms, 2, 0.0, 9.0).tolist() == pytest.approx([0.6, 0, 0.5, 0])
+    assert group_factors(norms, 4, 1.0, 9.0).tolist() == [1, 1, 1, 1]
+
+
+@given(
+    st.lists(st.floats(0, 1, width=32), min_size=1, max_size=20),
+    st.floats(0, 1),
+    st.floats(0, 2),
+    st.data(),
+)
+@settings(max_examples=200)
+def test_what_is_to_stay_stays(norms: list[float], done: float, threshold: float, data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, len(norms)))
+    factors = group_factors(torch.tensor(norms), count, done, threshold)
+    assert ((factors >= 0) & (factors <= 1)).all()
+    assert int((factors == 0).sum()) >= round(done * (len(norms) - count))
+    stays = torch.tensor(norms).argsort()[len(norms) - count :]
+    smallest_leaver = np.sort(norms)[: len(norms) - count].max(initial=-1)
+    assert all(factors[index] > 0 for index in stays if norms[index] > smallest_leaver)
+
+
+def test_after_the_ramp_exactly_the_surplus_is_zero() -> None:
+    model = gpt2()
+    goal = Goal(Shape(2, 3, 24, 40, VOCABULARY, 96), [0, 2])
+    shrinking = Shrinking(Slim(sparsity=0.5, ramp_share=1.0), goal)
+
+    class State:
+        global_step, max_steps = 9, 10
+
+    class Optimizer:
+        param_groups = [{"lr": 1e-3}]  # noqa: RUF012
+
+    shrinking.on_optimizer_step(None, State(), None, model=model, optimizer=Optimizer())  # type: ignore[arg-type]
+    assert int((group_norms(channel_members(model)) == 0).sum()) == 8
+    for layer in goal.layers:
+        block = model.transformer.h[layer]
+        assert int((group_norms(head_members(block, HEADS)) == 0).sum()) == 1
+        assert int((group_norms(neuron_members(block)) == 0).sum()) == 24
+    assert not model.transformer.h[1].mlp.c_proj.weight.any()
+    small = one_shot(model, goal)
+    assert json.loads(small.config.to_json_string())["n_inner"] == 40
+    assert sum(weight.numel() for weight in small.parameters()) == parameters(goal.shape)
