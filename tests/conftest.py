@@ -1,4 +1,4 @@
-"""What tests of every room share."""
+"""Fixtures that tests of every package share."""
 
 import shutil
 import subprocess
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from slimline.storage.metrics.store import MetricsStore
 from tests.command import FIRST_RUN, copy_source, run_command
 
 # A slow or busy machine is no failure: no test asserts a time.
@@ -33,3 +34,9 @@ def source_copy(tmp_path: Path) -> Iterator[Path]:
     copy = copy_source(tmp_path / "source")
     yield copy
     shutil.rmtree(copy)
+
+
+@pytest.fixture
+def metrics(tmp_path: Path) -> MetricsStore:
+    """An empty metrics store."""
+    return MetricsStore(tmp_path / "metrics")

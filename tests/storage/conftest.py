@@ -1,7 +1,6 @@
 import pytest
 
 from slimline.storage.artifacts.store import ArtifactStore, Provenance
-from slimline.storage.metrics.store import MetricsStore
 from tests.storage.factories import NOON
 
 
@@ -32,8 +31,3 @@ def tree(tmp_path):
 def store(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return ArtifactStore(tmp_path / "artifacts")
-
-
-@pytest.fixture
-def metrics(tmp_path):
-    return MetricsStore(tmp_path / "metrics")

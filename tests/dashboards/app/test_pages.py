@@ -21,7 +21,7 @@ def home(tmp_path, monkeypatch):
 
 def opened(name, **parameters):
     """The page after its first run, with these parameters in its address."""
-    app = AppTest.from_string(f"from dashboards import {name}\n{name}.page()", default_timeout=120)
+    app = AppTest.from_string(f"from slimline.dashboards.app.views import {name}\n{name}.page()", default_timeout=120)
     for key, value in parameters.items():
         app.query_params[key] = value
     app.run()

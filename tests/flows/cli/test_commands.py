@@ -71,7 +71,7 @@ def test_help(slimline: Slimline, home: Path, command: str) -> None:
     assert (answer.status, answer.err) == (0, "")
     assert f"{command} [" in answer.out or f"{command} COMMAND" in answer.out
     assert (f": slimline {command} " in answer.out) == (command in WITH_EXAMPLE)
-    assert "flows" in answer.imported and not answer.imported & HEAVY
+    assert "slimline" in answer.imported and not answer.imported & HEAVY
     assert not home.exists()
 
 

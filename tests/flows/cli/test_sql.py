@@ -14,7 +14,7 @@ from prompt_toolkit.output import DummyOutput
 from typer.testing import CliRunner
 
 from slimline.dashboards.reports.query_answer import parquet, render_answer
-from slimline.flows.cli import sql_shell as prompts
+from slimline.flows.cli import sql_shell
 from slimline.flows.cli.__main__ import app
 from slimline.flows.cli.sql_shell import Prompt
 from slimline.storage.metrics.catalog import END, START, relations, rewritten
@@ -77,7 +77,7 @@ def test_an_interrupt_ends_the_query(home, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(MetricsStore, "ask", interrupted)
+    monkeypatch.setattr("slimline.storage.metrics.sandbox.ask", interrupted)
     ended = sql("SELECT 1")
     assert (ended.exit_code, ended.stderr) == (130, "error: the query was cancelled\n")
 
@@ -154,16 +154,16 @@ def test_the_prompt_survives_an_interrupt_and_ends_on_quit(home, metrics_store, 
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(MetricsStore, "ask", interrupted)
+    monkeypatch.setattr(sql_shell, "ask", interrupted)
     printed = typed("SELECT\x03SELECT 1;\r.quit\r", metrics_store, capsys)
     assert printed.err == "error: the query was cancelled\n"
 
 
 def test_the_prompt_completes_names(home, metrics_store, capsys, monkeypatch):
     completers = []
-    session = prompts.PromptSession
+    session = sql_shell.PromptSession
     monkeypatch.setattr(
-        prompts, "PromptSession", lambda **more: completers.append(more["completer"]) or session(**more)
+        sql_shell, "PromptSession", lambda **more: completers.append(more["completer"]) or session(**more)
     )
     typed("\x04", metrics_store, capsys)
     assert {"versus_published", "noise_floor", "SELECT", ".schema"} <= set(completers[0].words)

@@ -82,13 +82,13 @@ def test_a_cancelled_query_ends_at_once_with_its_process(filled, monkeypatch):
         started.append(popen(*arguments, **more))
         return started[0]
 
-    def ask():
+    def ask_and_note():
         with pytest.raises(QueryRefused) as refusal:
             ask(filled.url, "SELECT sleep_ms(100000)", Limits(seconds=600), cancelled)
         outcome.append(str(refusal.value))
 
     monkeypatch.setattr(sandbox.subprocess, "Popen", start)
-    asking = threading.Thread(target=ask)
+    asking = threading.Thread(target=ask_and_note)
     asking.start()
     while not started:
         time.sleep(0.01)

@@ -3,7 +3,7 @@ from datetime import timedelta
 
 import pytest
 
-from slimline.storage.metrics.connection import HERE
+from slimline.storage.metrics.connection import VIEW_FILES
 from slimline.storage.queries.results import result_rows
 from slimline.tasks.analysis.recommendation import recommend
 from tests.storage.factories import NOON, measured, run_row
@@ -127,7 +127,7 @@ def test_history_compares_with_the_previous_run_of_the_same_definition(metrics):
 def frontier(metrics):
     """The view's answer as {(run, host): variants on the frontier}, whatever else it selects."""
     with metrics.connect() as connection:
-        sql = f"SELECT run, host, variant, on_frontier FROM ({(HERE / 'views' / 'pareto.sql').read_text()})"
+        sql = f"SELECT run, host, variant, on_frontier FROM ({(VIEW_FILES / 'pareto.sql').read_text()})"
         found = connection.execute(sql).fetchall()
     assert {type(on) for *_, on in found} <= {bool}
     places = {(run, host) for run, host, *_ in found}

@@ -22,8 +22,8 @@ from slimline.tasks.export.openvino_export import export_openvino
 from slimline.tasks.export.parity import logits_parity, reference_logits
 from slimline.tasks.models.checkpoint import CheckpointError
 from slimline.tasks.quantization.openvino_int8 import quantize_openvino
+from slimline.tasks.runtime.host import has_bf16, isa_flags
 from slimline.tasks.specs import Decoding, Engine, OpenvinoInt8
-from slimline.tasks.training.finetune import has_bf16
 from tests.tasks.gpt2_models import POSITIONS, STOP, VOCABULARY, counting, prompts, random_gpt2, save, trained_gpt2
 from tests.tasks.tiny import write_model, write_slice
 
@@ -378,7 +378,7 @@ def test_a_fresh_process_with_or_without_us_finds_the_same_logits(
     assert not list(tmp_path.iterdir()), "openvino's telemetry keeps a client's id in the home directory"
 
 
-@pytest.mark.skipif(not has_bf16(), reason="this processor does not multiply bf16")
+@pytest.mark.skipif(not has_bf16(isa_flags()), reason="this processor does not multiply bf16")
 def test_long_rows_of_a_batch_are_completed_as_alone_in_bf16(tmp_path: Path) -> None:
     """A model as wide as the bundled one: OpenVINO's bf16 attention goes wrong in batches of long rows."""
     model = random_gpt2(n_embd=256, n_head=4, n_positions=512, initializer_range=0.05)

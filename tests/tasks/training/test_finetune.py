@@ -136,7 +136,7 @@ def test_keeps_the_models_own_configuration(model_dir: Path, slice_dir: Path, tm
 def test_accumulated_micro_batches_train_as_one(
     model_dir: Path, slice_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slimline.tasks.training.finetune.has_bf16", lambda: False)
+    monkeypatch.setattr("slimline.tasks.training.finetune.has_bf16", lambda _: False)
     spec = SPEC.model_copy(update={"max_steps": 4})
     whole = fine_tune(spec, model_dir, slice_dir, tmp_path / "a", tmp_path / "work-a")
     monkeypatch.setattr("slimline.tasks.training.finetune._LOGITS_AT_ONCE", 1)
