@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 from slimline.storage.metrics.connection import VIEW_FILES, VIEWS, connect
-from slimline.storage.metrics.schema import PUBLISHED, SQL_TYPES, TABLES
+from slimline.storage.metrics.metric import METRICS
+from slimline.storage.metrics.schema import READABLE, SQL_TYPES, Column, columns
 from slimline.storage.metrics.view_columns import view_column
 from slimline.storage.text import escaped_markdown
 
-TABLE_DOCS = {
-    "runs": "One row per run and host: when, of what study, with what noise.",
-    "hosts": "One row per run and host: the machine, its libraries and its measured peaks.",
-    "rounds": "Raw values: one row per process that measured a variant in one round.",
-    "measurements": "One row per run, host, variant and metric: the value with its 95 % interval.",
-    "predictions": "One row per run, variant and sample: what was completed, and how near it came.",
-    "verdicts": "One row per judged run, host, variant and metric of a nightly study: whether it has changed.",
-    "published": "The figures of the publication that the default study reproduces.",
-}
 ENDS = {"_lo": "Lower end of the 95 % interval of", "_hi": "Upper end of the 95 % interval of"}
+OF_METRICS = ("result_table", "pareto", "versus_published")  # views whose columns are metrics
 START, END = "<!-- schema -->", "<!-- /schema -->"
 
 
@@ -43,29 +37,29 @@ class Relation(NamedTuple):
 
 def relations() -> list[Relation]:
     """Every table, then every view."""
-    columns = {**TABLES, "published": PUBLISHED}
     tables = [
-        Relation(
-            name, "table", TABLE_DOCS[name], [Described(each.name, SQL_TYPES[each.type], each.doc) for each in its]
-        )
-        for name, its in columns.items()
+        Relation(name, "table", inspect.getdoc(row) or "", [_described(column) for column in columns(row)])
+        for name, row in READABLE.items()
     ]
     docs: dict[str, str] = {}
     for table in tables:
         for column in table.columns:
             docs.setdefault(column.name, column.doc)
-    with connect({}, {}) as database:
-        found = {
-            view: database.execute(
-                "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index", [view]
-            ).fetchall()
-            for view in VIEWS
-        }
     views = [
-        Relation(view, "view", view_doc(view), [Described(name, kind, _doc(view, name, docs)) for name, kind in its])
-        for view, its in found.items()
+        Relation(view, "view", view_doc(view), [Described(name, kind, _doc(view, name, docs)) for name, kind in found])
+        for view, found in _view_columns().items()
     ]
     return tables + views
+
+
+def _described(column: Column) -> Described:
+    return Described(column.name, SQL_TYPES[column.type], column.doc)
+
+
+def _view_columns() -> dict[str, list[tuple[str, str]]]:
+    sql = "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index"
+    with connect({}, {}) as database:
+        return {view: database.execute(sql, [view]).fetchall() for view in VIEWS}
 
 
 def view_doc(view: str) -> str:
@@ -79,7 +73,8 @@ def _doc(view: str, name: str, docs: dict[str, str]) -> str:
     for end, words in ENDS.items():
         if name.endswith(end):
             return f"{words} {name.removesuffix(end)}."
-    return view_column(view, name) or docs.get(name, "")
+    metric = METRICS.get(name) if view in OF_METRICS else None
+    return (metric and metric.doc) or view_column(view, name) or docs.get(name, "")
 
 
 def in_markdown() -> str:

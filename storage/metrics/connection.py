@@ -7,14 +7,19 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import duckdb
+from pydantic import BaseModel
 
-from slimline.storage.metrics.schema import PUBLISHED, SQL_TYPES, TABLES, Column
+from slimline.storage.metrics.metric import WIDE_METRICS
+from slimline.storage.metrics.rows import PublishedRow, Row
+from slimline.storage.metrics.schema import SQL_TYPES, TABLES, columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+M = TypeVar("M", bound=BaseModel)
 
 PUBLISHED_CSV = Path(__file__).with_name("published.csv")
 VIEW_FILES = Path(__file__).with_name("views")
@@ -45,11 +50,11 @@ def connect(files: Mapping[str, Sequence[str]], datasets: Mapping[str, object]) 
     """
     connection = duckdb.connect(":memory:", config=CONFIG)
     connection.execute("SET parquet_metadata_cache = true")
-    for table, columns in TABLES.items():
-        connection.execute(_table_view(connection, table, columns, files.get(table, ()), datasets.get(table)))
+    for table, row in TABLES.items():
+        connection.execute(_table_view(connection, row, files.get(table, ()), datasets.get(table)))
     connection.execute(f"CREATE TABLE published AS FROM {_published()}")
     for view in VIEWS:
-        connection.execute(f"CREATE VIEW {view} AS {(VIEW_FILES / f'{view}.sql').read_text()}")
+        connection.execute(f"CREATE VIEW {view} AS {view_sql(view)}")
     paths = [path for table in files.values() for path in table]
     connection.execute(f"SET allowed_paths = {_list(paths)}")
     connection.execute("SET enable_external_access = false")
@@ -57,23 +62,33 @@ def connect(files: Mapping[str, Sequence[str]], datasets: Mapping[str, object]) 
     return connection
 
 
-def _table_view(
-    connection: duckdb.DuckDBPyConnection, table: str, columns: Sequence[Column], files: Sequence[str], dataset: object
-) -> str:
+def view_sql(view: str) -> str:
+    """A view's query, as its file has it; the metrics' columns are filled in from their definitions."""
+    text = (VIEW_FILES / f"{view}.sql").read_text("utf8")
+    ends = {"value": "", "lo": "_lo", "hi": "_hi"}
+    wide = [
+        f"any_value({end}) FILTER (metric = '{metric}') AS {metric}{suffix}"
+        for metric in WIDE_METRICS
+        for end, suffix in ends.items()
+    ]
+    return text.replace("{metrics}", ",\n".join(wide))
+
+
+def _table_view(connection: duckdb.DuckDBPyConnection, row: type[Row], files: Sequence[str], dataset: object) -> str:
     # By name with no rows of today's columns: columns that old files lack are NULL, those that newer files add stay.
-    typed = ", ".join(f"NULL::{SQL_TYPES[column.type]} AS {_name(column.name)}" for column in columns)
+    typed = ", ".join(f"NULL::{SQL_TYPES[column.type]} AS {_name(column.name)}" for column in columns(row))
     select = f"SELECT {typed} WHERE false"
     if files:
         rows = f"read_parquet({_list(files)}, union_by_name = true, hive_partitioning = false)"
         select = f"FROM ({select}) UNION ALL BY NAME FROM {rows}"
     elif dataset is not None:
-        connection.register(f"{table}_files", dataset)
-        select = f"FROM ({select}) UNION ALL BY NAME FROM {table}_files"
-    return f"CREATE VIEW {table} AS {select}"
+        connection.register(f"{row.table}_files", dataset)
+        select = f"FROM ({select}) UNION ALL BY NAME FROM {row.table}_files"
+    return f"CREATE VIEW {row.table} AS {select}"
 
 
 def _published() -> str:
-    types = ", ".join(f"{_text(column.name)}: {_text(SQL_TYPES[column.type])}" for column in PUBLISHED)
+    types = ", ".join(f"{_text(column.name)}: {_text(SQL_TYPES[column.type])}" for column in columns(PublishedRow))
     return f"read_csv({_text(str(PUBLISHED_CSV))}, header = true, columns = {{{types}}})"
 
 
@@ -87,6 +102,19 @@ def _name(value: str) -> str:
 
 def _list(values: Sequence[str]) -> str:
     return "[" + ", ".join(_text(value) for value in values) + "]"
+
+
+def fetch(connection: duckdb.DuckDBPyConnection, model: type[M], sql: str, values: Sequence[object] = ()) -> list[M]:
+    """The answer to a query of ours as models, by column name; columns that the model does not have are left out."""
+    found = connection.execute(sql, list(values))
+    names = [column[0] for column in found.description or ()]
+    known = [name in model.model_fields for name in names]
+    return [
+        model.model_validate(
+            {name: value for name, value, kept in zip(names, row, known, strict=True) if kept}, strict=False
+        )
+        for row in found.fetchall()
+    ]
 
 
 def check_statement(sql: str) -> None:

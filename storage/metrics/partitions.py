@@ -27,8 +27,11 @@ GRACE = timedelta(minutes=15)
 class Partitions(Protocol):
     """Whole files below one root, by path relative to it."""
 
-    def names(self, table: str) -> list[str]:
-        """Every file of a table as <table>/<month>/<name>, sorted."""
+    consistent_up_to: int
+    """Files that one listing shows as they were at one moment; of more, some may be renamed while it is made."""
+
+    def names(self, table: str | None = None) -> list[str]:
+        """Every file of a table, or of all of them, as <table>/<month>/<name>, sorted."""
 
     def location(self, name: str) -> str:
         """The path that a reader opens."""
@@ -49,12 +52,14 @@ class Partitions(Protocol):
 class LocalPartitions:
     """Below a local directory, durable against a power cut."""
 
+    consistent_up_to = 0
+
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def names(self, table: str) -> list[str]:
-        """Every file of a table as <table>/<month>/<name>, sorted."""
-        return sorted(path.relative_to(self.root).as_posix() for path in (self.root / table).glob("month=*/*"))
+    def names(self, table: str | None = None) -> list[str]:
+        """Every file of a table, or of all of them, as <table>/<month>/<name>, sorted."""
+        return sorted(path.relative_to(self.root).as_posix() for path in self.root.glob(f"{table or '*'}/month=*/*"))
 
     def location(self, name: str) -> str:
         """The absolute path."""
@@ -85,15 +90,17 @@ class LocalPartitions:
 class RemotePartitions:
     """Below an fsspec URL. An upload appears when it is complete."""
 
+    consistent_up_to = 999  # S3 lists a thousand at a time
+
     def __init__(self, url: str) -> None:
         import fsspec
 
         self.fs, root = fsspec.url_to_fs(url, use_listings_cache=False)
         self.root = str(root).rstrip("/")
 
-    def names(self, table: str) -> list[str]:
-        """Every file of a table as <table>/<month>/<name>, sorted."""
-        found = self.fs.find(f"{self.root}/{table}")
+    def names(self, table: str | None = None) -> list[str]:
+        """Every file of a table, or of all of them, as <table>/<month>/<name>, sorted."""
+        found = self.fs.find(f"{self.root}/{table}" if table else self.root)
         return sorted(str(path).removeprefix(f"{self.root}/") for path in found)
 
     def location(self, name: str) -> str:
@@ -119,17 +126,17 @@ class RemotePartitions:
         yield
 
 
-def visible(partitions: Partitions, table: str) -> list[str]:
-    """The files that hold the table's rows: all but those that a merged file replaces."""
+def visible(partitions: Partitions, table: str | None = None) -> list[str]:
+    """The files that hold a table's rows, or those of all tables: all but those that a merged file replaces."""
     names = _settled(partitions, table)
     gone = {old for merge in _merges(partitions, names) for old in merge.olds}
     return [name for name in names if name.endswith(PARQUET) and name not in gone]
 
 
-def _settled(partitions: Partitions, table: str) -> list[str]:
-    """A listing that two readings agree on: one alone may miss what is renamed while it is made."""
+def _settled(partitions: Partitions, table: str | None) -> list[str]:
+    """A consistent listing: two in a row that agree, where one alone may miss what is renamed while it is made."""
     before, names = None, partitions.names(table)
-    while names != before:
+    while names != before and len(names) > partitions.consistent_up_to:
         before, names = names, partitions.names(table)
     return names
 

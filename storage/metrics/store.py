@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,19 +14,20 @@ import duckdb
 from slimline.storage.metrics import partitions
 from slimline.storage.metrics.connection import QueryRefused, answer, check_statement, connect
 from slimline.storage.metrics.partitions import LocalPartitions, Partitions, RemotePartitions
-from slimline.storage.metrics.schema import TABLES, RowsRefused, arrow_schema, checked, columns_of
+from slimline.storage.metrics.rows import Row
+from slimline.storage.metrics.schema import TABLES, arrow_schema, stored_values
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["MetricsStore", "QueryRefused", "RowsRefused"]
+__all__ = ["MetricsStore", "QueryRefused"]
 
 TIME_LIMIT_S = 60.0
 READ_ATTEMPTS = 5
 
 
 class MetricsStore:
-    """Tables below a local directory or any fsspec URL; storage/metrics/schema.py says which, with what columns."""
+    """Tables below a local directory or any fsspec URL; storage/metrics/rows.py says which, with what columns."""
 
     def __init__(self, url: str | Path) -> None:
         self.url = str(url)
@@ -34,20 +35,16 @@ class MetricsStore:
         self._remote = RemotePartitions(self.url) if "://" in path else None
         self._partitions: Partitions = self._remote or LocalPartitions(Path(path))
 
-    def append(self, table: str, rows: Sequence[Mapping[str, object]]) -> None:
-        """Add rows as one whole file, durably. Absent columns are null; JSON columns take JSON values or text.
-
-        Raises RowsRefused, before anything is written, for an unknown table or column and for a value that does not
-        fit. No rows, no file.
-        """
-        stored = checked(table, rows)
-        if not stored:
+    def append(self, rows: Sequence[Row]) -> None:
+        """Add rows of one table as one whole file, durably. No rows, no file."""
+        if not rows:
             return
         import pyarrow as pa
 
-        content = _parquet(pa.Table.from_pylist(stored, schema=arrow_schema(table)))
+        row = type(rows[0])
+        content = _parquet(pa.Table.from_pylist([stored_values(each) for each in rows], schema=arrow_schema(row)))
         month = datetime.now(UTC).strftime("month=%Y-%m")
-        self._partitions.write(f"{table}/{month}/{uuid.uuid4().hex}{partitions.PARQUET}", content)
+        self._partitions.write(f"{row.table}/{month}/{uuid.uuid4().hex}{partitions.PARQUET}", content)
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """The tables and views as they are now, in a connection that can reach nothing else."""
@@ -59,7 +56,10 @@ class MetricsStore:
 
     def files(self) -> dict[str, list[str]]:
         """The files that hold each table's rows now: as long as they are the same, so is every answer."""
-        return {table: partitions.visible(self._partitions, table) for table in TABLES}
+        files: dict[str, list[str]] = {table: [] for table in TABLES}
+        for name in partitions.visible(self._partitions):
+            files.setdefault(name.partition("/")[0], []).append(name)
+        return {table: files[table] for table in TABLES}
 
     def query(self, sql: str, seconds: float = TIME_LIMIT_S) -> pa.Table:
         """The answer to one statement that only reads; QueryRefused says why there is none.
@@ -81,7 +81,8 @@ class MetricsStore:
 
         What was replaced is deleted by the first merging after `grace`, so that nobody misses what he is about to read.
         """
-        columns_of(table)
+        if table not in TABLES:
+            raise ValueError(f"table: {table!r} is not a table of this store; allowed: {', '.join(TABLES)}")
         with self._partitions.merging(table):
             partitions.finish(self._partitions, table, grace)
             months: dict[str, list[str]] = defaultdict(list)

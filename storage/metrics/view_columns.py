@@ -3,20 +3,7 @@
 from __future__ import annotations
 
 EVERYWHERE = {
-    "disk_gzip_mb": "Size of the same files in a gzip archive, 10^6 bytes: what the publication calls disk size.",
     "speed_ratio": "Samples per second relative to the baseline's of the same round.",
-    "es_drop": "Edit similarity that the baseline has and this has not, sample by sample, points.",
-    "em_drop": "Exact matches that the baseline has and this has not, points.",
-    "em_p_value": "McNemar's exact test that exact matches differ from the baseline's only by chance.",
-    "params_nonzero_m": "Parameters that are not zero, millions: what the publication calls parameters.",
-    "parity_max_abs": "Largest difference of a logit from what it was converted from.",
-    "matmuls": "Matrix multiplications of the model.",
-    "int8_matmuls": "Those of them that are executed in int8.",
-    "greedy_agreement": "Share of random prompts continued with the same tokens as before the conversion.",
-    "prefill_limit_share": "Operations a second while prompts are read, of the host's measured peak, percent.",
-    "decode_limit_share": "Bytes a second that decoding has to read, of the host's measured peak, percent.",
-    "train_tokens_per_s": "Tokens per second of the last training that led to it.",
-    "train_loss": "Loss at the end of that training, nats per token.",
     "first_measured": "When the variant's first metric was written; the order of the study.",
     "first_written": "The order of writing, among those of one time.",
     "on_frontier": "Whether nothing else in the run is as good in everything and better in something.",

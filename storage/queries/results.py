@@ -2,59 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ConfigDict
+
+from slimline.storage.metrics.connection import fetch
+from slimline.storage.metrics.metric import TABLE_METRICS
+from slimline.storage.metrics.rows import PublishedRow
 from slimline.storage.metrics.store import MetricsStore
 
 if TYPE_CHECKING:
     import duckdb
 
-Row = dict[str, object]
-
-METRICS = (
-    "disk_mb",
-    "disk_gzip_mb",
-    "memory_mb",
-    "memory_over_base_mb",
-    "samples_per_s",
-    "speed_ratio",
-    "es",
-    "em",
-    "params_m",
-    "params_nonzero_m",
-    "latency_p50_ms",
-    "latency_p95_ms",
-    "latency_p99_ms",
-    "prefill_tokens_per_s",
-    "decode_tokens_per_s",
-    "es_drop",
-    "em_drop",
-    "em_p_value",
-    "energy_j_per_sample",
-    "int8_matmuls",
-    "matmuls",
-    "greedy_agreement",
-    "prefill_limit_share",
-    "decode_limit_share",
-)
-HEAD = (
-    "variant",
-    "host",
-    "label",
-    "artifact",
-    "random_weights",
-    "error",
-    "study",
-    "run",
-    "started",
-    "baseline",
-    "rounds",
-    "samples",
-    "noise_floor",
-    "tainted",
-)
-FIGURES = ("disk_mb", "memory_mb", "samples_per_s", "speed_ratio", "es", "em", "params_m")
+PUBLISHED_METRICS = ("disk_mb", "memory_mb", "samples_per_s", "speed_ratio", "es", "em", "params_m")
+_ORIGIN = {"host", "published_name", "source"}
 SHOWN_NAMES = 10
 # What a nightly run measured again is a part of that run: it is shown when it is asked for, and is not the newest run.
 _RERUN = "run IN (SELECT unnest(rerun) FROM verdicts)"
@@ -64,37 +28,120 @@ class NotMeasured(LookupError):  # noqa: N818 - read as a sentence
     """The store has no such study or run: the message names what there is."""
 
 
-def result_rows(store: MetricsStore, study: str | None = None, run: str | None = None) -> list[Row]:
-    """One dict per host and variant of the chosen run (by default the newest), in the order they were measured.
+@dataclass(frozen=True)
+class Figure:
+    """A measured value with its 95 % interval; each null where there is none."""
 
-    Keys: variant, host, label, artifact (digest), random_weights, error (reason or None), each metric (float or None)
-    with `_lo` and `_hi` (95 % interval), study, run, started (ISO 8601, UTC), baseline, rounds, samples, noise_floor,
-    tainted, and published: a list of dicts, one per published row of that variant, with host, published_name, source
-    and FIGURES.
-    Units: MB are 10^6 bytes, es, em and their drops percentage points, latencies milliseconds. Raises NotMeasured.
+    value: float | None = None
+    lo: float | None = None
+    hi: float | None = None
+
+
+NO_FIGURE = Figure()
+
+
+class PublishedFigures(BaseModel):
+    """A published row of a variant, with its figures by metric (`PUBLISHED_METRICS`)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    host: str | None
+    published_name: str | None
+    source: str | None
+    figures: Mapping[str, float | None]
+
+    def flat(self) -> dict[str, object]:
+        """As one object without another in it, as it is exported."""
+        return {"host": self.host, "published_name": self.published_name, "source": self.source, **self.figures}
+
+
+class ResultRow(BaseModel):
+    """A variant's results in one run on one host.
+
+    Figures are in the metrics' units (storage/metrics/metric.py): MB are 10^6 bytes, es, em and their drops percentage
+    points, latencies milliseconds. `error` is the reason why a number is missing.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    variant: str
+    host: str
+    label: str | None = None
+    artifact: str | None = None
+    random_weights: bool = False
+    error: str | None = None
+    study: str
+    run: str
+    started: datetime | None = None
+    baseline: str | None = None
+    rounds: int | None = None
+    samples: int | None = None
+    noise_floor: float | None = None
+    tainted: bool | None = None
+    figures: Mapping[str, Figure] = {}
+    published: tuple[PublishedFigures, ...] = ()
+
+    def figure(self, metric: str) -> Figure:
+        """A metric's value and interval; nulls where it was not measured."""
+        return self.figures.get(metric, NO_FIGURE)
+
+    def value(self, metric: str) -> float | None:
+        """A metric's value."""
+        return self.figure(metric).value
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether the others are compared with this variant."""
+        return self.variant == self.baseline
+
+    def flat(self) -> dict[str, object]:
+        """As one object, as it is exported: each metric beside its `_lo` and `_hi`, the start as ISO 8601 in UTC."""
+        started = self.started.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if self.started else None
+        figures: dict[str, object] = {}
+        for metric in TABLE_METRICS:
+            found = self.figure(metric)
+            figures |= {metric: found.value, f"{metric}_lo": found.lo, f"{metric}_hi": found.hi}
+        own = {name: getattr(self, name) for name in ResultRow.model_fields if name not in ("figures", "published")}
+        return {**own, "started": started, **figures, "published": [each.flat() for each in self.published]}
+
+
+def result_rows(store: MetricsStore, study: str | None = None, run: str | None = None) -> list[ResultRow]:
+    """One row per host and variant of the chosen run (by default the newest), in the order they were measured.
+
+    Raises:
+        NotMeasured: there is no such study or run, or it measured nothing.
     """
     with store.connect() as connection:
         chosen = _chosen_run(connection, store.url, study, run)
-        columns = [*HEAD, *(name for metric in METRICS for name in (metric, f"{metric}_lo", f"{metric}_hi"))]
-        values = ", ".join("strftime(started, '%Y-%m-%dT%H:%M:%SZ')" if name == "started" else name for name in columns)
         rows = connection.execute(
-            f"SELECT {values} FROM (SELECT * REPLACE (started AT TIME ZONE 'UTC' AS started) FROM result_table) "  # noqa: S608 - constants only
-            "WHERE run = ? ORDER BY host, first_measured, first_written",
-            [chosen],
-        ).fetchall()
+            "SELECT * FROM result_table WHERE run = ? ORDER BY host, first_measured, first_written", [chosen]
+        )
+        names = [column[0] for column in rows.description or ()]
+        found = [dict(zip(names, row, strict=True)) for row in rows.fetchall()]
         published = _published(connection)
-        if not rows:
+        if not found:
             raise NotMeasured(_nothing(connection, chosen))
-    found = [dict(zip(columns, row, strict=True)) for row in rows]
-    return [row | {"published": [figures for name, figures in published if name == row["variant"]]} for row in found]
+    return [_result_row(values, published) for values in found]
+
+
+def _result_row(values: Mapping[str, Any], published: Sequence[tuple[str | None, PublishedFigures]]) -> ResultRow:
+    own = {name: values[name] for name in ResultRow.model_fields if name in values}
+    figures = {
+        metric: Figure(values[metric], values[f"{metric}_lo"], values[f"{metric}_hi"])
+        for metric in TABLE_METRICS
+        if values[metric] is not None
+    }
+    theirs = tuple(figures for variant, figures in published if variant == values["variant"])
+    return ResultRow(**own, figures=figures, published=theirs)
 
 
 def host_rows(
     store: MetricsStore, study: str | None = None, run: str | None = None, host: str | None = None
-) -> list[Row]:
+) -> list[ResultRow]:
     """The `result_rows` of one run on one host: by default the newest that measured something, of a study on its host.
 
-    Raises NotMeasured, also where several hosts measured the study, or the run, and none is named.
+    Raises:
+        NotMeasured: as `result_rows`; also where several hosts measured the study, or the run, and none is named.
     """
     with store.connect() as connection:
         _chosen_run(connection, store.url, study, run)  # names what does not exist
@@ -110,7 +157,7 @@ def host_rows(
         if not on_host:
             raise NotMeasured(_nothing(connection, run or _chosen_run(connection, store.url, study, None)))
     chosen, where = _on_host(on_host, host)
-    return [row for row in result_rows(store, run=chosen) if row["host"] == where]
+    return [row for row in result_rows(store, run=chosen) if row.host == where]
 
 
 def _on_host(measured: Sequence[tuple[str, str]], host: str | None) -> tuple[str, str]:
@@ -149,13 +196,14 @@ def _nothing(connection: duckdb.DuckDBPyConnection, run: str) -> str:
     return f"run {run!r} measured nothing: {'; '.join(reason for (reason,) in reasons) or 'no reason is stored'}"
 
 
-def _published(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, Row]]:
-    columns = ["variant", "host", "published_name", "source", *FIGURES]
-    values = ", ".join(
-        "theirs.samples_per_s / base.samples_per_s" if name == "speed_ratio" else f"theirs.{name}" for name in columns
-    )
-    rows = connection.execute(
-        f"SELECT {values} FROM published AS theirs LEFT JOIN published AS base "  # noqa: S608 - constants only
-        "ON base.host = theirs.host AND base.source = theirs.source AND base.variant = 'original' ORDER BY theirs.host"
-    ).fetchall()
-    return [(row[0], dict(zip(columns[1:], row[1:], strict=True))) for row in rows]
+def _published(connection: duckdb.DuckDBPyConnection) -> list[tuple[str | None, PublishedFigures]]:
+    """The published figures with the variant that each reproduces, by host."""
+    rows = fetch(connection, PublishedRow, "FROM published ORDER BY host")
+    speeds = {(row.host, row.source): row.samples_per_s for row in rows if row.variant == "original"}
+    found = []
+    for row in rows:
+        base = speeds.get((row.host, row.source))
+        ratio = row.samples_per_s / base if row.samples_per_s is not None and base else None
+        figures = {name: ratio if name == "speed_ratio" else getattr(row, name) for name in PUBLISHED_METRICS}
+        found.append((row.variant, PublishedFigures(**row.model_dump(include=_ORIGIN), figures=figures)))
+    return found
