@@ -12,11 +12,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from slimline.storage.queries.results import NO_FIGURE, Figure, ResultRow
 from slimline.storage.text import NONE, clean
+from slimline.tasks.analysis.pareto import dominates, pareto_frontier
 
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[ResultRow]
 
 
 class _Limit(NamedTuple):
@@ -70,21 +72,6 @@ DEFAULT = Constraints(max_es_drop=2.0)
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A measured value with its 95 % interval; each null where there is none."""
-
-    value: float | None
-    lo: float | None
-    hi: float | None
-
-    def __str__(self) -> str:
-        if self.value is None:
-            return NONE
-        interval = "" if self.lo is None or self.hi is None else f" [{shown(self.lo)}, {shown(self.hi)}]"
-        return shown(self.value) + interval
-
-
-@dataclass(frozen=True)
 class Candidate:
     """A variant: its figures by metric, the constraints it surely keeps or not, and why it is not the one to ship."""
 
@@ -134,71 +121,71 @@ def recommend(rows: Rows, constraints: Constraints = DEFAULT) -> Recommendation:
 
     Without any constraint the default ones hold. Raises ValueError for no rows or those of several runs or hosts.
     """
-    if len({(row["run"], row["host"]) for row in rows}) != 1:
+    if len({(row.run, row.host) for row in rows}) != 1:
         raise ValueError("rows: a recommendation is for one run on one host")
     bounds = constraints.given() or DEFAULT.given()
     measured = [row for row in rows if not _unmeasured(row)]
-    unkept = {row["variant"]: [name for name in bounds if _shortfall(row, name, bounds[name])] for row in rows}
-    admissible = [row for row in measured if not unkept[row["variant"]]]
+    unkept = {row.variant: [name for name in bounds if _shortfall(row, name, bounds[name])] for row in rows}
+    admissible = [row for row in measured if not unkept[row.variant]]
     choice = _choose(admissible) if admissible else None
-    frontier = {row["variant"] for row in _undominated(measured)}
+    frontier = {row.variant for row in pareto_frontier(measured, _point)}
     candidates = [
         Candidate(
-            variant=row["variant"],
-            label=row["label"],
-            random_weights=bool(row["random_weights"]),
+            variant=row.variant,
+            label=row.label,
+            random_weights=bool(row.random_weights),
             figures={metric: _figure(row, metric) for metric in _SHOWN},
-            on_frontier=row["variant"] in frontier,
-            unkept=tuple(unkept[row["variant"]]),
+            on_frontier=row.variant in frontier,
+            unkept=tuple(unkept[row.variant]),
             loses=tuple(_unmeasured(row) or _shortfalls(row, bounds) or _beaten(row, measured, unkept, choice)),
         )
         for row in rows
     ]
     first = rows[0]
     return Recommendation(
-        study=first["study"],
-        run=first["run"],
-        host=first["host"],
-        noise_floor=first["noise_floor"],
-        tainted=bool(first["tainted"]),
+        study=first.study,
+        run=first.run,
+        host=first.host,
+        noise_floor=first.noise_floor,
+        tainted=bool(first.tainted),
         constraints=bounds,
-        winner=choice.winner["variant"] if choice else None,
+        winner=choice.winner.variant if choice else None,
         rule=choice.rule if choice else "no variant surely keeps the constraints",
         candidates=tuple(candidates),
         measured=len(measured),
-        excluded_by={name: sum(name in unkept[row["variant"]] for row in measured) for name in bounds},
+        excluded_by={name: sum(name in unkept[row.variant] for row in measured) for name in bounds},
         relaxation=None if choice else _relaxation(measured, bounds),
     )
 
 
-def _figure(row: Mapping[str, Any], metric: str) -> Figure:
-    hidden = row["random_weights"] and metric in ("es", "es_drop", "em_drop")
-    return Figure(None, None, None) if hidden else Figure(row[metric], row[f"{metric}_lo"], row[f"{metric}_hi"])
+def _figure(row: ResultRow, metric: str) -> Figure:
+    hidden = row.random_weights and metric in ("es", "es_drop", "em_drop")
+    return NO_FIGURE if hidden else row.figure(metric)
 
 
-def _unmeasured(row: Mapping[str, Any]) -> list[str]:
+def _unmeasured(row: ResultRow) -> list[str]:
     """Why a variant cannot be compared at all."""
-    if row["error"]:
-        return [f"failed: {clean(row['error'])}"]
-    return [f"not measured: {metric}" for metric in _NEEDED if row[metric] is None]
+    if row.error:
+        return [f"failed: {clean(row.error)}"]
+    return [f"not measured: {metric}" for metric in _NEEDED if row.value(metric) is None]
 
 
-def _shortfall(row: Mapping[str, Any], name: str, bound: float) -> str | None:
+def _shortfall(row: ResultRow, name: str, bound: float) -> str | None:
     """How a variant fails to keep a constraint surely; null if it keeps it."""
     limit = _LIMITS[name]
-    if row["random_weights"] and name in _OF_QUALITY:
+    if row.random_weights and name in _OF_QUALITY:
         return "random weights have no quality"
     figure = _figure(row, limit.metric)
     if figure.value is None:
         return f"{limit.name} was not measured"
     if not _keeps(figure.value, limit, bound):
-        return f"breaks {described(name, bound)}: {figure}"
+        return f"breaks {described(name, bound)}: {figure_text(figure)}"
     if not _keeps(_worse_end(figure, limit), limit, bound):
-        return f"may break {described(name, bound)}, as its interval reaches over it: {figure}"
+        return f"may break {described(name, bound)}, as its interval reaches over it: {figure_text(figure)}"
     return None
 
 
-def _shortfalls(row: Mapping[str, Any], bounds: Mapping[str, float]) -> list[str]:
+def _shortfalls(row: ResultRow, bounds: Mapping[str, float]) -> list[str]:
     found = (_shortfall(row, name, bound) for name, bound in bounds.items())
     return list(dict.fromkeys(reason for reason in found if reason))
 
@@ -212,38 +199,39 @@ def _worse_end(figure: Figure, limit: _Limit) -> float:
     return max(ends) if limit.upper else min(ends)
 
 
-def _point(row: Mapping[str, Any]) -> tuple[float, ...]:
+def _number(row: ResultRow, metric: str) -> float:
+    """A figure that a measured variant has: `_unmeasured` has seen to it."""
+    value = row.value(metric)
+    assert value is not None
+    return value
+
+
+def _point(row: ResultRow) -> tuple[float, ...]:
     """A measured variant's place, the greater the better in each; without a quality it is the worst in that."""
     quality = _figure(row, "es").value
-    return (-math.inf if quality is None else quality, *(sign * row[metric] for metric, sign in _AXES.items()))
+    return (-math.inf if quality is None else quality, *(sign * _number(row, name) for name, sign in _AXES.items()))
 
 
-def _dominates(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    ours, theirs = _point(one), _point(other)
-    return ours != theirs and all(mine >= its for mine, its in zip(ours, theirs, strict=True))
-
-
-def _undominated(rows: Rows) -> list[Mapping[str, Any]]:
-    """The Pareto frontier: ES, samples/s, disk and memory, by the measured values."""
-    return [row for row in rows if not any(_dominates(other, row) for other in rows)]
+def _dominates(one: ResultRow, other: ResultRow) -> bool:
+    return dominates(_point(one), _point(other))
 
 
 class _Choice(NamedTuple):
     """The winner, the one with the highest speed for sure, all that may be as fast, and what decided."""
 
-    winner: Mapping[str, Any]
-    surest: Mapping[str, Any]
+    winner: ResultRow
+    surest: ResultRow
     as_fast: list[str]
     rule: str
 
 
 def _choose(admissible: Rows) -> _Choice:
-    rows = _undominated(admissible)
-    fastest = max(rows, key=lambda row: (row["speed_ratio"], row["variant"]))
-    surest = max(rows, key=lambda row: (_slowest(row), row["variant"]))
+    rows = pareto_frontier(admissible, _point)
+    fastest = max(rows, key=lambda row: (_number(row, "speed_ratio"), row.variant))
+    surest = max(rows, key=lambda row: (_slowest(row), row.variant))
     as_fast = [row for row in rows if row is fastest or _quickest(row) >= _slowest(surest)]
-    winner = min(as_fast, key=lambda row: (*_size(row), -row["speed_ratio"], row["variant"]))
-    others = ", ".join(clean(row["variant"]) for row in as_fast if row is not winner)
+    winner = min(as_fast, key=lambda row: (*_size(row), -_number(row, "speed_ratio"), row.variant))
+    others = ", ".join(clean(row.variant) for row in as_fast if row is not winner)
     if len(admissible) == 1:
         rule = "the only one that keeps the constraints"
     elif len(rows) == 1:
@@ -254,39 +242,39 @@ def _choose(admissible: Rows) -> _Choice:
         rule = f"the fastest that keeps the constraints, and the smallest of those that may be as fast: also {others}"
     else:
         rule = (
-            f"the smallest of those that may be as fast as {clean(fastest['variant'])}: their speed intervals overlap"
+            f"the smallest of those that may be as fast as {clean(fastest.variant)}: their speed intervals overlap"
         )
-    return _Choice(winner, surest, [row["variant"] for row in as_fast], rule)
+    return _Choice(winner, surest, [row.variant for row in as_fast], rule)
 
 
-def _slowest(row: Mapping[str, Any]) -> float:
-    return float(row["speed_ratio"] if row["speed_ratio_lo"] is None else row["speed_ratio_lo"])
+def _slowest(row: ResultRow) -> float:
+    figure = row.figure("speed_ratio")
+    return _number(row, "speed_ratio") if figure.lo is None else figure.lo
 
 
-def _quickest(row: Mapping[str, Any]) -> float:
-    return float(row["speed_ratio"] if row["speed_ratio_hi"] is None else row["speed_ratio_hi"])
+def _quickest(row: ResultRow) -> float:
+    figure = row.figure("speed_ratio")
+    return _number(row, "speed_ratio") if figure.hi is None else figure.hi
 
 
-def _size(row: Mapping[str, Any]) -> tuple[float, float]:
-    disk, memory = (row[metric] for metric in _SIZE)
+def _size(row: ResultRow) -> tuple[float, float]:
+    disk, memory = (_number(row, metric) for metric in _SIZE)
     return disk, memory
 
 
-def _beaten(
-    row: Mapping[str, Any], measured: Rows, unkept: Mapping[str, Sequence[str]], choice: _Choice | None
-) -> list[str]:
+def _beaten(row: ResultRow, measured: Rows, unkept: Mapping[str, Sequence[str]], choice: _Choice | None) -> list[str]:
     """Why a variant that keeps the constraints is not the winner; nothing for the winner itself."""
-    if choice is None or row["variant"] == choice.winner["variant"]:
+    if choice is None or row.variant == choice.winner.variant:
         return []
-    better = [one for one in (choice.winner, *measured) if not unkept[one["variant"]] and _dominates(one, row)]
+    better = [one for one in (choice.winner, *measured) if not unkept[one.variant] and _dominates(one, row)]
     if better:
-        return [f"dominated by {clean(better[0]['variant'])}: no better in ES, speed, disk or memory"]
-    if row["variant"] in choice.as_fast:
-        disk, memory = ([shown(one[metric]) for one in (row, choice.winner)] for metric in _SIZE)
+        return [f"dominated by {clean(better[0].variant)}: no better in ES, speed, disk or memory"]
+    if row.variant in choice.as_fast:
+        disk, memory = ([shown(_number(one, metric)) for one in (row, choice.winner)] for metric in _SIZE)
         sizes = f"{disk[0]} MB on disk, {memory[0]} over base in memory, against {disk[1]} and {memory[1]}"
         return [f"not faster as far as can be told, nor smaller: {sizes}"]
-    speeds = [_figure(one, "speed_ratio") for one in (row, choice.surest)]
-    return [f"slower than {clean(choice.surest['variant'])}: {speeds[0]} times the baseline, against {speeds[1]}"]
+    speeds = [figure_text(_figure(one, "speed_ratio")) for one in (row, choice.surest)]
+    return [f"slower than {clean(choice.surest.variant)}: {speeds[0]} times the baseline, against {speeds[1]}"]
 
 
 def _relaxation(measured: Rows, bounds: Mapping[str, float]) -> Relaxation | None:
@@ -297,11 +285,11 @@ def _relaxation(measured: Rows, bounds: Mapping[str, float]) -> Relaxation | Non
         possible = {name: bound for name, bound in needed.items() if bound is not None}
         if len(possible) == len(needed):
             change = max(abs(to - bounds[name]) / (abs(bounds[name]) or 1.0) for name, to in possible.items())
-            options.append((len(possible), change, row["variant"], possible))
+            options.append((len(possible), change, row.variant, possible))
     return Relaxation(*min(options, key=lambda option: option[:3])[2:]) if options else None
 
 
-def _needed(row: Mapping[str, Any], name: str) -> float | None:
+def _needed(row: ResultRow, name: str) -> float | None:
     """The bound that a variant would surely keep, rounded away from it to three digits; null if it has no figure."""
     limit = _LIMITS[name]
     figure = _figure(row, limit.metric)
@@ -309,6 +297,14 @@ def _needed(row: Mapping[str, Any], name: str) -> float | None:
         return None
     outwards = Context(prec=3, rounding=ROUND_CEILING if limit.upper else ROUND_FLOOR)
     return float(outwards.create_decimal_from_float(_worse_end(figure, limit)))
+
+
+def figure_text(figure: Figure) -> str:
+    """A figure for people: its value and interval, or the sign for none."""
+    if figure.value is None:
+        return NONE
+    interval = "" if figure.lo is None or figure.hi is None else f" [{shown(figure.lo)}, {shown(figure.hi)}]"
+    return shown(figure.value) + interval
 
 
 def shown(value: float) -> str:

@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-Rows = Sequence[Mapping[str, Any]]
+from slimline.storage.metrics.metric import METRICS
+from slimline.storage.queries.results import ResultRow
 
 QUALITY = ("es", "em")
-MORE_IS_BETTER = ("samples_per_s", "speed_ratio", *QUALITY, "greedy_agreement", "matmuls")
-LESS_IS_BETTER = ("disk_mb", "disk_gzip_mb", "memory_mb", "memory_over_base_mb", "params_m", "params_nonzero_m")
 SURE_BELOW = 0.05  # of McNemar's p value
 MEANING = (
     "bold: the best of its column; *: surely differs from the baseline (the 95 % interval of the paired speed ratio "
     "leaves out 1, that of the paired ES drop 0, or McNemar's p for EM is below 0.05)"
 )
+_SAME = {"speed_ratio": ("speed_ratio", 1.0), "es": ("es_drop", 0.0)}
+"""By metric, the paired figure that tells a variant from its baseline, and its value where they are the same."""
 
 
-def best_of(rows: Rows, key: str) -> float | None:
+def best_value(rows: Sequence[ResultRow], metric: str) -> float | None:
     """The best figure of a column, if it has several: of one there is none better, of equals neither."""
-    shown = [row for row in rows if not row["error"] and not (key in QUALITY and row["random_weights"])]
-    figures = {float(row[key]) for row in shown if row[key] is not None}
-    better: Callable[..., float] | None = max if key in MORE_IS_BETTER else min if key in LESS_IS_BETTER else None
-    return better(figures) if better and len(figures) > 1 else None
+    counted = [row for row in rows if not row.error and not (metric in QUALITY and row.random_weights)]
+    figures = {value for row in counted if (value := row.value(metric)) is not None}
+    more_is_better = METRICS[metric].more_is_better
+    if more_is_better is None or len(figures) < 2:
+        return None
+    return max(figures) if more_is_better else min(figures)
 
 
-def surely_differs(row: Mapping[str, Any], key: str) -> bool:
+def surely_differs(row: ResultRow, metric: str) -> bool:
     """Whether a variant's speed, ES or EM is told apart from its baseline's; see MEANING."""
-    if row["variant"] == row["baseline"]:
+    if row.is_baseline:
         return False
-    if key == "em":
-        p_value = row["em_p_value"]
-        return p_value is not None and float(p_value) < SURE_BELOW
-    paired, none = {"speed_ratio": ("speed_ratio", 1.0), "es": ("es_drop", 0.0)}.get(key, (None, 0.0))
-    if paired is None or row[f"{paired}_lo"] is None or row[f"{paired}_hi"] is None:
+    if metric == "em":
+        p_value = row.value("em_p_value")
+        return p_value is not None and p_value < SURE_BELOW
+    if metric not in _SAME:
         return False
-    return not row[f"{paired}_lo"] <= none <= row[f"{paired}_hi"]
+    paired, same = _SAME[metric]
+    figure = row.figure(paired)
+    return figure.lo is not None and figure.hi is not None and not figure.lo <= same <= figure.hi
