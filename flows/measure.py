@@ -137,8 +137,7 @@ def _describe(site: _Site) -> Peaks | None:
 def _peaks(study: Study) -> Peaks | None:
     """This host's peaks, kept or measured now."""
     try:
-        with steps.exclusive():
-            return host_peaks(threads_of(study.measuring))
+        return host_peaks(threads_of(study.measuring))
     except PeaksFailed as failure:
         say(str(failure))
         return None

@@ -18,7 +18,7 @@ def die_with(parent: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
-        sys.exit("the parent died before the work began")
+        sys.exit("the parent process ended before the work began")
 
 
 def module_command(module: str, *arguments: str) -> list[str]:

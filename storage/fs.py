@@ -1,4 +1,4 @@
-"""Writes that survive a power cut, and scratch directories that tell whether their owner still lives."""
+"""Writes that survive a power cut, and scratch directories whose names tell whether their owner still runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import psutil
 STAGING = ".staging"
 # A process's start time is derived from the clock, which may be adjusted while it runs.
 CLOCK_TOLERANCE_S = 60.0
-# Whether a process of another host lives cannot be asked here, so its scratch is left alone this long.
+# Whether a process of another host still runs cannot be found out here, so its scratch is kept this long.
 FOREIGN_STALE_S = 7 * 24 * 3600.0
 _OWNER = re.compile(r"(?P<host>[A-Za-z0-9_-]+)\.(?P<pid>[0-9]+)\.(?P<start>[0-9]+)\.[0-9a-f]{32}")
 
@@ -29,13 +29,13 @@ def _host() -> str:
 
 
 def scratch_name() -> str:
-    """A unique name `<host>.<pid>.<start, s since the epoch>.<random>` owned by this process."""
+    """A unique name `<host>.<pid>.<start, s since the epoch>.<random>` that names this process as its owner."""
     pid = os.getpid()  # not cached: a forked child is an owner of its own
     return f"{_host()}.{pid}.{int(psutil.Process(pid).create_time())}.{uuid.uuid4().hex}"
 
 
 def is_stale(scratch: Path) -> bool:
-    """Whether the process that made this scratch entry is gone, so that nothing will ever come of it."""
+    """Whether the process that made this scratch entry has ended, so that nobody will use it any more."""
     owner = _OWNER.match(scratch.name)
     if owner is None or owner["host"] != _host():
         return time.time() - scratch.stat().st_mtime > FOREIGN_STALE_S
@@ -58,7 +58,7 @@ def scratch(root: Path) -> Iterator[Path]:
 
 
 def remove_stale(root: Path) -> None:
-    """Remove the scratch entries below `root` whose processes are dead."""
+    """Remove the scratch entries below `root` whose processes have ended."""
     staging = root / STAGING
     for entry in list(staging.iterdir()) if staging.is_dir() else []:
         try:

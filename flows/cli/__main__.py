@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import typer
 
 from slimline.flows.cli import (
@@ -33,6 +35,8 @@ app.add_typer(artifacts.app, name="artifacts")
 
 def main() -> None:
     """Entry point of the command."""
+    # A shell's background job ignores SIGINT, and so would everything that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     app()
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from slimline.flows.cli.options import refusing
-from slimline.flows.server.ports import require_free
+from slimline.flows.server.ports import require_free_port
 from slimline.storage.child_process import module_command
 
 app = typer.Typer()
@@ -27,7 +27,7 @@ def dashboard(
     It only reads, needs no network, and reports nothing to anyone. Its address is printed once it can be opened.
     """
     with refusing():
-        require_free(host, port)
+        require_free_port(host, port)
     sys.stdout.flush()
     # The server takes this process's place: whoever stops the command stops it.
     command = module_command("slimline.dashboards.app", host, str(port))

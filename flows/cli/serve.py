@@ -31,21 +31,21 @@ def serve(
 ) -> None:
     """Serve Prefect's UI and API, the deployments of prefect.yaml with their schedules, and this machine's workers.
 
-    What dies is started again, and the runs that died with it go on. Ctrl-C stops everything.
+    What ends is started again, and the runs that ended with it go on. Ctrl-C stops everything.
     """
     if not 1 <= port <= _LAST_PORT:
-        fail(f"--port: {port} is no port; allowed: 1 to {_LAST_PORT}")
+        fail(f"--port: {port} is not a port; allowed: 1 to {_LAST_PORT}")
     if database and not database.startswith(_DATABASES):
         fail(f"--database: {database.partition(':')[0]!r} is unknown; allowed: {' or '.join(_DATABASES)}...")
     if connect and not connect.startswith(("http://", "https://")):
-        fail(f"--connect: {connect!r} is no URL; allowed: such as http://desk:4200/api")
-    from slimline.flows.server.supervisor import ServeError, Serving
+        fail(f"--connect: {connect!r} is not a URL; allowed: such as http://desk:4200/api")
+    from slimline.flows.server.supervisor import ServeError, ServeOptions
     from slimline.flows.server.supervisor import serve as supervise
 
     names = tuple(dict.fromkeys(name.strip() for name in pools.split(",") if name.strip()))
     try:
         with refusing():
-            running = supervise(Serving(host, port, names, database, connect))
+            running = supervise(ServeOptions(host, port, names, database, connect))
     except ServeError as error:
         fail(str(error), status=1)
     if running:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -15,31 +16,33 @@ from slimline.flows.run import Order, record_absence
 from slimline.flows.ui.progress import say
 from slimline.storage.stores import artifact_store, metrics_store
 
-Way = Callable[[Order, Event], None]
+Executor = Callable[[Order, Event], None]
+
+_log = logging.getLogger(__name__)
 
 
 def measure_everywhere(order: Order, hosts: Sequence[Local | Pool | Slurm]) -> None:
     """Measure an order on every host. One measures here, in this thread; for each other a thread waits."""
-    ways = [(host, _way(host)) for host in hosts]
+    executors = [(host, _choose_executor(host)) for host in hosts]
     stop = Event()
-    with ThreadPoolExecutor(max_workers=len(ways)) as threads:
+    with ThreadPoolExecutor(max_workers=len(executors)) as threads:
         try:
-            waiting = [
-                threads.submit(copy_context().run, _measure_on, host, way, order, stop)
-                for host, way in ways
+            others = [
+                threads.submit(copy_context().run, _measure_on, host, executor, order, stop)
+                for host, executor in executors
                 if not isinstance(host, Local)
             ]
-            for host, way in ways:
+            for host, executor in executors:
                 if isinstance(host, Local):
-                    _measure_on(host, way, order, stop)
-            for each in waiting:
-                each.result()
+                    _measure_on(host, executor, order, stop)
+            for other in others:
+                other.result()
         except BaseException:
             stop.set()  # what was started elsewhere is cancelled
             raise
 
 
-def _way(host: Local | Pool | Slurm) -> Way:
+def _choose_executor(host: Local | Pool | Slurm) -> Executor:
     """How the host is reached. Dask is imported where it is needed only, and in the main thread, as it demands."""
     if isinstance(host, Pool):
         return partial(measure_on_pool, host)
@@ -50,13 +53,14 @@ def _way(host: Local | Pool | Slurm) -> Way:
     return lambda order, stop: measure(order)
 
 
-def _measure_on(host: Local | Pool | Slurm, way: Way, order: Order, stop: Event) -> None:
-    there = order.at(host).model_copy(update={"minutes": host.limit_minutes})
-    say(f"measuring on {there.shown_host}")
+def _measure_on(host: Local | Pool | Slurm, executor: Executor, order: Order, stop: Event) -> None:
+    order = order.at(host).model_copy(update={"minutes": host.limit_minutes})
+    say(f"measuring on {order.shown_host}")
     try:
-        way(there, stop)
+        executor(order, stop)
     except Exception as error:
         reason = str(error) if isinstance(error, HostFailed) else f"{type(error).__name__}: {error}"
-        say(f"{there.shown_host} failed: {reason}")
+        say(f"{order.shown_host} failed: {reason}")
+        _log.debug("%s failed", order.shown_host, exc_info=True)
         if not stop.is_set():  # else the same run may go on later
-            record_absence(there, reason, artifact_store(), metrics_store())
+            record_absence(order, reason, artifact_store(), metrics_store())

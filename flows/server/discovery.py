@@ -1,4 +1,4 @@
-"""What `slimline serve` leaves in the home while it runs, so that other commands find its server."""
+"""The record of a running `slimline serve` in the state directory, by which other commands find its server."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ import psutil
 
 from slimline.storage.paths import home
 
-# Everything `serve` starts inherits this from it, with its home as the value: nothing can hide from it.
-MARK = "SLIMLINE_SERVED"
+# Every process that `serve` starts, however indirectly, inherits this variable; its value is the state directory.
+MARK = "SLIMLINE_SERVE_HOME"
 
 
 @dataclass(frozen=True)
-class Served:
-    """A running `slimline serve`: its server's URL without a path, and the process, by id and start time."""
+class ServerRecord:
+    """A running `slimline serve`.
+
+    Attributes:
+        url: Its server's URL, without a path.
+        pid: Identifier of its process.
+        started: When that process started, seconds since the epoch: identifiers are used again.
+    """
 
     url: str
     pid: int
@@ -29,27 +35,27 @@ class Served:
         """Where clients and workers connect."""
         return f"{self.url}/api"
 
-    def publish(self) -> None:
-        """Let other commands on this home know."""
+    def write(self) -> None:
+        """Let other commands with this state directory know."""
         _path().write_text(json.dumps(asdict(self)), "utf8")
 
 
-def withdraw() -> None:
-    """Nothing is served on this home any more."""
+def remove_record() -> None:
+    """Let other commands know that no server runs on this state directory any more."""
     _path().unlink(missing_ok=True)
 
 
-def served() -> Served | None:
-    """What is served on this home; None without, or if it was killed."""
+def running_server() -> ServerRecord | None:
+    """The server of this state directory; None if there is none, or if its `serve` was killed."""
     with suppress(OSError, ValueError, TypeError, psutil.Error):
-        found = Served(**json.loads(_path().read_text("utf8")))
-        if psutil.Process(found.pid).create_time() == found.started:
-            return found
+        record = ServerRecord(**json.loads(_path().read_text("utf8")))
+        if psutil.Process(record.pid).create_time() == record.started:
+            return record
     return None
 
 
-def marked(home: Path) -> Iterator[tuple[psutil.Process, dict[str, str]]]:
-    """Every process that a `slimline serve` on this home started, however indirectly, with its environment."""
+def processes_with_mark(home: Path) -> Iterator[tuple[psutil.Process, dict[str, str]]]:
+    """Every process that a `slimline serve` with this state directory started, with its environment."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             environment = process.environ()

@@ -17,20 +17,25 @@ _LOCAL = "local"
 
 
 def create_pools(client: SyncPrefectClient, wanted: Collection[str]) -> list[str]:
-    """A work pool for this machine, for each host that ships with slimline, and each wanted one; all their names."""
-    described = {_LOCAL: "The machine `slimline serve` runs on."}
+    """Create the work pools that do not exist yet: this machine's, those of the hosts that ship, and `wanted` ones.
+
+    Returns:
+        The names of all of them.
+    """
+    descriptions = {_LOCAL: "The machine `slimline serve` runs on."}
     for host in map(load_host, host_names()):
         if isinstance(host, Pool):
-            described[host.pool] = host.description
-    names = list(dict.fromkeys([*described, *wanted]))
+            descriptions[host.pool] = host.description
+    names = list(dict.fromkeys([*descriptions, *wanted]))
     template = ProcessWorker.get_default_base_job_template()
-    # What runs print is in their logs. Through a pipe to the worker, a run would die of printing once that is killed.
+    # Runs have their output in their logs. If it went through a pipe to the worker, a run whose worker is killed would
+    # fail at its next line of output.
     template["variables"]["properties"]["stream_output"]["default"] = False
     known = {pool.name for pool in client.read_work_pools()}
     for name in names:
         if name not in known:
-            about = described.get(name)
-            pool = WorkPoolCreate(name=name, type="process", description=about, base_job_template=template)
+            description = descriptions.get(name)
+            pool = WorkPoolCreate(name=name, type="process", description=description, base_job_template=template)
             client.create_work_pool(pool)
     return names
 
@@ -40,7 +45,7 @@ def paused_schedules(client: SyncPrefectClient) -> set[tuple[UUID, str | None]]:
     return {(deployment, schedule.slug) for deployment, schedule in _schedules(client) if not schedule.active}
 
 
-def pause(client: SyncPrefectClient, schedules: set[tuple[UUID, str | None]]) -> None:
+def pause_schedules(client: SyncPrefectClient, schedules: set[tuple[UUID, str | None]]) -> None:
     """Pause them again: deploying replaces a deployment's schedules, and what is new is active."""
     for deployment, schedule in _schedules(client):
         if schedule.active and (deployment, schedule.slug) in schedules:
@@ -53,7 +58,7 @@ def _schedules(client: SyncPrefectClient) -> Iterator[tuple[UUID, DeploymentSche
             yield deployment.id, schedule
 
 
-def reports(client: SyncPrefectClient, pool: str, worker: str, since: datetime) -> bool:
-    """Whether a pool's worker has been heard of since then."""
+def has_heartbeat(client: SyncPrefectClient, pool: str, worker: str, since: datetime) -> bool:
+    """Whether a pool's worker has sent a heartbeat since then; its status stays ONLINE long after it was killed."""
     heard = [known.last_heartbeat_time for known in client.read_workers_for_work_pool(pool) if known.name == worker]
     return any(time is not None and time >= since for time in heard)

@@ -20,29 +20,38 @@ import psutil
 from filelock import FileLock, Timeout
 
 from slimline.flows.server.child_process import Child
-from slimline.flows.server.discovery import MARK, Served, marked, served, withdraw
-from slimline.flows.server.ports import require_free
+from slimline.flows.server.discovery import MARK, ServerRecord, processes_with_mark, remove_record, running_server
+from slimline.flows.server.ports import require_free_port
 from slimline.storage.child_process import module_command
 from slimline.storage.paths import home
 from slimline.storage.stores import store_url
 
 if TYPE_CHECKING:
-    from slimline.flows.server.recovery import Rescue
+    from slimline.flows.server.recovery import Recovery
 
 _DEPLOYMENTS = Path(__file__).parents[1] / "prefect.yaml"
 _TICK_S = 0.2
-_RESCUE_EVERY_S = 5.0
+_RECOVER_EVERY_S = 5.0
 _READY_WITHIN_S = 300.0
 _SERVER_ENDS_WITHIN_S = 8.0
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - how to reach it, not what is bound
 
 
 class ServeError(Exception):
-    """It cannot be served, and why."""
+    """The server, a worker or the deployments cannot be started; the message says why."""
 
 
 @dataclass(frozen=True)
-class Serving:
-    """What to serve: where the server listens, the pools with a worker here, and whose database or server to use."""
+class ServeOptions:
+    """What to serve.
+
+    Attributes:
+        host: Address the server listens on.
+        port: Port it listens on.
+        pools: The work pools that get a worker here.
+        database: SQLAlchemy URL of the server's database; None for SQLite in the state directory.
+        connect: URL of a server that runs elsewhere; only workers for it are started.
+    """
 
     host: str
     port: int
@@ -55,52 +64,61 @@ class Serving:
         """The server's URL as this machine reaches it, without a path."""
         if self.connect:
             return self.connect.rstrip("/").removesuffix("/api")
-        return self._at({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host))  # noqa: S104 - not bound
+        return self._url_of(_ANY_ADDRESS.get(self.host, self.host))
 
     @property
     def public_url(self) -> str | None:
         """The same as other machines reach it; None if they cannot."""
         if self.host in ("localhost", "::1") or self.host.startswith("127."):
             return None
-        return self._at(platform.node() if self.host in ("0.0.0.0", "::") else self.host)  # noqa: S104 - not bound
+        return self._url_of(platform.node() if self.host in _ANY_ADDRESS else self.host)
 
-    def _at(self, host: str) -> str:
+    def _url_of(self, host: str) -> str:
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
 
-def serve(what: Serving) -> Served | None:
-    """Serve until SIGINT, SIGTERM or SIGHUP; what is served already on this home is returned at once.
+def serve(options: ServeOptions) -> ServerRecord | None:
+    """Serve until SIGINT, SIGTERM or SIGHUP.
+
+    Returns:
+        The server that runs on this state directory already, at once; None after having served.
 
     Raises:
         ValueError: the address cannot be listened on.
         ServeError: the server does not start or answer, or a deployment is refused.
     """
+    stop = _stop_on_signals()
     home().mkdir(parents=True, exist_ok=True)
-    with _alone() as is_alone:
-        if not is_alone:
-            return served()
-        _end(marked(home()))  # what a killed `serve` has left
-        stop = Event()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
-                signal.signal(number, lambda *_: stop.set())
-        # Prefect reads its settings when it is imported. A request that went on waiting for a dead server would keep
-        # this process from starting it again.
-        os.environ |= {"PREFECT_API_URL": f"{what.url}/api", "PREFECT_CLIENT_MAX_RETRIES": "0"}
-        supervisor = Supervisor(what, stop)
+    with _serve_lock(stop) as is_held:
+        if not is_held:
+            return running_server()
+        _kill(processes_with_mark(home()))  # of a `serve` that was killed
+        # Prefect reads its settings when it is imported. A request that went on waiting for a server that has ended
+        # would keep this process from starting it again.
+        os.environ |= {"PREFECT_API_URL": f"{options.url}/api", "PREFECT_CLIENT_MAX_RETRIES": "0"}
+        supervisor = Supervisor(options, stop)
         try:
-            supervisor.up()
-            supervisor.keep()
+            supervisor.start()
+            supervisor.supervise()
         finally:
-            supervisor.down()
+            supervisor.stop()
     return None
 
 
+def _stop_on_signals() -> Event:
+    """An event that SIGINT and SIGTERM set, even where they were ignored, and SIGHUP, unless `nohup` is used."""
+    stop = Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
 @contextmanager
-def _alone() -> Iterator[bool]:
-    """Whether nothing else serves this home; if something is about to, that is waited for."""
+def _serve_lock(stop: Event) -> Iterator[bool]:
+    """Whether this process may serve: no other one does. One that has only just started is waited for."""
     lock = FileLock(home() / "serve.lock")
-    while not lock.is_locked and not served():
+    while not (lock.is_locked or running_server() or stop.is_set()):
         with suppress(Timeout):
             lock.acquire(timeout=_TICK_S)
     try:
@@ -110,169 +128,180 @@ def _alone() -> Iterator[bool]:
 
 
 class Supervisor:
-    """Brings everything up in order, keeps it up, and takes it down in order."""
+    """Starts everything in order, starts again what ends, and ends everything in order."""
 
-    def __init__(self, what: Serving, stop: Event) -> None:
-        """Nothing runs until `up`; `stop` ends it at any point."""
-        self._what, self._stop = what, stop
+    def __init__(self, options: ServeOptions, stop: Event) -> None:
+        """Prepare without starting anything.
+
+        Args:
+            options: What to serve.
+            stop: Ends whatever the supervisor does, at any point, once it is set.
+        """
+        self._options, self._stop = options, stop
         self._server: Child | None = None
-        self._workers = {pool: self._worker(pool) for pool in what.pools}
-        self._rescue: Rescue | None = None
+        self._workers = {pool: self._worker(pool) for pool in options.pools}
+        self._recovery: Recovery | None = None
 
-    def up(self) -> None:
-        """Server, pools, workers, deployments; returns when all are ready, or early if it shall stop.
+    def start(self) -> None:
+        """Start server, pools, workers and deployments; returns when all are ready, or early if it is to stop.
 
         Raises:
-            ServeError: see `serve`.
+            ValueError: as `serve`.
+            ServeError: as `serve`.
         """
-        if not self._what.connect:
+        url = self._options.url
+        if not self._options.connect:
             self._start_server()
-        self._wait(lambda: _answers(self._what.url), f"{self._what.url} does not answer", self._server)
+        self._wait(lambda: _is_healthy(url), f"{url} does not answer", self._server)
         if not self._stop.is_set():
-            _say(f"server: ready at {self._what.url}")
-            me = psutil.Process()
-            Served(self._what.url, me.pid, me.create_time()).publish()
-            self._fill()
+            _print(f"server: ready at {url}")
+            process = psutil.Process()
+            ServerRecord(url, process.pid, process.create_time()).write()
+            self._start_workers()
         if not self._stop.is_set():
-            _say(*_addresses(self._what))
+            _print(*_addresses(self._options))
 
-    def keep(self) -> None:
-        """Start again what dies, and rescue the flow runs that died with it, until it shall stop."""
-        rescue_at = 0.0
+    def supervise(self) -> None:
+        """Start again what ends, and recover the flow runs that ended with it, until it is to stop."""
+        recover_at = 0.0
         while not self._stop.wait(_TICK_S):
             for child in [*([self._server] if self._server else []), *self._workers.values()]:
-                if told := child.keep():
-                    _say(told)
-            if time.monotonic() >= rescue_at:
-                self._rescuing(lambda rescue: rescue.look())
-                rescue_at = time.monotonic() + _RESCUE_EVERY_S
+                if sentence := child.restart_if_ended():
+                    _print(sentence)
+            if time.monotonic() >= recover_at:
+                self._recover(lambda recovery: recovery.recover_lost_runs())
+                recover_at = time.monotonic() + _RECOVER_EVERY_S
 
-    def down(self) -> None:
+    def stop(self) -> None:
         """End the workers and all they started, put their runs back on the schedule, then end the server."""
-        withdraw()
-        _say("stopping")
-        _end(marked(home()), spare=self._server.pid if self._server else None)
-        self._rescuing(lambda rescue: rescue.interrupt())
+        remove_record()
+        _print("stopping")
+        _kill(processes_with_mark(home()), spare=self._server.pid if self._server else None)
+        self._recover(lambda recovery: recovery.recover_all_runs())
         if self._server:
-            self._server.end(_SERVER_ENDS_WITHIN_S)
-        _end(marked(home()))
-        _say("stopped")
+            self._server.stop(_SERVER_ENDS_WITHIN_S)
+        _kill(processes_with_mark(home()))
+        _print("stopped")
 
     def _start_server(self) -> None:
-        what = self._what
-        require_free(what.host, what.port)
-        is_new = not what.database and not (home() / "prefect.db").exists()
-        _say(f"server: starting{', with a new database: half a minute' if is_new else ''}")
-        self._server = self._child(
-            "server", "slimline.flows.server.prefect_server", "--host", what.host, "--port", str(what.port)
-        )
+        host, port = self._options.host, self._options.port
+        require_free_port(host, port)
+        is_new = not self._options.database and not (home() / "prefect.db").exists()
+        _print(f"server: starting{', with a new database: half a minute' if is_new else ''}")
+        address = ("--host", host, "--port", str(port))
+        self._server = self._child("server", "slimline.flows.server.prefect_server", *address)
         self._server.start()
 
-    def _fill(self) -> None:
+    def _start_workers(self) -> None:
         """Pools, workers and deployments; a server that is only connected to has its deployments already."""
         from prefect.client.orchestration import get_client  # which asks for the server's URL when it is imported
 
         from slimline.flows.server import registration
-        from slimline.flows.server.recovery import Rescue
+        from slimline.flows.server.recovery import Recovery
 
         client = get_client(sync_client=True)
-        self._rescue = Rescue(client, home(), {pool: worker.name for pool, worker in self._workers.items()})
-        _say(f"pools: {', '.join(registration.create_pools(client, self._what.pools))}")
+        self._recovery = Recovery(client, home(), {pool: worker.name for pool, worker in self._workers.items()})
+        _print(f"pools: {', '.join(registration.create_pools(client, self._options.pools))}")
         started = datetime.now(UTC)
         for worker in self._workers.values():
             worker.start()
-        if not self._what.connect:
+        if not self._options.connect:
             paused = registration.paused_schedules(client)
             self._deploy()
-            registration.pause(client, paused)
+            registration.pause_schedules(client, paused)
         for pool, worker in self._workers.items():
-            is_up = partial(registration.reports, client, pool, worker.name, started)
-            self._wait(is_up, f"worker {worker.name} does not report", worker)
-            _say(f"worker {worker.name}: takes runs from pool {pool}")
+            is_up = partial(registration.has_heartbeat, client, pool, worker.name, started)
+            self._wait(is_up, f"worker {worker.name} sends no heartbeat", worker)
+            _print(f"worker {worker.name}: takes runs from pool {pool}")
 
     def _deploy(self) -> None:
-        words = ("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(_DEPLOYMENTS))
-        deploying = self._child("deployments", *words)
-        deploying.start()
-        self._wait(lambda: not deploying.is_alive(), "deploying takes too long", None)
-        if deploying.status:
-            raise ServeError(f"a deployment is refused; the end of {deploying.log}:\n{deploying.last_words()}")
+        arguments = ("--no-prompt", "deploy", "--all", "--prefect-file", str(_DEPLOYMENTS))
+        deploy = self._child("deployments", "prefect", *arguments)
+        deploy.start()
+        self._wait(lambda: not deploy.is_alive(), "the deployments are not registered", None)
+        if deploy.exit_status:
+            raise ServeError(f"a deployment is refused; the end of {deploy.log}:\n{deploy.log_tail()}")
 
     def _worker(self, pool: str) -> Child:
         name = f"{platform.node()}-{pool}"
-        words = ("prefect", "worker", "start", "--type", "process", "--pool", pool, "--name", name)
-        return self._child(name, *words)
+        return self._child(name, "prefect", "worker", "start", "--type", "process", "--pool", pool, "--name", name)
 
-    def _child(self, name: str, module: str, *words: str) -> Child:
+    def _child(self, name: str, module: str, *arguments: str) -> Child:
         log = home() / "logs" / f"{name}.log"
-        return Child(name, module_command(module, *words), self._environment(), log)
+        return Child(name, module_command(module, *arguments), self._environment(), log)
 
     def _environment(self) -> dict[str, str]:
         """What the server, the workers and the flow runs see."""
+        options = self._options
         return {
             **os.environ,
             MARK: str(home()),
             "PYTHONSAFEPATH": "1",  # what `-P` does for our own processes, for those that Prefect starts
-            "SLIMLINE_HOME": str(home()),  # relative to here; flow runs have a directory of their own
+            "SLIMLINE_HOME": str(home()),  # absolute; flow runs have a working directory of their own
             "SLIMLINE_STORE": store_url(),
-            "PREFECT_API_URL": f"{self._what.url}/api",
-            "PREFECT_SERVER_UI_API_URL": f"{self._what.public_url or self._what.url}/api",  # whom the browser asks
+            "PREFECT_API_URL": f"{options.url}/api",
+            "PREFECT_SERVER_UI_API_URL": f"{options.public_url or options.url}/api",  # which the browser uses
             "PREFECT_CLIENT_MAX_RETRIES": "10",  # after 2, 4, 8, ... seconds: a killed server is back by then
-            "PREFECT_LOGGING_LEVEL": "INFO",  # what a run says is to be read in the UI
+            "PREFECT_LOGGING_LEVEL": "INFO",  # the UI shows the log of a run
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-            # In memory, where Prefect has them else, slots that are held when the server is killed are held for ever.
+            # In memory, the default, the server forgets when it is killed who holds a deployment's concurrency limit:
+            # nightly's would stay taken for ever.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-            "PREFECT_HOME": str(home() / "prefect"),  # where the leases are: they belong to one database
-            **({"PREFECT_SERVER_DATABASE_CONNECTION_URL": self._what.database} if self._what.database else {}),
+            "PREFECT_HOME": str(home() / "prefect"),  # where these leases are: they belong to one database
+            **({"PREFECT_SERVER_DATABASE_CONNECTION_URL": options.database} if options.database else {}),
         }
 
     def _wait(self, is_done: Callable[[], bool], problem: str, child: Child | None) -> None:
-        """Until it is done, or everything shall stop; a child that ends meanwhile is the problem, too."""
+        """Wait until it is done, or everything is to stop.
+
+        Raises:
+            ServeError: the child that it depends on has ended, or it takes too long.
+        """
         deadline = time.monotonic() + _READY_WITHIN_S
         while not self._stop.wait(_TICK_S) and not is_done():
             if child is not None and not child.is_alive():
-                raise ServeError(f"{child.name} ended at its start; the end of {child.log}:\n{child.last_words()}")
+                raise ServeError(f"{child.name} ended at its start; the end of {child.log}:\n{child.log_tail()}")
             if time.monotonic() > deadline:
                 raise ServeError(f"{problem} within {_READY_WITHIN_S:.0f} s")
 
-    def _rescuing(self, attempt: Callable[[Rescue], list[str]]) -> None:
+    def _recover(self, attempt: Callable[[Recovery], list[str]]) -> None:
         from prefect.exceptions import PrefectException
 
-        # A server that does not answer is being started again; what could not be rescued is so at the next look.
+        # A server that does not answer is being started again; what could not be recovered is so at the next attempt.
         with suppress(httpx.HTTPError, PrefectException):
-            for told in attempt(self._rescue) if self._rescue else ():
-                _say(told)
+            for sentence in attempt(self._recovery) if self._recovery else ():
+                _print(sentence)
 
 
-def _say(*lines: str) -> None:
+def _print(*lines: str) -> None:
     with suppress(OSError):  # the terminal may be gone, and what runs must be ended all the same
         for line in lines:
             print(line, flush=True)
 
 
-def _addresses(what: Serving) -> Iterator[str]:
-    if what.connect:
-        yield f"ready: workers for {what.url}"
+def _addresses(options: ServeOptions) -> Iterator[str]:
+    if options.connect:
+        yield f"ready: workers for {options.url}"
     else:
-        yield f"ready: the UI is at {what.url}, the API at {what.url}/api"
-        if what.public_url:
-            yield f"a worker elsewhere: slimline serve --connect {what.public_url}/api --pools laptop"
+        yield f"ready: the UI is at {options.url}, the API at {options.url}/api"
+        if options.public_url:
+            yield f"a worker elsewhere: slimline serve --connect {options.public_url}/api --pools laptop"
         else:
             yield "only this machine reaches it; for workers elsewhere: slimline serve --host 0.0.0.0"
     yield "Ctrl-C stops everything"
 
 
-def _answers(url: str) -> bool:
+def _is_healthy(url: str) -> bool:
     with suppress(httpx.HTTPError):
         return httpx.get(f"{url}/api/health", timeout=5).is_success
     return False
 
 
-def _end(marked_processes: Iterable[tuple[psutil.Process, dict[str, str]]], spare: int | None = None) -> None:
-    """Kill them; what they leave half-done is made for that."""
-    ending = [process for process, _ in marked_processes if process.pid != spare]
-    for process in ending:
+def _kill(marked_processes: Iterable[tuple[psutil.Process, dict[str, str]]], spare: int | None = None) -> None:
+    """Kill processes; flows and steps are made for that."""
+    processes = [process for process, _ in marked_processes if process.pid != spare]
+    for process in processes:
         with suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(ending, timeout=5)
+    psutil.wait_procs(processes, timeout=5)

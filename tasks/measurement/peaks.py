@@ -35,7 +35,7 @@ from slimline.tasks.runtime.host import (
     library_versions,
     usable_cpus,
 )
-from slimline.tasks.runtime.machine_lock import measuring_lock
+from slimline.tasks.runtime.machine_lock import machine_lock
 
 Precision = Literal["float32", "bfloat16", "int8"]
 
@@ -105,7 +105,9 @@ def host_peaks(threads: int, remeasure: bool = False) -> Peaks:
     path = home() / "peaks" / f"{identity['fingerprint']}.json"
     if not remeasure and (kept := _kept(path)):
         return kept
-    with measuring_lock():
+    with machine_lock("measuring the host's peaks"):
+        if not remeasure and (kept := _kept(path)):  # another run has measured them while this one waited
+            return kept
         measured = datetime.now(UTC)
         peaks = Peaks.model_validate({**identity, "measured": measured, **_in_new_process(threads)})
     fs.write_whole(path.parent, path, peaks.model_dump_json(indent=2).encode())

@@ -26,7 +26,7 @@ from slimline.tasks.pruning.shapes import Shape, shape_of
 from slimline.tasks.pruning.timing import NEW_TOKENS, TimedOn, TimingRequest, time_shapes
 from slimline.tasks.runtime.code_hash import fingerprint, library_versions
 from slimline.tasks.runtime.host import describe_host, usable_cpus, usable_threads
-from slimline.tasks.runtime.machine_lock import measuring_lock
+from slimline.tasks.runtime.machine_lock import machine_lock
 
 _MODULES: dict[TimedOn, tuple[str, ...]] = {
     "torch": ("slimline.tasks.engines.torch_engine",),
@@ -199,7 +199,7 @@ def _measure(setting: Setting) -> LatencyTable:
         prompt_tokens=prompt_tokens,
         shapes=tuple(shape._replace(positions=prompt_tokens + NEW_TOKENS) for shape in shapes),
     )
-    with measuring_lock():
+    with machine_lock("measuring a latency table"):
         seconds = time_shapes(request)
     return fit_table(setting, prompt_tokens, shapes, seconds)
 
