@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
@@ -47,6 +47,10 @@ class Row(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     table: ClassVar[str]
+
+    def replace(self, **values: object) -> Self:
+        """A copy with other values, which are checked as well."""
+        return self.model_validate({**dict(self), **values})
 
 
 class RunRow(Row):

@@ -2,48 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from slimline.storage.metrics.connection import fetch
+from slimline.storage.metrics.rows import RoundRow
 from slimline.storage.metrics.store import MetricsStore
 
+_COUNTS = """
+SELECT (SELECT count(*) FROM hosts WHERE run = $run AND host = $host) > 0,
+       (SELECT count(*) FROM measurements WHERE run = $run AND host = $host) > 0,
+       (SELECT count(*) FROM runs WHERE run = $run AND host = $host) > 0
+"""
+_FAILURES = """
+SELECT host, variant, error FROM result_table WHERE run = $run AND error IS NOT NULL
+UNION ALL SELECT host, variant, error FROM rounds WHERE run = $run AND error IS NOT NULL
+"""
 
-class Stored(NamedTuple):
+
+class StoredRows(NamedTuple):
     """Rows of one run on one host: its rounds, who has predictions, and whether the other tables have theirs."""
 
-    rounds: list[dict[str, Any]]
+    rounds: list[RoundRow]
     predicted: frozenset[str]
     described: bool
     measured: bool
     recorded: bool
 
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing."""
+        return self.measured and self.recorded
 
-def stored_rows(metrics: MetricsStore, run: str, host: str) -> Stored:
-    """What the store has of this run on this host."""
-    condition = f"run = {_literal(run)} AND host = {_literal(host)}"
 
-    def found(what: str) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = metrics.query(f"SELECT {what} WHERE {condition}").to_pylist()
-        return rows
-
-    counts = {table: found(f"count(*) AS n FROM {table}")[0]["n"] for table in ("hosts", "measurements", "runs")}
-    return Stored(
-        rounds=found("* FROM rounds"),
-        predicted=frozenset(row["variant"] for row in found("DISTINCT variant FROM predictions")),
-        described=counts["hosts"] > 0,
-        measured=counts["measurements"] > 0,
-        recorded=counts["runs"] > 0,
-    )
+def stored_rows(metrics: MetricsStore, run: str, host: str) -> StoredRows:
+    """What the store has of this run on this host, read through one connection."""
+    with metrics.connect() as connection:
+        rounds = fetch(connection, RoundRow, "FROM rounds WHERE run = ? AND host = ?", [run, host])
+        predicted = connection.execute(
+            "SELECT DISTINCT variant FROM predictions WHERE run = ? AND host = ?", [run, host]
+        ).fetchall()
+        counts = connection.execute(_COUNTS, {"run": run, "host": host}).fetchone() or (False, False, False)
+    return StoredRows(rounds, frozenset(variant for (variant,) in predicted), *counts)
 
 
 def failures(metrics: MetricsStore, run: str) -> dict[tuple[str, str], str]:
     """Why what of a run failed, by host and variant: its first reason, without a traceback's middle."""
-    wanted = f"run = {_literal(run)} AND error IS NOT NULL"
-    rows = metrics.query(
-        f"SELECT host, variant, error FROM result_table WHERE {wanted} "  # noqa: S608
-        f"UNION ALL SELECT host, variant, error FROM rounds WHERE {wanted}"
-    ).to_pylist()
-    return {(row["host"], row["variant"]): row["error"] for row in reversed(rows)}
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    with metrics.connect() as connection:
+        rows = connection.execute(_FAILURES, {"run": run}).fetchall()
+    return {(host, variant): error for host, variant, error in reversed(rows)}

@@ -1,4 +1,4 @@
-"""Simulated nights from recorded noise: how often the judge of nightly runs cries wolf, and what it misses.
+"""Simulated nights from recorded noise: how often the judge of nightly runs raises a false alarm, and what it misses.
 
 A night is drawn by a local block bootstrap (Paparoditis and Politis, Local Block Bootstrap, 2002): blocks of
 consecutive recorded rounds, all from around one moment of the recording, so that a night keeps the noise of its time,
@@ -17,10 +17,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from slimline.storage.queries.history import Conducted, History, Row
+from slimline.storage.metrics.rows import MeasurementRow, VerdictRow
+from slimline.storage.queries.history import History, HostRun, PairedRound
 from slimline.tasks.regression.detection import LOOKS, NIGHTS_KEPT
-from slimline.tasks.regression.judge import Judgement, judge, rows_of, settle
+from slimline.tasks.regression.judge import judge, verdict_rows
+from slimline.tasks.regression.timed import TIMED, Judgement, settle
 
+_Turns = dict[str, list[dict[str, str]]]  # the lines of a round in the file, by variant
 BLOCK = 3
 WINDOW = 24
 """Recorded rounds around a moment from which a night's are drawn."""
@@ -32,7 +35,7 @@ class Recording(NamedTuple):
 
     name: str
     baseline: str
-    rounds: list[dict[str, Row]]
+    rounds: list[dict[str, PairedRound]]
 
 
 class Slowdown(NamedTuple):
@@ -43,20 +46,20 @@ class Slowdown(NamedTuple):
     night: int
 
 
-class Simulated(NamedTuple):
+class Simulation(NamedTuple):
     """The verdict rows of every night, and how many rounds were measured again in each."""
 
-    verdicts: list[list[Row]]
+    verdicts: list[list[VerdictRow]]
     again: list[int]
 
     def count(self, verdict: str) -> int:
         """How often a verdict was given."""
-        return sum(row["verdict"] == verdict for night in self.verdicts for row in night)
+        return sum(row.verdict == verdict for night in self.verdicts for row in night)
 
 
 def read_recordings(path: Path) -> list[Recording]:
     """The recordings of a CSV file with recording, baseline, run, round and the columns of `rounds` it takes."""
-    turns: dict[tuple[str, str], dict[tuple[str, int], dict[str, list[Row]]]] = defaultdict(dict)
+    turns: dict[tuple[str, str], dict[tuple[str, int], _Turns]] = defaultdict(dict)
     with path.open(encoding="utf8", newline="") as file:
         for row in csv.DictReader(file):
             rounds = turns[row["recording"], row["baseline"]]
@@ -67,50 +70,51 @@ def read_recordings(path: Path) -> list[Recording]:
     ]
 
 
-def _paired(turns: dict[str, list[Row]], baseline: str) -> dict[str, Row]:
+def _paired(turns: _Turns, baseline: str) -> dict[str, PairedRound]:
     """A round as the view `paired_rounds` has it; empty where the baseline did not run twice."""
     speeds = {name: [float(row["samples_per_s"]) for row in rows] for name, rows in turns.items()}
     if len(speeds.get(baseline, ())) < 2:
         return {}
     first, second = speeds[baseline]
     return {
-        name: {
-            "variant": name,
-            "samples_per_s": statistics.fmean(found),
-            "speed_ratio": statistics.fmean(found) / statistics.fmean(speeds[baseline]),
-            "baseline_self_ratio": second / first,
-            "memory_over_base_mb": statistics.fmean(float(row["memory_over_base_mb"]) for row in turns[name]),
-            "samples": None,
-            "prompt_tokens": None,
-        }
+        name: PairedRound(
+            run="",
+            host="",
+            round=0,
+            variant=name,
+            samples_per_s=statistics.fmean(found),
+            speed_ratio=statistics.fmean(found) / statistics.fmean(speeds[baseline]),
+            baseline_self_ratio=second / first,
+            memory_over_base_mb=statistics.fmean(float(row["memory_over_base_mb"]) for row in turns[name]),
+        )
         for name, found in speeds.items()
     }
 
 
-def simulate(recording: Recording, nights: int, rounds: int, seed: int, slowdown: Slowdown | None = None) -> Simulated:
+def simulate(recording: Recording, nights: int, rounds: int, seed: int, slowdown: Slowdown | None = None) -> Simulation:
     """That many nights in a row, each of so many rounds, as the judge sees them; without a slowdown all are alike."""
     draw = random.Random(seed)
-    past: deque[tuple[Conducted, list[Row], list[Row]]] = deque(maxlen=NIGHTS_KEPT)
-    verdicts: list[Row] = []
-    found = Simulated([], [])
+    past: deque[tuple[HostRun, list[PairedRound], list[MeasurementRow]]] = deque(maxlen=NIGHTS_KEPT)
+    verdicts: list[VerdictRow] = []
+    found = Simulation([], [])
     for number in range(nights):
         night = _Night(recording, number, draw, slowdown)
-        now = night.conducted()
+        now = night.host_run()
         rows = night.rounds(now.run, rounds)
-        measured = _measured(now, rows)
+        measurements = _measurements(now, rows)
         history = History(
             now,
-            tuple(conducted for conducted, _, _ in past),
+            tuple(earlier for earlier, _, _ in past),
             [row for _, earlier, _ in past for row in earlier] + rows,
-            [row for _, _, earlier in past for row in earlier] + measured,
+            [row for _, _, earlier in past for row in earlier] + measurements,
             verdicts,
         )
-        judgements, again = _looked_at_again(judge(history, lambda conducted, variant: {}), night)
-        judged = rows_of(judgements, history)
-        past.append((now, rows + again, measured))
+        judgements, again = _judge_again(judge(history, lambda run, variant: {}), night)
+        judged = verdict_rows(judgements, history)
+        past.append((now, rows + again, measurements))
         verdicts += judged
         found.verdicts.append(judged)
-        found.again.append(len({row["round"] for row in again}))
+        found.again.append(len({row.round for row in again}))
     return found
 
 
@@ -123,52 +127,66 @@ class _Night:
         first = draw.randrange(max(1, len(recording.rounds) - WINDOW + 1))
         self._around = recording.rounds[first : first + WINDOW]
 
-    def conducted(self) -> Conducted:
+    def host_run(self) -> HostRun:
         """The run of this night."""
-        name, started = f"night-{self.number}", _FIRST_NIGHT + timedelta(days=self.number)
-        return Conducted(name, "box", "simulated", self._baseline, started, "class", None, None, {}, None, {}, None)
+        return HostRun(
+            run=f"night-{self.number}",
+            host="box",
+            study="simulated",
+            baseline=self._baseline,
+            started=_FIRST_NIGHT + timedelta(days=self.number),
+            host_class="class",
+        )
 
-    def rounds(self, run: str, count: int) -> list[Row]:
-        """That many rounds, as rows of `paired_rounds`."""
-        chosen: list[dict[str, Row]] = []
+    def rounds(self, run: str, count: int) -> list[PairedRound]:
+        """That many rounds, of every variant."""
+        chosen: list[dict[str, PairedRound]] = []
         while len(chosen) < count:
             start = self._draw.randrange(max(1, len(self._around) - BLOCK + 1))
             chosen += self._around[start : start + BLOCK]
         return [
-            self._slowed(row) | {"run": run, "host": "box", "round": number}
+            row.model_copy(update={**self._speeds(row), "run": run, "host": "box", "round": number})
             for number, round_ in enumerate(chosen[:count])
             for row in round_.values()
         ]
 
-    def _slowed(self, row: Row) -> Row:
-        if self._slowdown is None or row["variant"] != self._slowdown.variant:
-            return row
-        return row | {name: row[name] * self._slowdown.factor for name in ("samples_per_s", "speed_ratio")}
+    def _speeds(self, row: PairedRound) -> dict[str, float]:
+        """The speeds of a variant that is slower tonight."""
+        if self._slowdown is None or row.variant != self._slowdown.variant:
+            return {}
+        names = ("samples_per_s", "speed_ratio")
+        return {name: (row.value(name) or 0.0) * self._slowdown.factor for name in names}
 
 
-def _measured(now: Conducted, rows: Sequence[Row]) -> list[Row]:
+def _measurements(now: HostRun, rows: Sequence[PairedRound]) -> list[MeasurementRow]:
     by_variant = defaultdict(list)
     for row in rows:
-        by_variant[row["variant"]].append(row)
+        by_variant[row.variant].append(row)
     return [
-        {
-            **{"run": now.run, "host": now.host, "variant": variant, "metric": metric, "metric_version": 1},
-            **{"value": statistics.median(row[metric] for row in found), "error": None},
-        }
+        MeasurementRow(
+            run=now.run,
+            study=now.study,
+            host=now.host,
+            variant=variant,
+            metric=metric,
+            metric_version=1,
+            time=now.started,
+            value=statistics.median(row.value(metric) or 0.0 for row in found),
+        )
         for variant, found in by_variant.items()
-        for metric in ("samples_per_s", "speed_ratio", "memory_over_base_mb")
+        for metric in TIMED
     ]
 
 
-def _looked_at_again(judgements: list[Judgement], night: _Night) -> tuple[list[Judgement], list[Row]]:
+def _judge_again(judgements: list[Judgement], night: _Night) -> tuple[list[Judgement], list[PairedRound]]:
     """The judgements after as many re-runs as they need, and the rounds of those."""
-    rows: list[Row] = []
+    rows: list[PairedRound] = []
     reruns: list[str] = []
     for before, after in zip((0, *LOOKS), LOOKS, strict=False):
         if not any(each.pending for each in judgements):
             break
         reruns.append(f"night-{night.number}-again-{after}")
         new = night.rounds(reruns[-1], after - before)
-        rows += [row | {"round": row["round"] + before} for row in new]
+        rows += [row.model_copy(update={"round": row.round + before}) for row in new]
         judgements = [settle(each, reruns, rows) for each in judgements]
     return judgements, rows

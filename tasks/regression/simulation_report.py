@@ -13,12 +13,12 @@ import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import altair as alt
 import vl_convert
 
-from slimline.storage.queries.history import Row
-from slimline.tasks.regression.simulation import Recording, Simulated, Slowdown, read_recordings, simulate
+from slimline.tasks.regression.simulation import Recording, Simulation, Slowdown, read_recordings, simulate
 
 NIGHTS = 200
 ROUNDS = 10
@@ -32,57 +32,92 @@ PATIENCE = 3
 """Nights in which a slowdown may be flagged."""
 
 
-def false_alarms(recording: Recording, seeds: int = SEEDS, nights: int = NIGHTS) -> list[Row]:
+class Alarms(NamedTuple):
+    """What was said of the nights of one seed in which nothing had changed."""
+
+    recording: str
+    slowdown: float
+    seed: int
+    regression: int
+    improvement: int
+    suspicious_unconfirmed: int
+    measured_again: float
+    """Share of the nights."""
+
+
+class Detections(NamedTuple):
+    """The shares of trials in which a variant's slowdown is flagged on its first night, and within `PATIENCE`."""
+
+    recording: str
+    variant: str
+    slowdown: float
+    first_night: float
+    within_nights: float
+
+
+class Noise(NamedTuple):
+    """How noisy a recording is: typical differences of the baseline from itself, and of the speed ratios (relative)."""
+
+    recording: str
+    rounds: int
+    itself: float
+    spread: float
+
+
+def false_alarms(recording: Recording, seeds: int = SEEDS, nights: int = NIGHTS) -> list[Alarms]:
     """A row a seed: what was said of that many nights in which nothing had changed."""
     rows = []
     for seed in range(seeds):
         found = simulate(recording, nights, ROUNDS, seed)
-        counts = {name: found.count(name) for name in ("regression", "improvement", "suspicious-unconfirmed")}
-        again = sum(count > 0 for count in found.again) / nights
-        rows.append({"recording": recording.name, "slowdown": 0.0, "seed": seed, **counts, "measured_again": again})
+        rows.append(
+            Alarms(
+                recording=recording.name,
+                slowdown=0.0,
+                seed=seed,
+                regression=found.count("regression"),
+                improvement=found.count("improvement"),
+                suspicious_unconfirmed=found.count("suspicious-unconfirmed"),
+                measured_again=sum(count > 0 for count in found.again) / nights,
+            )
+        )
     return rows
 
 
-def detections(recording: Recording, variant: str, factor: float, trials: int = TRIALS) -> Row:
+def detections(recording: Recording, variant: str, factor: float, trials: int = TRIALS) -> Detections:
     """In what share of trials a slowdown of one variant is flagged on its first night, and within `PATIENCE` nights."""
     slowdown = Slowdown(variant, factor, HISTORY)
-    trials_hit = [
-        _flagged(simulate(recording, HISTORY + PATIENCE, ROUNDS, 1_000 + seed, slowdown), variant)
+    flagged = [
+        _flagged_nights(simulate(recording, HISTORY + PATIENCE, ROUNDS, 1_000 + seed, slowdown), variant)
         for seed in range(trials)
     ]
-    return {
-        **{"recording": recording.name, "variant": variant, "slowdown": round(1 - factor, 2)},
-        "first_night": statistics.fmean(nights[0] for nights in trials_hit),
-        "within_nights": statistics.fmean(any(nights) for nights in trials_hit),
-    }
+    first, later = (statistics.fmean(found) for found in ([each[0] for each in flagged], [any(x) for x in flagged]))
+    return Detections(recording.name, variant, round(1 - factor, 2), first, later)
 
 
-def _flagged(found: Simulated, variant: str) -> list[bool]:
+def _flagged_nights(found: Simulation, variant: str) -> list[bool]:
     return [
-        any(row["verdict"] == "regression" and row["variant"] == variant for row in night)
+        any(row.verdict == "regression" and row.variant == variant for row in night)
         for night in found.verdicts[HISTORY:]
     ]
 
 
-def noise_of(recording: Recording) -> Row:
-    """How noisy a recording is: its rounds, and typical differences of the baseline from itself and of the ratios."""
-    itself = [abs(math.log(row["baseline_self_ratio"])) for round_ in recording.rounds for row in round_.values()]
+def recorded_noise(recording: Recording) -> Noise:
+    """How noisy a recording is."""
+    itself = [abs(math.log(row.baseline_self_ratio or 1.0)) for each in recording.rounds for row in each.values()]
     logs = [
-        [math.log(round_[variant]["speed_ratio"]) for round_ in recording.rounds if variant in round_]
+        [math.log(each[variant].speed_ratio or 1.0) for each in recording.rounds if variant in each]
         for variant in _variants(recording)
     ]
     spreads = [1.4826 * statistics.median(abs(value - statistics.median(each)) for value in each) for each in logs]
-    return {
-        **{"recording": recording.name, "rounds": len(recording.rounds)},
-        **{"itself": math.expm1(statistics.median(itself)), "spread": math.expm1(max(spreads))},
-    }
+    spread = math.expm1(max(spreads))
+    return Noise(recording.name, len(recording.rounds), math.expm1(statistics.median(itself)), spread)
 
 
 def _variants(recording: Recording) -> list[str]:
     return sorted({name for round_ in recording.rounds for name in round_} - {recording.baseline})
 
 
-def _table(noise: Sequence[Row], alarms: Sequence[Row], power: Sequence[Row]) -> str:
+def _table(noise: Sequence[Noise], alarms: Sequence[Alarms], power: Sequence[Detections]) -> str:
     factors = " | ".join(f"{1 - factor:.0%} slower" for factor in FACTORS)
     lines = [
         f"| recording | rounds | baseline against itself | spread of a round | false alarms in {NIGHTS} nights "
@@ -90,33 +125,31 @@ def _table(noise: Sequence[Row], alarms: Sequence[Row], power: Sequence[Row]) ->
         f"|{' --- |' * (6 + len(FACTORS))}",
     ]
     for each in noise:
-        ours = [row for row in alarms if row["recording"] == each["recording"]]
-        shares = []
-        for factor in FACTORS:
-            found = [
-                row
-                for row in power
-                if row["recording"] == each["recording"] and row["slowdown"] == round(1 - factor, 2)
-            ]
-            first, later = (statistics.fmean(row[name] for row in found) for name in ("first_night", "within_nights"))
-            shares.append(f"{first:.0%}, {later:.0%}")
-        counts = ", ".join(str(row["regression"]) for row in ours)
-        again = statistics.fmean(row["measured_again"] for row in ours)
-        cells = [each["recording"], str(each["rounds"]), f"{each['itself']:.1%}", f"{each['spread']:.1%}", counts]
-        lines.append(f"| {' | '.join([*cells, f'{again:.0%}', *shares])} |")
+        ours = [row for row in alarms if row.recording == each.recording]
+        found = [row for row in power if row.recording == each.recording]
+        shares = [_shares([row for row in found if row.slowdown == round(1 - factor, 2)]) for factor in FACTORS]
+        counts = ", ".join(str(row.regression) for row in ours)
+        again = statistics.fmean(row.measured_again for row in ours)
+        cells = [each.recording, str(each.rounds), f"{each.itself:.1%}", f"{each.spread:.1%}", counts, f"{again:.0%}"]
+        lines.append(f"| {' | '.join([*cells, *shares])} |")
     return "\n".join(lines) + "\n"
 
 
-def _picture(power: Sequence[Row]) -> str:
+def _shares(rows: Sequence[Detections]) -> str:
+    first, later = (statistics.fmean(row.first_night for row in rows), statistics.fmean(r.within_nights for r in rows))
+    return f"{first:.0%}, {later:.0%}"
+
+
+def _picture(power: Sequence[Detections]) -> str:
     rows = [
         {
-            "slower (%)": 100 * row["slowdown"],
-            "flagged (%)": 100 * row[name],
+            "slower (%)": 100 * row.slowdown,
+            "flagged (%)": 100 * share,
             "when": when,
-            "recording": row["recording"],
+            "recording": row.recording,
         }
         for row in power
-        for name, when in (("first_night", "first night"), ("within_nights", f"within {PATIENCE} nights"))
+        for share, when in ((row.first_night, "first night"), (row.within_nights, f"within {PATIENCE} nights"))
     ]
     chart = (
         alt.Chart(alt.InlineData(values=rows))
@@ -144,12 +177,12 @@ def main(source: Path, docs: Path) -> None:
     ]
     for folder in ("data", "pictures"):
         (docs / folder).mkdir(parents=True, exist_ok=True)
-    rows = [*alarms, *power]
+    rows = [row._asdict() for row in alarms] + [row._asdict() for row in power]
     with (docs / "data/nightly.csv").open("w", encoding="utf8", newline="") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    (docs / "data/nightly.md").write_text(_table([noise_of(each) for each in recordings], alarms, power), "utf8")
+    (docs / "data/nightly.md").write_text(_table([recorded_noise(each) for each in recordings], alarms, power), "utf8")
     (docs / "pictures/nightly.svg").write_text(_picture(power), "utf8")
 
 
