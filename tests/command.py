@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from slimline.tasks.runtime.machine_lock import LOCK_DIRECTORY
+
 ROOT = Path(__file__).parents[1]
 FIRST_RUN = "slimline run smoke"
 SECOND_RUN = "slimline run smoke --variants pruned,int8 --rounds 1"
@@ -13,7 +15,11 @@ SECOND_RUN = "slimline run smoke --variants pruned,int8 --rounds 1"
 
 def environment(home: Path) -> dict[str, str]:
     """What the command sees: its state in `home`, none of the settings that importing flows made for this process."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "SLIMLINE_"))}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name == LOCK_DIRECTORY or not name.startswith(("PREFECT_", "SLIMLINE_"))
+    }
     return {**inherited, "SLIMLINE_HOME": str(home)}
 
 
@@ -22,6 +28,31 @@ def copy_source(directory: Path) -> Path:
     for part in ("flows", "tasks", "storage", "dashboards"):
         shutil.copytree(ROOT / part, directory / "slimline" / part, ignore=shutil.ignore_patterns("__pycache__"))
     return directory
+
+
+def program_command(program: Path, *arguments: object) -> list[str]:
+    """The command that runs a program of a `programs` folder, without the current directory in its import path."""
+    return [sys.executable, "-P", str(program), *map(str, arguments)]
+
+
+def run_program(
+    program: Path, *arguments: object, timeout: float = 300, **settings: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a program of a `programs` folder in a process of its own; it has to end well.
+
+    `settings` are further variables of its environment.
+    """
+    finished = subprocess.run(
+        program_command(program, *arguments),
+        capture_output=True,
+        text=True,
+        env=os.environ | settings,
+        timeout=timeout,
+        check=False,
+    )
+    if finished.returncode:
+        raise AssertionError(f"{program.name} ended with {finished.returncode}:\n{finished.stderr}")
+    return finished
 
 
 def run_command(

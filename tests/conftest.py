@@ -1,6 +1,8 @@
 """Fixtures that tests of every package share."""
 
+import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +11,20 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from slimline.storage.metrics.store import MetricsStore
+from slimline.tasks.runtime.machine_lock import LOCK_DIRECTORY
 from tests.command import FIRST_RUN, copy_source, run_command
 
 # A slow or busy machine is no failure: no test asserts a time.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+# A shell's background job ignores SIGINT, and so would everything that tests start, and then send it to.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def machine_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The tests of one pytest process do not wait for those of another, nor for what is measured here otherwise."""
+    os.environ[LOCK_DIRECTORY] = str(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="session")
