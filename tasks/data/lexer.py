@@ -1,4 +1,4 @@
-"""Python source to PY150 tokens, exactly as CodeXGLUE's preprocessing writes them.
+"""Python source to PY150 tokens, exactly as CodeXGLUE's preprocessing writes them on Python 3.11.
 
 Specification: microsoft/CodeXGLUE, Code-Code/CodeCompletion-token/dataset/py150/preprocess.py. The 200 string and 30
 number literals it keeps are data: literals.json beside this file.
@@ -11,8 +11,9 @@ import re
 import tokenize
 from functools import lru_cache
 from importlib.resources import files
-from io import BytesIO
 from typing import NamedTuple
+
+from slimline.tasks.data.tokenization import tokens_of
 
 START, END, EOL = "<s>", "</s>", "<EOL>"
 PAD, UNKNOWN = "<pad>", "<|UNKNOWN|>"
@@ -20,7 +21,6 @@ EMPTY = f"{START} {END}"
 
 _QUOTES = ("'''", '"""', "'", '"')
 _PREFIX = re.compile(r"^[a-zA-Z]+")
-_SILENT = {tokenize.COMMENT, tokenize.INDENT, tokenize.ENCODING, tokenize.ENDMARKER}
 
 
 class Literals(NamedTuple):
@@ -74,30 +74,24 @@ def _lex_number(token: str) -> str:
 def lex(source: str) -> list[str]:
     """PY150 tokens of Python source, without the surrounding `<s>` and `</s>`.
 
-    Runs of line ends become one `<EOL>`; comments and indentation vanish; none stands at either end.
+    Runs of line ends become one `<EOL>`, and there is none at either end; comments and indentation vanish.
 
     Raises:
         SyntaxError, tokenize.TokenError, IndentationError: the source does not tokenize.
         ValueError: nothing is left, as of an empty file or one of comments only.
     """
     tokens: list[str] = []
-    after_eol = False
-    for kind, raw, *_ in tokenize.tokenize(BytesIO(source.encode("utf8")).readline):
+    for kind, raw in tokens_of(source.encode("utf8")):
         text = " ".join(raw.split())
-        if kind in (tokenize.NEWLINE, tokenize.NL):
-            if not after_eol:
+        if kind == "line end":
+            if tokens[-1:] != [EOL]:
                 tokens.append(EOL)
-            after_eol = True
-            continue
-        if kind == tokenize.STRING:
+        elif kind == "string":
             tokens.append(lex_string(text))
-        elif kind == tokenize.NUMBER:
+        elif kind == "number":
             tokens.append(_lex_number(text))
-        elif kind in _SILENT or not text:
-            continue
-        else:
+        elif text:
             tokens.append(text)
-        after_eol = False
     return _without_outer_eol(tokens)
 
 
@@ -119,6 +113,4 @@ def lex_line(source: str) -> str:
         tokens = lex(source)
     except (SyntaxError, tokenize.TokenError) as error:
         raise ValueError(f"does not parse: {error.args[0]}") from error
-    except RecursionError as error:
-        raise ValueError("does not parse: nested too deeply") from error
     return " ".join([START, *tokens, END])

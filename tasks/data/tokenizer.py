@@ -13,8 +13,10 @@ VOCABULARY_SIZE = 8192
 
 
 def special_tokens() -> list[AddedToken]:
-    """CodeXGLUE's special tokens. Blanks around them are absorbed, as its tokenizer of 2020 did, and restored by
-    `decode_line`."""
+    """CodeXGLUE's special tokens.
+
+    Blanks around them are absorbed, as its tokenizer of 2020 did, and restored by `decode_line`.
+    """
     return [
         AddedToken(token, lstrip=True, rstrip=True, normalized=False, special=True)
         for token in (START, PAD, END, UNKNOWN, EOL, *literal_tokens())
