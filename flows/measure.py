@@ -19,13 +19,16 @@ from slimline.flows.run import Ending, Order, append_measurements, missing_speed
 from slimline.flows.ui.artifacts import shown_progress
 from slimline.flows.ui.progress import Turns, say
 from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore
+from slimline.storage.metrics.rows import HostRow, PredictionRow, RoundRow
 from slimline.storage.metrics.store import MetricsStore
 from slimline.storage.paths import home
-from slimline.storage.queries.resume import Stored, stored_rows
+from slimline.storage.queries.resume import StoredRows, stored_rows
 from slimline.storage.stores import artifact_store, metrics_store
 from slimline.tasks import steps
 from slimline.tasks.measurement import summary
+from slimline.tasks.measurement.completions import read_predictions, score_of
 from slimline.tasks.measurement.peaks import Peaks, PeaksFailed, host_peaks
+from slimline.tasks.measurement.probe import ProbeRequest
 from slimline.tasks.measurement.rounds import (
     artifact_work,
     has_random_weights,
@@ -33,7 +36,8 @@ from slimline.tasks.measurement.rounds import (
     note_measurements,
     prediction_rows,
     round_order,
-    scores_of,
+    speed_inputs,
+    speed_request,
     threads_of,
 )
 from slimline.tasks.measurement.score import Score
@@ -49,7 +53,7 @@ class _Site(NamedTuple):
     order: Order
     store: ArtifactStore
     metrics: MetricsStore
-    stored: Stored
+    stored: StoredRows
     deadline: float
 
     @property
@@ -77,7 +81,7 @@ def measure(order: Order) -> None:
     with _only_one(order):
         stored = stored_rows(metrics, order.run, order.shown_host)
         site = _Site(order, artifact_store(), metrics, stored, time.monotonic() + (order.minutes or 0) * 60)
-        if not (stored.measured and stored.recorded):
+        if not stored.complete:
             with shown_progress(f"{order.study.name}-measuring-{order.shown_host}"):
                 _measure(site)
 
@@ -94,44 +98,56 @@ def _only_one(order: Order) -> Iterator[None]:
 
 
 def _measure(site: _Site) -> None:
-    order, metrics, baseline = site.order, site.metrics, site.order.study.baseline
+    order, baseline = site.order, site.order.study.baseline
     peaks = None if site.stored.measured else _describe(site)
-    predictions, failed = _complete(site)
-    scores = scores_of(predictions, site.store)
-    new = {variant: ref for variant, ref in predictions.items() if variant not in site.stored.predicted}
-    metrics.append("predictions", prediction_rows(order.run, order.shown_host, new, scores, site.store))
-    rounds = _rounds(site)
+    scores, failed = _score(site)
+    rounds = _measure_rounds(site)
     cut_short = site.too_late if len(rounds) < site.turns else None
-    failed |= {row["variant"]: row["error"] for row in rounds if row["error"]} | order.failed
-    measured = [
+    failed |= {row.variant: row.error for row in rounds if row.error} | order.failed
+    measurements = [
         *summary.speed_measurements(rounds, baseline),
         *missing_speeds(order, rounds, cut_short or "it was not measured"),
         *_quality(order.study, scores, failed),
-        *(made for variant in order.artifacts for made in _of_artifact(site, variant)),
-        *(share for variant in order.artifacts if peaks for share in _limits(site, variant, rounds, peaks)),
+        *(each for variant in order.artifacts for each in _artifact_measurements(site, variant)),
+        *(share for variant in order.artifacts if peaks for share in _limit_shares(site, variant, rounds, peaks)),
     ]
     reasons = dict.fromkeys([*failed.values(), *([cut_short] if cut_short else [])])
-    _conclude(site, measured, Ending(*summary.session_noise(rounds, baseline), "; ".join(reasons) or None))
+    _conclude(site, measurements, Ending(*summary.session_noise(rounds, baseline), "; ".join(reasons) or None))
 
 
-def _conclude(site: _Site, measured: list[summary.Measured], ending: Ending) -> None:
+def _conclude(site: _Site, measurements: list[summary.Measurement], ending: Ending) -> None:
     """Append what the rounds come to, unless whoever waits for it has given it up, and has written that."""
     order, metrics = site.order, site.metrics
     stored = stored_rows(metrics, order.run, order.shown_host)
     if not stored.measured:
-        append_measurements(order, measured, site.store, metrics)
-    if not (stored.measured and stored.recorded):
-        metrics.append("runs", [run_row(order, ending, place()["node"])])
+        append_measurements(order, measurements, site.store, metrics)
+    if not stored.complete:
+        metrics.append([run_row(order, ending, place().node)])
 
 
 def _describe(site: _Site) -> Peaks | None:
     """Store what this machine is; its peaks, without which the variants' shares of its limits are left out."""
     peaks = _peaks(site.order.study)
     if not site.stored.described:
-        described = {**describe_host(), "host": site.order.shown_host, **place(), "run": site.order.run}
-        columns = peaks.columns() if peaks else {}
-        site.metrics.append("hosts", [{**described, **columns, "recorded": datetime.now(UTC)}])
+        row = _host_row(site.order, peaks)
+        site.metrics.append([row])
     return peaks
+
+
+def _host_row(order: Order, peaks: Peaks | None) -> HostRow:
+    """What this machine is, under the host's name in the tables."""
+    row = HostRow(run=order.run, recorded=datetime.now(UTC), **describe_host()._asdict(), **place()._asdict())
+    row = row.replace(host=order.shown_host)
+    if peaks is None:
+        return row
+    return row.replace(
+        peak_fp32_gflops=peaks.fp32_gflops,
+        peak_bf16_gflops=peaks.bf16_gflops,
+        peak_int8_gops=peaks.int8_gops,
+        peak_read_gb_s=peaks.read_gb_s,
+        peak_threads=peaks.threads,
+        peaks_measured=peaks.measured,
+    )
 
 
 def _peaks(study: Study) -> Peaks | None:
@@ -143,9 +159,23 @@ def _peaks(study: Study) -> Peaks | None:
         return None
 
 
+def _score(site: _Site) -> tuple[dict[str, Score], dict[str, str]]:
+    """Every variant's scores, and the reason where there are none; predictions that are not stored yet are appended."""
+    completions, failed = _complete(site)
+    scores: dict[str, Score] = {}
+    rows: list[PredictionRow] = []
+    for variant, ref in completions.items():
+        predictions = read_predictions(site.store.path(ref))
+        scores[variant] = score_of(predictions)
+        if variant not in site.stored.predicted:
+            rows += prediction_rows(site.order.run, site.order.shown_host, variant, predictions)
+    site.metrics.append(rows)
+    return scores, failed
+
+
 def _complete(site: _Site) -> tuple[dict[str, ArtifactRef], dict[str, str]]:
     """Every variant's completions, and the reason where there are none; random weights are not asked."""
-    predictions: dict[str, ArtifactRef] = {}
+    completions: dict[str, ArtifactRef] = {}
     failed: dict[str, str] = {}
     order = site.order
     for variant, artifact in order.artifacts.items():
@@ -158,12 +188,12 @@ def _complete(site: _Site) -> tuple[dict[str, ArtifactRef], dict[str, str]]:
         state = steps.complete(scoring, artifact, order.slice_, site.store, return_state=True)
         result = state.result(raise_on_failure=False)
         if isinstance(result, ArtifactRef):
-            predictions[variant] = result
+            completions[variant] = result
             say(f"completions of {variant}: {'kept' if state.name == 'Cached' else 'made'} {result}")
         else:
             failed[variant] = str(result)
             say(f"completions of {variant} failed: {result}")
-    return predictions, failed
+    return completions, failed
 
 
 def _scoring(study: Study, variant: str) -> Scoring:
@@ -175,40 +205,47 @@ def _scoring(study: Study, variant: str) -> Scoring:
     )
 
 
-def _rounds(site: _Site) -> list[summary.Row]:
+def _measure_rounds(site: _Site) -> list[RoundRow]:
     """The rows of `rounds`: those stored already, and a new one for every turn that has none, until it is too late."""
     order, spec, baseline = site.order, site.order.study.measuring, site.order.study.baseline
     rows = list(site.stored.rounds)
-    done = {(row["round"], row["variant"], row["replicate"]) for row in rows}
+    done = {(row.round, row.variant, row.replicate) for row in rows}
+    if site.stored.measured or len(done) == site.turns:
+        return rows
+    requests = _speed_requests(site)
     with Turns(site.turns) as turns:
         for number in range(1, spec.rounds + 1):
             in_turn = round_order(list(order.artifacts), baseline, order.study.seed, number)
             for position, (variant, replicate) in enumerate(in_turn):
-                if (number, variant, replicate) in done or site.stored.measured or site.too_late:
+                if (number, variant, replicate) in done or site.too_late:
                     continue
                 turns.begin(f"round {number} of {spec.rounds}: {variant}")
                 visit = summary.Visit(order.run, order.shown_host, number, position, variant, replicate)
-                rows.append(_turn(site, visit))
-                turns.end(rows[-1]["samples_per_s"])
+                row = steps.measure_speed(visit, requests[variant]).replace(**place()._asdict())
+                site.metrics.append([row])
+                rows.append(row)
+                turns.end(row.samples_per_s)
     return rows
 
 
-def _turn(site: _Site, visit: summary.Visit) -> summary.Row:
-    study, artifact = site.order.study, site.order.artifacts[visit.variant]
-    engine = study.variants[visit.variant].engine
-    row = steps.measure_speed(visit, artifact, engine, site.order.slice_, study.measuring, site.store) | place()
-    site.metrics.append("rounds", [row])
-    return row
+def _speed_requests(site: _Site) -> dict[str, ProbeRequest]:
+    """What each variant's processes are asked to time."""
+    order, spec = site.order, site.order.study.measuring
+    texts = speed_inputs(site.store.path(order.slice_), spec.speed_samples)
+    return {
+        variant: speed_request(artifact, order.study.variants[variant].engine, texts, spec, site.store)
+        for variant, artifact in order.artifacts.items()
+    }
 
 
-def _quality(study: Study, scores: Mapping[str, Score], failed: Mapping[str, str]) -> list[summary.Measured]:
+def _quality(study: Study, scores: Mapping[str, Score], failed: Mapping[str, str]) -> list[summary.Measurement]:
     """EM and ES, or the reason why a variant has none; of random weights they mean nothing and are left out."""
     outcomes: dict[str, Score | str] = {**failed, **scores}
     found = {variant: outcomes[variant] for variant in study.variants if variant in outcomes}
     return summary.quality_measurements(found, study.baseline)
 
 
-def _of_artifact(site: _Site, variant: str) -> list[summary.Measured]:
+def _artifact_measurements(site: _Site, variant: str) -> list[summary.Measurement]:
     artifact = site.order.artifacts[variant]
     return [
         *measure_size(variant, artifact, site.store),
@@ -216,7 +253,7 @@ def _of_artifact(site: _Site, variant: str) -> list[summary.Measured]:
     ]
 
 
-def _limits(site: _Site, variant: str, rounds: list[summary.Row], peaks: Peaks) -> list[summary.Measured]:
+def _limit_shares(site: _Site, variant: str, rounds: list[RoundRow], peaks: Peaks) -> list[summary.Measurement]:
     study = site.order.study
     work = artifact_work(site.order.artifacts[variant], study.variants[variant].engine, site.store)
     return summary.limit_measurements(rounds, variant, work, peaks, study.measuring.decoding.beams)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple
+from functools import partial
+from typing import Annotated, NamedTuple
 
 from prefect import flow, runtime
 from prefect.artifacts import create_markdown_artifact
@@ -15,27 +16,32 @@ from slimline.flows.benchmark import DEFAULT_STUDY, benchmark
 from slimline.flows.config.host import HostChoice, load_host, shown_name
 from slimline.flows.config.study import Study, StudyChoice, as_study
 from slimline.flows.ui.progress import say
+from slimline.storage.metrics.rows import VerdictRow
 from slimline.storage.metrics.store import MetricsStore
-from slimline.storage.queries.history import History, Row, hosts_of, read_history, read_predictions, read_rounds
+from slimline.storage.queries.history import History, read_history, read_predictions, read_rounds, run_hosts
 from slimline.storage.stores import metrics_store
 from slimline.tasks.regression.detection import LOOKS, NIGHTS_KEPT
-from slimline.tasks.regression.judge import METRICS, Judgement, judge, rows_of, settle
+from slimline.tasks.regression.judge import JUDGED_METRICS, judge, verdict_rows
+from slimline.tasks.regression.timed import Judgement, settle
 
 EVENT = "slimline.regression"
+_PAYLOAD = {
+    *("run", "study", "host", "variant", "metric", "value", "reference", "ratio", "lo", "hi", "reason", "suspects"),
+}
 
 
 class Verdicts(NamedTuple):
     """What a nightly run found: the benchmark's run, rows of `verdicts`, noise floors by host, why a variant failed."""
 
     run: str
-    rows: list[dict[str, Any]]
+    rows: list[VerdictRow]
     floors: dict[str, float | None]
     failed: dict[str, str]
 
     @property
-    def regressions(self) -> list[dict[str, Any]]:
+    def regressions(self) -> list[VerdictRow]:
         """The confirmed regressions."""
-        return [row for row in self.rows if row["verdict"] == "regression"]
+        return [row for row in self.rows if row.verdict == "regression"]
 
 
 class _Host(NamedTuple):
@@ -47,7 +53,7 @@ class _Host(NamedTuple):
     @property
     def pending(self) -> set[str]:
         """The variants that have to be measured again."""
-        return {each.row["variant"] for each in self.judgements if each.pending}
+        return {each.row.variant for each in self.judgements if each.pending}
 
 
 def _sentence() -> str:
@@ -78,9 +84,9 @@ def nightly(
     chosen = as_study(study).changed(variants or None, rounds, samples, hosts or None)
     outcome = benchmark(chosen)
     metrics = metrics_store()
-    judged = _second_look(chosen, [_first_look(metrics, outcome.run, host) for host in hosts_of(metrics, outcome.run)])
-    rows = [row for each in judged for row in rows_of(each.judgements, each.history)]
-    metrics.append("verdicts", rows)
+    judged = _second_look(chosen, [_first_look(metrics, outcome.run, host) for host in run_hosts(metrics, outcome.run)])
+    rows = [row for each in judged for row in verdict_rows(each.judgements, each.history)]
+    metrics.append(rows)
     floors = {each.history.now.host: each.history.now.noise_floor for each in judged}
     found = Verdicts(outcome.run, rows, floors, outcome.failed)
     for row in found.regressions:
@@ -91,11 +97,11 @@ def nightly(
 
 
 def _first_look(metrics: MetricsStore, run: str, host: str) -> _Host:
-    history = read_history(metrics, run, host, METRICS, NIGHTS_KEPT)
-    found = _Host(history, judge(history, lambda conducted, variant: read_predictions(metrics, conducted, variant)))
+    history = read_history(metrics, run, host, JUDGED_METRICS, NIGHTS_KEPT)
+    found = _Host(history, judge(history, partial(read_predictions, metrics)))
     for each in found.judgements:
         if each.pending:
-            say(f"suspicious on {host}: {each.row['variant']}: {each.row['reason']}")
+            say(f"suspicious on {host}: {each.row.variant}: {each.row.reason}")
     return found
 
 
@@ -119,21 +125,15 @@ def _is_pending(host: str, judged: Sequence[_Host]) -> bool:
     return any(each.pending and each.history.now.host == shown for each in judged)
 
 
-def _emit(row: Row) -> None:
+def _emit(row: VerdictRow) -> None:
     """Tell Prefect, so that an automation can tell people: docs/nightly.md has an example."""
-    series = f"{row['host']}/{row['study']}/{row['variant']}/{row['metric']}"
-    shown = ("run", "study", "host", "variant", "metric", "value", "reference", "ratio", "lo", "hi", "reason")
     emit_event(
         event=EVENT,
         resource={
-            "prefect.resource.id": f"slimline.series.{series}",
-            "prefect.resource.name": f"{row['metric']} of {row['variant']} on {row['host']}",
-            "slimline.variant": row["variant"],
-            "slimline.metric": row["metric"],
+            "prefect.resource.id": f"slimline.series.{row.host}/{row.study}/{row.variant}/{row.metric}",
+            "prefect.resource.name": f"{row.metric} of {row.variant} on {row.host}",
+            "slimline.variant": row.variant,
+            "slimline.metric": row.metric,
         },
-        payload={
-            **{name: row[name] for name in shown},
-            "suspects": row["suspects"],
-            "rerun": row["rerun"] or [],
-        },
+        payload=row.model_dump(mode="json", include=_PAYLOAD) | {"rerun": list(row.rerun or ())},
     )

@@ -15,6 +15,8 @@ from pydantic import AwareDatetime, Field, PositiveFloat
 from slimline.flows.config.host import Local, Pool, Slurm, shown_name
 from slimline.flows.config.study import Study
 from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore
+from slimline.storage.extras import missing_extra
+from slimline.storage.metrics.rows import RoundRow, RunRow
 from slimline.storage.metrics.store import MetricsStore
 from slimline.storage.queries.resume import stored_rows
 from slimline.tasks.measurement import summary
@@ -59,33 +61,45 @@ class Ending(NamedTuple):
     error: str | None
 
 
-def place() -> dict[str, str | None]:
-    """Where this process is, as columns: the machine, and its Slurm job."""
-    return {"node": platform.node(), "slurm_job": os.environ.get("SLURM_JOB_ID")}
+def failure_reason(error: BaseException) -> str:
+    """Why something failed: the extra to install, else the error's type and message."""
+    return missing_extra(error) or f"{type(error).__name__}: {error}"
 
 
-def run_row(run: Run, ending: Ending, node: str | None) -> dict[str, object]:
+class Place(NamedTuple):
+    """Where a process is: the machine, and its Slurm job."""
+
+    node: str
+    slurm_job: str | None
+
+
+def place() -> Place:
+    """Where this process is."""
+    return Place(platform.node(), os.environ.get("SLURM_JOB_ID"))
+
+
+def run_row(run: Run, ending: Ending, node: str | None) -> RunRow:
     """A row of `runs`."""
     study = run.study
-    return {
-        "run": run.run,
-        "study": study.name,
-        "started": run.started,
-        "finished": datetime.now(UTC),
-        "host": run.shown_host,
-        "node": node,
-        "flow_run": run.flow_run,
-        "status": "failed" if ending.error else "ok",
-        "baseline": study.baseline,
-        "rounds": study.measuring.rounds,
-        "samples": study.data.samples,
-        "seed": study.seed,
-        "decoding": study.measuring.decoding.model_dump_json(),
+    return RunRow(
+        run=run.run,
+        study=study.name,
+        started=run.started,
+        finished=datetime.now(UTC),
+        host=run.shown_host,
+        node=node,
+        flow_run=run.flow_run,
+        status="failed" if ending.error else "ok",
+        baseline=study.baseline,
+        rounds=study.measuring.rounds,
+        samples=study.data.samples,
+        seed=study.seed,
+        decoding=study.measuring.decoding.model_dump(mode="json"),
+        versions=library_versions(),
+        git_commit=_git_commit(),
+        spec=study.model_dump(mode="json"),
         **ending._asdict(),
-        "versions": library_versions(),
-        "git_commit": _git_commit(),
-        "spec": study.model_dump_json(),
-    }
+    )
 
 
 def _git_commit() -> str | None:
@@ -98,16 +112,16 @@ def _git_commit() -> str | None:
 
 
 def append_measurements(
-    run: Run, measured: Sequence[summary.Measured], store: ArtifactStore, metrics: MetricsStore
+    run: Run, measurements: Sequence[summary.Measurement], store: ArtifactStore, metrics: MetricsStore
 ) -> None:
     """Append rows of `measurements`, in the order of the study's variants."""
     study = run.study
     subjects = {variant: _subject(run, variant, store) for variant in study.variants}
-    in_order = sorted(measured, key=lambda each: list(study.variants).index(each.variant))
+    in_order = sorted(measurements, key=lambda each: list(study.variants).index(each.variant))
     rows = summary.measurement_rows(
         in_order, subjects, run=run.run, study=study.name, host=run.shown_host, time=datetime.now(UTC)
     )
-    metrics.append("measurements", rows)
+    metrics.append(rows)
 
 
 def _subject(run: Run, variant: str, store: ArtifactStore) -> summary.Subject:
@@ -120,7 +134,7 @@ def _subject(run: Run, variant: str, store: ArtifactStore) -> summary.Subject:
 def record_failure(run: Run, reason: str, metrics: MetricsStore) -> None:
     """The row of `runs` of a host on which nothing could be measured, unless it has one."""
     if not stored_rows(metrics, run.run, run.shown_host).recorded:
-        metrics.append("runs", [run_row(run, Ending(None, None, reason), None)])
+        metrics.append([run_row(run, Ending(None, None, reason), None)])
 
 
 def record_absence(run: Run, reason: str, store: ArtifactStore, metrics: MetricsStore) -> None:
@@ -132,7 +146,7 @@ def record_absence(run: Run, reason: str, store: ArtifactStore, metrics: Metrics
     record_failure(run, reason, metrics)
 
 
-def missing_speeds(run: Run, rounds: Sequence[summary.Row], reason: str) -> list[summary.Measured]:
+def missing_speeds(run: Run, rounds: Sequence[RoundRow], reason: str) -> list[summary.Measurement]:
     """The speeds of the variants that no round has: that they could not be built, else the reason given."""
-    absent = [variant for variant in run.study.variants if variant not in {row["variant"] for row in rounds}]
+    absent = [variant for variant in run.study.variants if variant not in {row.variant for row in rounds}]
     return [summary.absent(variant, "samples_per_s", run.failed.get(variant, reason)) for variant in absent]

@@ -268,7 +268,7 @@ def _outside(spec: Spec) -> str:
     if isinstance(spec, BundledBase | RandomBase | Prebuilt):
         return directory_digest(BUNDLED)
     if isinstance(spec, Slim) and spec.speedup is not None:
-        return f"{describe_host()['fingerprint']} {usable_threads()}"  # whose latency table decides
+        return f"{describe_host().fingerprint} {usable_threads()}"  # whose latency table decides
     return spec.revision if isinstance(spec, HubBase) else ""
 
 

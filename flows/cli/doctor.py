@@ -23,7 +23,7 @@ def doctor(
     """Describe this machine: processor, instructions that matter, threads, versions, and what will be slow here."""
     from slimline.tasks.runtime.host import Conditions, describe_host, warnings
 
-    described = describe_host()
+    described: dict[str, object] = describe_host()._asdict()
     problems = warnings(Conditions.now())
     if peaks:
         measured = _peaks()
@@ -33,7 +33,7 @@ def doctor(
         return
     for key, value in described.items():
         shown = ", ".join(f"{name} {text}" for name, text in value.items()) if isinstance(value, dict) else value
-        typer.echo(f"{key:12} {', '.join(map(str, shown)) if isinstance(shown, list) else shown}")
+        typer.echo(f"{key:12} {', '.join(map(str, shown)) if isinstance(shown, list | tuple) else shown}")
     for problem in problems or ["nothing: this host measures well"]:
         typer.echo(f"slow here    {problem}")
 

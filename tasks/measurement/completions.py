@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +20,16 @@ from slimline.tasks.specs import Decoding, Engine, Scoring
 
 _SECONDS_PER_SAMPLE = 120.0
 _SECONDS_TO_LOAD = 600.0
+
+
+class Prediction(NamedTuple):
+    """A completed line: the sample's identifier, what was predicted and what was written, and the scores."""
+
+    sample: int
+    prediction: str
+    target: str
+    es: int
+    em: bool
 
 
 def prompts_of(artifact: Path, texts: Sequence[str], decoding: Decoding) -> tuple[tuple[int, ...], ...]:
@@ -51,7 +61,7 @@ def timeout_for(samples: int) -> float:
 
 
 def complete_samples(spec: Scoring, artifact: Path, slice_dir: Path, target: Path) -> dict[str, object]:
-    """Write predictions.parquet (sample, prediction, target); returns EM and ES for the provenance."""
+    """Write predictions.parquet, a `Prediction` a line to complete; returns EM and ES for the provenance."""
     samples = read_samples(slice_dir)
     request = request_for(
         artifact,
@@ -68,21 +78,24 @@ def complete_samples(spec: Scoring, artifact: Path, slice_dir: Path, target: Pat
             request, timeout_for(len(samples)), lambda done, total: progress.update(bar, completed=done, total=total)
         )
     tokenizer = load_tokenizer(artifact)
-    rows: list[dict[str, str | int]] = [
-        {"sample": sample.id, "prediction": decode_line(tokenizer, tokens), "target": sample.gt}
-        for sample, tokens in zip(samples, result.completions, strict=True)
+    lines = [decode_line(tokenizer, tokens) for tokens in result.completions]
+    score = score_pairs([(line, sample.gt) for line, sample in zip(lines, samples, strict=True)])
+    predictions = [
+        Prediction(sample.id, line, sample.gt, es, em)
+        for sample, line, es, em in zip(samples, lines, score.similarities, score.exact, strict=True)
     ]
-    pq.write_table(pa.Table.from_pylist(rows), target / "predictions.parquet", compression="zstd")
-    score = score_rows(rows)
+    table = pa.Table.from_pylist([each._asdict() for each in predictions])
+    pq.write_table(table, target / "predictions.parquet", compression="zstd")
     return {"es": score.es, "em": score.em, "samples": score.samples}
 
 
-def read_predictions(directory: Path) -> list[dict[str, str | int]]:
-    """The rows `complete_samples` wrote."""
-    rows: list[dict[str, str | int]] = pq.read_table(directory / "predictions.parquet").to_pylist()
-    return rows
+def read_predictions(directory: Path) -> list[Prediction]:
+    """The predictions that `complete_samples` wrote, with their scores."""
+    return [Prediction(**row) for row in pq.read_table(directory / "predictions.parquet").to_pylist()]
 
 
-def score_rows(rows: Sequence[dict[str, str | int]]) -> Score:
-    """EM and ES of predictions against targets."""
-    return score_pairs([(str(row["prediction"]), str(row["target"])) for row in rows])
+def score_of(predictions: Sequence[Prediction]) -> Score:
+    """EM and ES of predictions that were scored when they were made."""
+    similarities, exact = zip(*((each.es, each.em) for each in predictions), strict=True)
+    count = len(predictions)
+    return Score(sum(similarities) / count, 100 * sum(exact) / count, count, similarities, exact)

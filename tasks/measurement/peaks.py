@@ -84,17 +84,6 @@ class Peaks(BaseModel):
         known = {name: f"{value:.1f} {unit}" for name, (value, unit) in values.items() if value is not None}
         return {name: f"{text} ({self.kernels[name]})" for name, text in known.items()} | {"threads": str(self.threads)}
 
-    def columns(self) -> dict[str, object]:
-        """Their columns of a row of the table `hosts`."""
-        return {
-            "peak_fp32_gflops": self.fp32_gflops,
-            "peak_bf16_gflops": self.bf16_gflops,
-            "peak_int8_gops": self.int8_gops,
-            "peak_read_gb_s": self.read_gb_s,
-            "peak_threads": self.threads,
-            "peaks_measured": self.measured,
-        }
-
 
 def host_peaks(threads: int, remeasure: bool = False) -> Peaks:
     """This host's peaks: those kept below home()/peaks for its fingerprint, else measured now, and kept.
@@ -118,9 +107,9 @@ def _identity(threads: int) -> dict[str, Any]:
     """What peaks depend on: the host, the threads, and the libraries; the fingerprint is a hash of it."""
     described = describe_host()
     versions = {name: version for name, version in library_versions().items() if name in _LIBRARIES}
-    parts = json.dumps([described["fingerprint"], threads, versions], sort_keys=True)
+    parts = json.dumps([described.fingerprint, threads, versions], sort_keys=True)
     fingerprint = hashlib.sha256(parts.encode()).hexdigest()[:16]
-    return {"fingerprint": fingerprint, "cpu": described["cpu"], "threads": threads, "versions": versions}
+    return {"fingerprint": fingerprint, "cpu": described.cpu, "threads": threads, "versions": versions}
 
 
 def _kept(path: Path) -> Peaks | None:

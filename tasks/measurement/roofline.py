@@ -35,7 +35,7 @@ _NO_WEIGHTS = (".json", ".txt", ".xml")
 _LAYOUT = {"Cast", "Convert", "DequantizeLinear", "Multiply", "Reshape", "Subtract", "Transpose"}
 
 
-class Work(NamedTuple):
+class ModelWork(NamedTuple):
     """What a model needs: operations, and bytes that are read, per token, per prompt, and per attended position."""
 
     operations_per_token: float
@@ -56,7 +56,7 @@ class Work(NamedTuple):
         return self.weight_bytes + self.cache_bytes_per_position * context * beams
 
 
-def work_of(directory: Path, engine: Engine, notes: Mapping[str, Any]) -> Work:
+def work_of(directory: Path, engine: Engine, notes: Mapping[str, Any]) -> ModelWork:
     """The work of an artifact's model on an engine; `notes` of the step that made it count its int8 multiplications.
 
     Raises CheckpointError for a directory without a GPT-2's configuration.
@@ -65,7 +65,7 @@ def work_of(directory: Path, engine: Engine, notes: Mapping[str, Any]) -> Work:
     layers, width, inner = config["n_layer"], config["n_embd"], config["n_inner"]
     attention_input, rest = 3 * width**2, width**2 + 2 * width * inner
     cached_bytes = 2 if engine.dtype == "bfloat16" else 4
-    return Work(
+    return ModelWork(
         operations_per_token=2 * (layers * attention_input + (layers - 1) * rest),
         operations_per_position=4 * layers * width,
         operations_per_prompt=2 * (rest + config["vocab_size"] * width),

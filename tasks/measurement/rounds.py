@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore
+from slimline.storage.metrics.rows import PredictionRow, RoundRow
 from slimline.tasks.data.parquet import read_samples
-from slimline.tasks.measurement.completions import read_predictions, request_for, score_rows, timeout_for
-from slimline.tasks.measurement.probe import ProbeFailed, run_probe
-from slimline.tasks.measurement.roofline import Work, work_of
-from slimline.tasks.measurement.score import Score
+from slimline.tasks.measurement.completions import Prediction, request_for, timeout_for
+from slimline.tasks.measurement.probe import ProbeFailed, ProbeRequest, run_probe
+from slimline.tasks.measurement.roofline import ModelWork, work_of
 from slimline.tasks.measurement.size import count_parameters, disk_size
-from slimline.tasks.measurement.summary import Measured, Row, Visit, failed_round_row, round_row, size_measurements
+from slimline.tasks.measurement.summary import Measurement, Visit, failed_round_row, round_row, size_measurements
 from slimline.tasks.runtime.host import usable_cpus, usable_threads
 from slimline.tasks.specs import Engine, Measuring
 
@@ -34,17 +34,14 @@ def speed_inputs(slice_dir: Path, count: int) -> list[str]:
     return [sample.input for sample in random.Random(0).sample(samples, min(count, len(samples)))]
 
 
-def measure_speed(
-    visit: Visit, artifact: ArtifactRef, engine: Engine, slice_: ArtifactRef, spec: Measuring, store: ArtifactStore
-) -> Row:
-    """One turn of one variant: a row of `rounds`, with the reason where the process failed.
-
-    Its door in `tasks/steps.py` sees to it that nothing else measures here meanwhile.
-    """
+def speed_request(
+    artifact: ArtifactRef, engine: Engine, texts: Sequence[str], spec: Measuring, store: ArtifactStore
+) -> ProbeRequest:
+    """What a process is asked to time in every round; made once a variant, so that no turn tokenizes again."""
     threads = threads_of(spec)
-    request = request_for(
+    return request_for(
         store.path(artifact),
-        speed_inputs(store.path(slice_), spec.speed_samples),
+        texts,
         engine,
         spec.decoding,
         threads,
@@ -53,14 +50,21 @@ def measure_speed(
         least_s=spec.turn_seconds,
         cpus=tuple(usable_cpus()[:threads]),
     )
+
+
+def measure_speed(visit: Visit, request: ProbeRequest) -> RoundRow:
+    """One turn of one variant: a row of `rounds`, with the reason where the process failed.
+
+    Its task in `tasks/steps.py` sees to it that nothing else measures here meanwhile.
+    """
     started = datetime.now(UTC)
     try:
-        return round_row(visit, run_probe(request, timeout_for(len(request.prompts)) + spec.turn_seconds))
+        return round_row(visit, run_probe(request, timeout_for(len(request.prompts)) + request.least_s))
     except ProbeFailed as failure:
         return failed_round_row(visit, failure, started, datetime.now(UTC))
 
 
-def measure_size(variant: str, artifact: ArtifactRef, store: ArtifactStore) -> list[Measured]:
+def measure_size(variant: str, artifact: ArtifactRef, store: ArtifactStore) -> list[Measurement]:
     """Disk size of what inference needs, and parameters of the checkpoint it is, or was exported from."""
     parameters = count_parameters(store.path(_checkpoint_of(artifact, store)))
     return size_measurements(variant, disk_size(store.path(artifact)), parameters)
@@ -72,20 +76,22 @@ def _checkpoint_of(artifact: ArtifactRef, store: ArtifactStore) -> ArtifactRef:
     return artifact
 
 
-def note_measurements(variant: str, artifact: ArtifactRef, store: ArtifactStore) -> list[Measured]:
-    """What the making of an artifact measured: training speed and loss of its last training, and of the artifact itself
-    parity and agreement with what it was converted from, and operators in int8: its ancestors' are not its own.
+def note_measurements(variant: str, artifact: ArtifactRef, store: ArtifactStore) -> list[Measurement]:
+    """What was measured while an artifact was made.
+
+    That is the speed and loss of its last training; and of the artifact itself parity and agreement with what it was
+    converted from, and operators in int8: its ancestors' are not its own.
     """
     notes = {name: value for name, value in all_notes(artifact, store).items() if name in _OF_TRAINING}
     notes |= {name: value for name, value in store.provenance(artifact).notes.items() if name in _OF_ARTIFACT}
     return [
-        Measured(variant, metric, float(notes[metric]), None, None, 1, None)
+        Measurement(variant, metric, float(notes[metric]), None, None, 1, None)
         for metric in (*_OF_TRAINING, *_OF_ARTIFACT)
         if isinstance(notes.get(metric), int | float)
     ]
 
 
-def artifact_work(artifact: ArtifactRef, engine: Engine, store: ArtifactStore) -> Work:
+def artifact_work(artifact: ArtifactRef, engine: Engine, store: ArtifactStore) -> ModelWork:
     """What the artifact's model must compute and read on that engine. Raises CheckpointError if it is no GPT-2."""
     return work_of(store.path(artifact), engine, store.provenance(artifact).notes)
 
@@ -105,22 +111,9 @@ def has_random_weights(artifact: ArtifactRef, store: ArtifactStore) -> bool:
     return bool(store.provenance(artifact).notes.get("random_weights"))
 
 
-def scores_of(predictions: Mapping[str, ArtifactRef], store: ArtifactStore) -> dict[str, Score]:
-    """EM and ES of every variant's completions."""
-    return {variant: score_rows(read_predictions(store.path(ref))) for variant, ref in predictions.items()}
-
-
-def prediction_rows(
-    run: str, host: str, predictions: Mapping[str, ArtifactRef], scores: Mapping[str, Score], store: ArtifactStore
-) -> list[Row]:
-    """Rows of `predictions`: every variant's every completion with its own scores."""
-    return [
-        {"run": run, "host": host, "variant": variant, **row, "es": es, "em": em}
-        for variant, ref in predictions.items()
-        for row, es, em in zip(
-            read_predictions(store.path(ref)), scores[variant].similarities, scores[variant].exact, strict=True
-        )
-    ]
+def prediction_rows(run: str, host: str, variant: str, predictions: Sequence[Prediction]) -> list[PredictionRow]:
+    """Rows of `predictions`: a variant's every completion with its own scores."""
+    return [PredictionRow(run=run, host=host, variant=variant, **each._asdict()) for each in predictions]
 
 
 def round_order(variants: Sequence[str], baseline: str, seed: int, number: int) -> list[tuple[str, int]]:

@@ -171,8 +171,8 @@ def latency_table(
 def _setting(original: Shape, timed_on: TimedOn, threads: int) -> Setting:
     host = describe_host()
     return Setting(
-        host=str(host["fingerprint"]),
-        cpu=str(host["cpu"]),
+        host=host.fingerprint,
+        cpu=host.cpu,
         threads=threads,
         timed_on=timed_on,
         versions=library_versions(*_MODULES[timed_on]),

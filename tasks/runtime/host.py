@@ -14,6 +14,7 @@ import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import psutil
 
@@ -33,35 +34,59 @@ _BUSY_LOAD = 0.25
 _MB = 1e6
 
 
-def describe_host() -> dict[str, object]:
-    """A row of the table `hosts`, but for the run and the time.
+class Hardware(NamedTuple):
+    """What decides speed: the same for two equal machines, whatever their name.
 
     `cores` and `threads` are the physical cores and hardware threads this process may run on, `memory_mb` what it may
-    use (10^6 bytes), `fingerprint` a hash of what decides speed: the same for two equal machines, whatever their name.
+    use (10^6 bytes), `isa` the instruction-set extensions that matter here.
     """
+
+    cpu: str
+    cores: int
+    threads: int
+    memory_mb: int
+    isa: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over all of it, the memory to the nearest 10^9 bytes: boots differ in the rest."""
+        values = {**self._asdict(), "memory_mb": round(self.memory_mb / 1000) * 1000}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class HostDescription(NamedTuple):
+    """This machine as the table `hosts` describes it, but for the run and the time."""
+
+    host: str
+    fingerprint: str
+    cpu: str
+    cores: int
+    threads: int
+    memory_mb: int
+    isa: tuple[str, ...]
+    os: str
+    python: str
+    versions: dict[str, str]
+
+
+def describe_host() -> HostDescription:
+    """What this machine is, with the libraries that matter for speed."""
     cpus = usable_cpus()
-    hardware = {
-        "cpu": cpu_model(),
-        "cores": _physical_cores(cpus),
-        "threads": len(cpus),
-        "memory_mb": round(_memory_bytes() / _MB),
-        "isa": isa_flags(),
-    }
-    return {
-        "host": platform.node(),
-        "fingerprint": fingerprint(hardware),
-        **hardware,
-        "os": f"{_distribution()}, {platform.system()} {platform.release()} {platform.machine()}",
-        "python": platform.python_version(),
-        "versions": library_versions(),
-    }
-
-
-def fingerprint(hardware: dict[str, object]) -> str:
-    """16 hex digits over cpu, cores, threads, isa and memory to the nearest 10^9 bytes (boots differ in the rest)."""
-    memory_gb = round(float(str(hardware["memory_mb"])) / 1000)
-    canonical = json.dumps({**hardware, "memory_mb": memory_gb * 1000}, sort_keys=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    hardware = Hardware(
+        cpu=cpu_model(),
+        cores=_physical_cores(cpus),
+        threads=len(cpus),
+        memory_mb=round(_memory_bytes() / _MB),
+        isa=tuple(isa_flags()),
+    )
+    return HostDescription(
+        host=platform.node(),
+        fingerprint=hardware.fingerprint,
+        **hardware._asdict(),
+        os=f"{_distribution()}, {platform.system()} {platform.release()} {platform.machine()}",
+        python=platform.python_version(),
+        versions=library_versions(),
+    )
 
 
 def usable_cpus() -> list[int]:

@@ -1,17 +1,17 @@
 import dataclasses
-import json
 import os
 import subprocess
 import sys
 
 import pytest
 
+from slimline.storage.metrics.rows import HostRow
 from slimline.tasks.runtime.host import (
     Conditions,
+    Hardware,
     cgroup_quota,
     cpu_model,
     describe_host,
-    fingerprint,
     isa_flags,
     library_versions,
     usable_cpus,
@@ -33,14 +33,12 @@ def write(root, files):
 
 
 def test_this_host_is_described_as_its_table_wants():
-    row = describe_host()
-    assert set(row) == {
-        *("host", "fingerprint", "cpu", "cores", "threads", "memory_mb", "isa", "os", "python", "versions"),
-    }
-    assert 1 <= row["cores"] <= row["threads"] == len(usable_cpus())
-    assert row["memory_mb"] > 500
-    assert json.loads(json.dumps(row)) == row
-    assert row == describe_host()
+    found = describe_host()
+    assert set(found._fields) <= set(HostRow.model_fields)
+    HostRow(run="r1", **found._asdict())
+    assert 1 <= found.cores <= found.threads == len(usable_cpus())
+    assert found.memory_mb > 500
+    assert found == describe_host()
 
 
 def test_versions_are_those_installed():
@@ -50,10 +48,11 @@ def test_versions_are_those_installed():
 
 
 def test_the_fingerprint_ignores_a_little_memory_and_nothing_else():
-    hardware = {"cpu": "X", "cores": 2, "threads": 4, "memory_mb": 16_010, "isa": ["avx2"]}
-    assert fingerprint(hardware) == fingerprint({**hardware, "memory_mb": 15_980})
-    changed = [{"cpu": "Y"}, {"cores": 4}, {"threads": 2}, {"memory_mb": 32_000}, {"isa": []}]
-    assert len({fingerprint({**hardware, **change}) for change in [{}, *changed]}) == 6
+    hardware = Hardware(cpu="X", cores=2, threads=4, memory_mb=16_010, isa=("avx2",))
+    assert hardware.fingerprint == "2594260fe3bd9600"  # that of earlier versions: a host's history goes on
+    assert hardware.fingerprint == hardware._replace(memory_mb=15_980).fingerprint
+    changes = [{"cpu": "Y"}, {"cores": 4}, {"threads": 2}, {"memory_mb": 32_000}, {"isa": ()}]
+    assert len({hardware._replace(**change).fingerprint for change in [{}, *changes]}) == 6
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no CPU affinity on this system")
@@ -62,7 +61,7 @@ def test_affinity_limits_what_is_usable():
     try:
         os.sched_setaffinity(0, {max(before)})
         assert usable_cpus() == [max(before)]
-        assert usable_threads() == describe_host()["cores"] == describe_host()["threads"] == 1
+        assert usable_threads() == describe_host().cores == describe_host().threads == 1
     finally:
         os.sched_setaffinity(0, before)
 
