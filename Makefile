@@ -4,10 +4,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 TORCH_CPU := https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup bench test testall pictures check format lock clean
+.PHONY: help setup bench test testall coverage pictures benchmarks check format lock clean
 
 help: ## Print this help
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 setup: .venv/.ready ## Virtual environment at .venv with every dependency pinned, torch for the CPU
 
@@ -38,11 +38,19 @@ testall: setup ## Run those as well that drive servers, Slurm, PostgreSQL and th
 pictures: setup ## Draw the pictures of the documentation, from the newest run of the compression study
 	$(BIN)/slimline report --study compression --figures docs/pictures
 
-check: setup ## Lint, format, types, layers
+coverage: export PYTEST_ADDOPTS = --cov --cov-report=term
+coverage: test ## Run the tests, and print what they cover
+
+benchmarks: setup ## Measure slimline itself: start-up, queries, Prefect's share, the dashboard
+	$(BIN)/python -m benchmarks
+
+check: setup ## Lint, format, types, layers, dependencies, spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/deptry .
+	$(BIN)/codespell
 
 format: setup ## Format and fix what can be fixed
 	$(BIN)/ruff check --fix .
@@ -51,8 +59,8 @@ format: setup ## Format and fix what can be fixed
 lock: ## Resolve requirements.lock anew from pyproject.toml
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet --upgrade 'pip>=26'
-	.venv-lock/bin/python -m pip install --quiet '.[dev]'
-	.venv-lock/bin/python -m pip freeze --exclude slimline | sed 's/+cpu$$//' > requirements.lock
+	.venv-lock/bin/python -m pip install --quiet '.[all,dev]'
+	.venv-lock/bin/python -m pip freeze --all --exclude slimline --exclude pip | sed 's/+cpu$$//' > requirements.lock
 	rm -rf .venv-lock
 
 clean: ## Remove the environment and all state

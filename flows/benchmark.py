@@ -14,7 +14,7 @@ from slimline.flows.build import build
 from slimline.flows.config.host import HostChoice, load_hosts
 from slimline.flows.config.study import Study, StudyChoice, as_study
 from slimline.flows.executors.dispatch import measure_everywhere
-from slimline.flows.run import Order, Run, record_failure
+from slimline.flows.run import Order, Run, failure_reason, record_failure
 from slimline.flows.ui.artifacts import show_run, shown_progress
 from slimline.flows.ui.progress import say
 from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore
@@ -69,7 +69,7 @@ def benchmark(
             order = _built(run, store)
     except Exception as error:
         for host in targets:
-            record_failure(run.at(host), f"{type(error).__name__}: {error}", metrics)
+            record_failure(run.at(host), failure_reason(error), metrics)
         raise
     measure_everywhere(order, targets)
     show_run(run.run, chosen.name, store, metrics)
@@ -113,7 +113,7 @@ def _build_all(
         if isinstance(result, ArtifactRef):
             artifacts[variant] = result
         else:
-            failed[variant] = f"{type(result).__name__}: {result}"
+            failed[variant] = failure_reason(result)
             say(f"{variant} failed: {failed[variant]}")
     return artifacts, failed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 
 import typer
 
@@ -19,6 +20,7 @@ from slimline.flows.cli import (
     sql,
     table,
 )
+from slimline.flows.cli.options import BAD_INPUT
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,7 +39,16 @@ def main() -> None:
     """Entry point of the command."""
     # A shell's background job ignores SIGINT, and so would everything that it starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    app()
+    try:
+        app()
+    except ImportError as error:
+        from slimline.storage.extras import missing_extra
+
+        message = missing_extra(error)
+        if message is None:
+            raise
+        typer.echo(f"error: {message}", err=True)
+        sys.exit(BAD_INPUT)
 
 
 if __name__ == "__main__":

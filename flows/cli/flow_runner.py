@@ -18,7 +18,9 @@ import psutil
 from slimline.flows.benchmark import Outcome, benchmark
 from slimline.flows.config.study import Study
 from slimline.flows.nightly import Verdicts, nightly
+from slimline.flows.run import failure_reason
 from slimline.flows.ui.progress import say
+from slimline.storage.extras import missing_extra
 from slimline.storage.paths import home
 
 _DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
@@ -48,8 +50,8 @@ def _make_ready() -> None:
 
 
 def _told(error: Exception) -> str:
-    say(f"the run failed: {type(error).__name__}: {error}")
-    return str(error)
+    say(f"the run failed: {failure_reason(error)}")
+    return missing_extra(error) or str(error)
 
 
 def _exit(number: int, frame: FrameType | None) -> None:

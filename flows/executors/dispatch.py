@@ -12,7 +12,7 @@ from threading import Event
 from slimline.flows.config.host import HostFailed, Local, Pool, Slurm
 from slimline.flows.executors.work_pool import measure_on_pool
 from slimline.flows.measure import measure
-from slimline.flows.run import Order, record_absence
+from slimline.flows.run import Order, failure_reason, record_absence
 from slimline.flows.ui.progress import say
 from slimline.storage.stores import artifact_store, metrics_store
 
@@ -47,10 +47,16 @@ def _choose_executor(host: Local | Pool | Slurm) -> Executor:
     if isinstance(host, Pool):
         return partial(measure_on_pool, host)
     if isinstance(host, Slurm):
-        from slimline.flows.executors.slurm import measure_in_job
-
+        try:
+            from slimline.flows.executors.slurm import measure_in_job
+        except ImportError as error:
+            return partial(_fail, error)
         return partial(measure_in_job, host)
     return lambda order, stop: measure(order)
+
+
+def _fail(error: ImportError, order: Order, stop: Event) -> None:
+    raise error
 
 
 def _measure_on(host: Local | Pool | Slurm, executor: Executor, order: Order, stop: Event) -> None:
@@ -59,7 +65,7 @@ def _measure_on(host: Local | Pool | Slurm, executor: Executor, order: Order, st
     try:
         executor(order, stop)
     except Exception as error:
-        reason = str(error) if isinstance(error, HostFailed) else f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, HostFailed) else failure_reason(error)
         say(f"{order.shown_host} failed: {reason}")
         _log.debug("%s failed", order.shown_host, exc_info=True)
         if not stop.is_set():  # else the same run may go on later

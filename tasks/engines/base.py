@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from slimline.storage.extras import import_module
 from slimline.tasks.specs import Decoding, Engine, EngineName
 
 Logits = NDArray[np.float32]
@@ -62,6 +62,7 @@ def load_engine(engine: Engine, directory: Path, threads: int) -> CompletionEngi
 
     Raises:
         ValueError: `threads` is not positive.
+        MissingExtraError: the engine is not installed.
         CheckpointError: the files are not what the engine loads.
     """
     if threads < 1:
