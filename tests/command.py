@@ -5,12 +5,21 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from slimline.tasks.runtime.machine_lock import LOCK_DIRECTORY
 
 ROOT = Path(__file__).parents[1]
 FIRST_RUN = "slimline run smoke"
 SECOND_RUN = "slimline run smoke --variants pruned,int8 --rounds 1"
+
+
+class FirstRun(NamedTuple):
+    """A run of the smoke study: where its state is, and what it printed."""
+
+    home: Path
+    stdout: str
+    stderr: str
 
 
 def environment(home: Path) -> dict[str, str]:

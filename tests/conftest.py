@@ -1,18 +1,19 @@
 """Fixtures that tests of every package share."""
 
+import json
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 from slimline.storage.metrics.store import MetricsStore
 from slimline.tasks.runtime.machine_lock import LOCK_DIRECTORY
-from tests.command import FIRST_RUN, copy_source, run_command
+from tests.command import FIRST_RUN, FirstRun, copy_source, run_command
 
 # A slow or busy machine is no failure: no test asserts a time.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -28,15 +29,28 @@ def machine_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session")
-def session_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """State that the end-to-end tests share: filled once, by a real run of the smoke study."""
-    return tmp_path_factory.mktemp("slimline")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
+    """A real run of the smoke study, once for all workers of pytest-xdist: it takes minutes."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    home, printed = shared / "first-run", shared / "first-run.json"
+    with FileLock(shared / "first-run.lock"):
+        if not printed.exists():
+            finished = run_command(*FIRST_RUN.split()[1:], home=home, check=False)
+            printed.write_text(json.dumps([finished.returncode, finished.stdout, finished.stderr]), "utf8")
+    status, out, err = json.loads(printed.read_text("utf8"))
+    assert status == 0, err
+    return FirstRun(home, out, err)
 
 
-@pytest.fixture(scope="session")
-def smoke(session_home: Path) -> subprocess.CompletedProcess[str]:
-    """The first run of the smoke study."""
-    return run_command(*FIRST_RUN.split()[1:], home=session_home)
+@pytest.fixture(scope="module")
+def smoke_home(first_run: FirstRun, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The state that a run of the smoke study left, in a copy which the tests of one file may change."""
+    home = shutil.copytree(first_run.home, tmp_path_factory.mktemp("smoke") / "home")
+    for record in (home / "results").iterdir():  # Prefect's, which name their own path
+        record.write_text(record.read_text("utf8").replace(str(first_run.home), str(home)), "utf8")
+    yield home
+    shutil.rmtree(home)
 
 
 @pytest.fixture

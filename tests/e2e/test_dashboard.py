@@ -6,7 +6,6 @@ import io
 import json
 import re
 import socket
-import subprocess
 import threading
 import urllib.error
 import urllib.request
@@ -63,11 +62,11 @@ PROXY: dict[str, str] = {}
 
 
 @pytest.fixture(scope="module")
-def smoke_url(smoke: subprocess.CompletedProcess[str], session_home: Path, listener: list[str]) -> Iterator[str]:
-    before = contents(session_home)
-    with dashboard(session_home, **PROXY) as url:
+def smoke_url(smoke_home: Path, listener: list[str]) -> Iterator[str]:
+    before = contents(smoke_home)
+    with dashboard(smoke_home, **PROXY) as url:
         yield url
-    assert contents(session_home) == before  # it only reads
+    assert contents(smoke_home) == before  # it only reads
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +104,8 @@ def test_every_page_over_a_million_measurements(browser: Browser, big_url: str, 
     assert listener == []
 
 
-def test_the_pages_show_what_was_measured(browser: Browser, smoke_url: str, session_home: Path) -> None:
-    rows = json.loads(run_command("table", "--format", "json", home=session_home).stdout)
+def test_the_pages_show_what_was_measured(browser: Browser, smoke_url: str, smoke_home: Path) -> None:
+    rows = json.loads(run_command("table", "--format", "json", home=smoke_home).stdout)
     with visit(browser) as visitor:
         page = visitor.open(smoke_url)
         text = page.locator(".sheet").inner_text()

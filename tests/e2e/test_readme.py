@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-import subprocess
 import sysconfig
 from pathlib import Path
 
@@ -22,14 +21,14 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith("slimline ")
 ]
-# By the fixture `smoke`, test_run.py, test_serve.py and test_dashboard.py: servers run until they are stopped.
+# By the fixture `first_run`, test_run.py, test_serve.py and test_dashboard.py: servers run until they are stopped.
 RUN_ELSEWHERE = {FIRST_RUN, SECOND_RUN, "slimline serve", "slimline dashboard"}
 
 
 @pytest.fixture
-def files(smoke: subprocess.CompletedProcess[str], session_home: Path, tmp_path: Path) -> dict[str, str]:
+def files(smoke_home: Path, tmp_path: Path) -> dict[str, str]:
     """What the README's commands name, and where it is here."""
-    store = ArtifactStore(session_home / "artifacts")
+    store = ArtifactStore(smoke_home / "artifacts")
     checkpoint = next(ref for ref in store.list() if store.provenance(ref).step["step"] == "base")
     (study,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     study = study.replace("/path/to/a/gpt2/checkpoint", str(store.path(checkpoint)))
@@ -42,9 +41,9 @@ def files(smoke: subprocess.CompletedProcess[str], session_home: Path, tmp_path:
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command not in RUN_ELSEWHERE])
-def test_command_runs(command: str, files: dict[str, str], session_home: Path) -> None:
+def test_command_runs(command: str, files: dict[str, str], smoke_home: Path) -> None:
     words = [files.get(word, word) for word in shlex.split(command, comments=True)[1:]]
-    assert run_command(*words, home=session_home).stdout
+    assert run_command(*words, home=smoke_home).stdout
 
 
 def test_the_runs_of_other_tests_are_in_it() -> None:

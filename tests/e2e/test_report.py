@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,19 +17,17 @@ SVG_HEAD, PNG_HEAD = b"<svg ", b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture(scope="module")
-def written(
-    smoke: subprocess.CompletedProcess[str], session_home: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def written(smoke_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("report")
     arguments = ["--study", "smoke", "--out", str(directory / "report.html"), "--figures", str(directory / "figures")]
-    printed = run_command("report", *arguments, home=session_home).stdout.split()
+    printed = run_command("report", *arguments, home=smoke_home).stdout.split()
     assert {Path(path) for path in printed} == {path for path in directory.rglob("*") if path.is_file()}
     return directory
 
 
 @pytest.fixture(scope="module")
-def rows(smoke: subprocess.CompletedProcess[str], session_home: Path) -> list[dict[str, object]]:
-    printed = run_command("table", "--study", "smoke", "--format", "json", home=session_home).stdout
+def rows(smoke_home: Path) -> list[dict[str, object]]:
+    printed = run_command("table", "--study", "smoke", "--format", "json", home=smoke_home).stdout
     parsed: list[dict[str, object]] = json.loads(printed)
     return parsed
 
@@ -71,10 +68,10 @@ def test_its_numbers_are_those_of_the_table_to_the_digit(written: Path, rows: li
 
 
 def test_it_shows_the_tables_lines_and_where_all_came_from(
-    written: Path, rows: list[dict[str, object]], session_home: Path
+    written: Path, rows: list[dict[str, object]], smoke_home: Path
 ) -> None:
     page = (written / "report.html").read_text("utf8")
-    table = run_command("table", "--study", "smoke", "--format", "html", home=session_home).stdout
+    table = run_command("table", "--study", "smoke", "--format", "html", home=smoke_home).stdout
     assert table.strip() in page
     for artifact in {str(row["artifact"])[:12] for row in rows}:
         assert f":{artifact}</th>" in page
@@ -82,12 +79,12 @@ def test_it_shows_the_tables_lines_and_where_all_came_from(
     assert "onnxruntime" in page
 
 
-def test_the_study_in_it_runs_again(written: Path, session_home: Path, tmp_path: Path) -> None:
+def test_the_study_in_it_runs_again(written: Path, smoke_home: Path, tmp_path: Path) -> None:
     page = (written / "report.html").read_text("utf8")
     study = page[page.rindex('<pre tabindex="0">') + len('<pre tabindex="0">') : page.rindex("</pre>")]
     again = tmp_path / "smoke.yaml"
     again.write_text(study.replace("&quot;", '"').replace("&#x27;", "'"))
-    refused = run_command("run", str(again), "--variants", "nonsense", home=session_home, check=False)
+    refused = run_command("run", str(again), "--variants", "nonsense", home=smoke_home, check=False)
     assert "nonsense" in refused.stderr  # it was read as a study: only the variant is refused
     assert "original" in refused.stderr
 
@@ -117,9 +114,9 @@ def test_the_pictures_are_pictures_and_the_latex_is_for_booktabs(written: Path) 
     assert {len(re.findall(r"(?<!\\)&", line)) + 1 for line in lines} == {len(columns)}
 
 
-def test_an_unknown_run_is_refused_and_nothing_written(session_home: Path, tmp_path: Path) -> None:
+def test_an_unknown_run_is_refused_and_nothing_written(smoke_home: Path, tmp_path: Path) -> None:
     out = tmp_path / "report.html"
-    finished = run_command("report", "--run", "nonsense", "--out", str(out), home=session_home, check=False)
+    finished = run_command("report", "--run", "nonsense", "--out", str(out), home=smoke_home, check=False)
     assert finished.returncode == 2
     assert "no run" in finished.stderr
     assert not out.exists()

@@ -14,7 +14,7 @@ import pytest
 
 from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore
 from slimline.storage.metrics.store import MetricsStore
-from tests.command import ROOT, SECOND_RUN, environment, run_command
+from tests.command import ROOT, SECOND_RUN, FirstRun, environment, run_command
 
 pytestmark = pytest.mark.e2e
 
@@ -23,9 +23,9 @@ VARIANTS = ["original", "pruned", "quantized", "onnx", "int8"]
 
 
 @pytest.fixture(scope="module")
-def run(smoke: subprocess.CompletedProcess[str]) -> str:
+def run(first_run: FirstRun) -> str:
     """The first run's identifier."""
-    return smoke.stderr.split("run ", 1)[1].split(":", 1)[0]
+    return first_run.stderr.split("run ", 1)[1].split(":", 1)[0]
 
 
 def table_of(run: str, home: Path) -> list[dict[str, Any]]:
@@ -42,12 +42,10 @@ def records(home: Path) -> set[str]:
     return {path.name for path in (home / "results").iterdir()}
 
 
-def test_the_table_has_every_variant_and_the_published_figures(
-    smoke: subprocess.CompletedProcess[str], run: str, session_home: Path
-) -> None:
-    assert all(variant in smoke.stdout for variant in VARIANTS)
-    assert "delftblue" in smoke.stdout and "462.26" in smoke.stdout
-    rows = table_of(run, session_home)
+def test_the_table_has_every_variant_and_the_published_figures(first_run: FirstRun, run: str, smoke_home: Path) -> None:
+    assert all(variant in first_run.stdout for variant in VARIANTS)
+    assert "delftblue" in first_run.stdout and "462.26" in first_run.stdout
+    rows = table_of(run, smoke_home)
     assert [row["variant"] for row in rows] == VARIANTS
     for row in rows:
         assert row["error"] is None
@@ -57,30 +55,30 @@ def test_the_table_has_every_variant_and_the_published_figures(
             assert row[f"{metric}_lo"] <= row[metric] <= row[f"{metric}_hi"]
 
 
-def test_what_the_compressions_did(run: str, session_home: Path) -> None:
-    rows = {row["variant"]: row for row in table_of(run, session_home)}
+def test_what_the_compressions_did(run: str, smoke_home: Path) -> None:
+    rows = {row["variant"]: row for row in table_of(run, smoke_home)}
     zeros = 1 - rows["pruned"]["params_nonzero_m"] / rows["pruned"]["params_m"]
     assert zeros == pytest.approx(0.6, abs=0.003)  # norms and biases, 0.3 % of the parameters, are never pruned
-    store = ArtifactStore(session_home / "artifacts")
+    store = ArtifactStore(smoke_home / "artifacts")
     (pruning,) = [made for made in map(store.provenance, store.list()) if made.step["step"] == "group-lasso"][:1]
     assert pruning.notes["sparsity"] == pytest.approx(0.6, abs=0.001)
     assert pruning.notes["block_sparsity"] == pytest.approx(0.6, abs=0.001)
     assert rows["pruned"]["disk_mb"] == pytest.approx(rows["original"]["disk_mb"], rel=0.01)
     assert rows["pruned"]["disk_gzip_mb"] < 0.5 * rows["pruned"]["disk_mb"]
     assert rows["int8"]["disk_mb"] < 0.6 * rows["original"]["disk_mb"]
-    answer = MetricsStore(session_home / "metrics").query(
+    answer = MetricsStore(smoke_home / "metrics").query(
         "SELECT metric, value FROM measurements WHERE variant = 'int8' AND metric IN ('matmuls', 'int8_matmuls')"
     )
     assert {row["metric"]: row["value"] for row in answer.to_pylist()} == {"matmuls": 25, "int8_matmuls": 25}
-    parity = MetricsStore(session_home / "metrics").query(
+    parity = MetricsStore(smoke_home / "metrics").query(
         "SELECT value FROM measurements WHERE variant = 'onnx' AND metric = 'parity_max_abs'"
     )
     assert parity.to_pylist()[0]["value"] < 1e-3
 
 
-def test_rounds_are_interleaved_with_the_baseline_twice(run: str, session_home: Path) -> None:
+def test_rounds_are_interleaved_with_the_baseline_twice(run: str, smoke_home: Path) -> None:
     query = f"FROM rounds WHERE run = '{run}' ORDER BY round, position"
-    rows = MetricsStore(session_home / "metrics").query(query).to_pylist()
+    rows = MetricsStore(smoke_home / "metrics").query(query).to_pylist()
     for number in (1, 2):
         turns = [row["variant"] for row in rows if row["round"] == number]
         assert sorted(turns) == sorted([*VARIANTS, "original"])
@@ -89,45 +87,43 @@ def test_rounds_are_interleaved_with_the_baseline_twice(run: str, session_home: 
     assert max(row["base_mb"] for row in rows) < 100
 
 
-def test_versus_published_has_both(smoke: subprocess.CompletedProcess[str], session_home: Path) -> None:
-    out = run_command("sql", "from versus_published", "--format", "json", home=session_home).stdout
+def test_versus_published_has_both(smoke_home: Path) -> None:
+    out = run_command("sql", "from versus_published", "--format", "json", home=smoke_home).stdout
     rows = json.loads(out)
     hosts = {(row["variant"], row["published_host"]) for row in rows}
     assert {("original", "delftblue"), ("onnx", "laptop"), ("int8", None)} <= hosts
 
 
-def test_a_second_run_builds_and_scores_nothing(smoke: subprocess.CompletedProcess[str], session_home: Path) -> None:
-    before, keys = built(session_home), records(session_home)
-    run_command(*SECOND_RUN.split()[1:], home=session_home)
-    assert built(session_home) == before
-    assert records(session_home) == keys
+def test_a_second_run_builds_and_scores_nothing(smoke_home: Path) -> None:
+    before, keys = built(smoke_home), records(smoke_home)
+    run_command(*SECOND_RUN.split()[1:], home=smoke_home)
+    assert built(smoke_home) == before
+    assert records(smoke_home) == keys
 
 
-def test_an_edit_of_the_pruning_code_rebuilds_pruned_and_what_follows(
-    smoke: subprocess.CompletedProcess[str], session_home: Path, source_copy: Path
-) -> None:
-    before = built(session_home)
+def test_an_edit_of_the_pruning_code_rebuilds_pruned_and_what_follows(smoke_home: Path, source_copy: Path) -> None:
+    before = built(smoke_home)
     code = source_copy / "slimline" / "tasks" / "pruning" / "group_lasso.py"
     assert "** 3" in code.read_text("utf8")
     code.write_text(code.read_text("utf8").replace("** 3", "** 2"), "utf8")
-    run_command("run", "smoke", "--variants", "onnx,int8", "--rounds", "1", home=session_home, source=source_copy)
-    store = ArtifactStore(session_home / "artifacts")
-    new = [store.provenance(ref).step["step"] for ref in built(session_home).keys() - before.keys()]
+    run_command("run", "smoke", "--variants", "onnx,int8", "--rounds", "1", home=smoke_home, source=source_copy)
+    store = ArtifactStore(smoke_home / "artifacts")
+    new = [store.provenance(ref).step["step"] for ref in built(smoke_home).keys() - before.keys()]
     assert sorted(new) == ["export-onnx", "group-lasso", "score"]
 
 
-def test_a_damaged_artifact_is_built_again(smoke: subprocess.CompletedProcess[str], session_home: Path) -> None:
-    store = ArtifactStore(session_home / "artifacts")
+def test_a_damaged_artifact_is_built_again(smoke_home: Path) -> None:
+    store = ArtifactStore(smoke_home / "artifacts")
     damaged = next(ref for ref in store.list() if store.provenance(ref).step["step"] == "onnx-int8")
     weights = store.path(damaged) / "model.onnx"
     content = bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1
     weights.chmod(0o644)
     weights.write_bytes(content)
-    verified = run_command("artifacts", "verify", home=session_home, check=False)
+    verified = run_command("artifacts", "verify", home=smoke_home, check=False)
     assert verified.returncode == 1 and "model.onnx" in verified.stderr
-    run_command("run", "smoke", "--variants", "int8", "--rounds", "1", home=session_home)
-    run_command("artifacts", "verify", home=session_home)
+    run_command("run", "smoke", "--variants", "int8", "--rounds", "1", home=smoke_home)
+    run_command("artifacts", "verify", home=smoke_home)
 
 
 @pytest.mark.parametrize("seconds", [6.0, 14.0, 24.0])

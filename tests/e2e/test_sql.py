@@ -6,7 +6,6 @@ import re
 import select
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,8 +23,8 @@ QUERIES = re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
-def store(smoke: subprocess.CompletedProcess[str], session_home: Path) -> MetricsStore:
-    return MetricsStore(session_home / "metrics")
+def store(smoke_home: Path) -> MetricsStore:
+    return MetricsStore(smoke_home / "metrics")
 
 
 def test_there_are_twenty_queries() -> None:
@@ -37,7 +36,7 @@ def test_a_documented_query_answers(store: MetricsStore, sql: str) -> None:
     assert store.query(sql).num_rows > 0
 
 
-def test_the_documented_commands_run(store: MetricsStore, session_home: Path, tmp_path: Path) -> None:
+def test_the_documented_commands_run(store: MetricsStore, smoke_home: Path, tmp_path: Path) -> None:
     (tmp_path / "queries.sql").write_text(";\n".join(QUERIES[:2]))
     commands = [line.split("  #")[0].strip() for line in COMMANDS.splitlines()]
     assert commands[-1] == "slimline sql"  # the prompt has a test of its own
@@ -49,7 +48,7 @@ def test_the_documented_commands_run(store: MetricsStore, session_home: Path, tm
         if "<" in words:
             words[words.index("<")] = "--file"
         assert words[:2] == ["slimline", "sql"]
-        run_command(*words[1:], home=session_home)
+        run_command(*words[1:], home=smoke_home)
     with duckdb.connect(tmp_path / "everything.duckdb", read_only=True) as exported:
         ours = exported.execute("SELECT variant, es, samples_per_s FROM result_table ORDER BY ALL").fetchall()
         history = exported.execute("SELECT count(*) FROM history").fetchone()
@@ -81,11 +80,11 @@ class Terminal:
         os.write(self.file, keys)
 
 
-def test_a_terminal_gets_a_prompt_whose_queries_can_be_interrupted(store: MetricsStore, session_home: Path) -> None:
+def test_a_terminal_gets_a_prompt_whose_queries_can_be_interrupted(store: MetricsStore, smoke_home: Path) -> None:
     child, file = pty.fork()
     if child == 0:
         os.chdir(ROOT)
-        variables = environment(session_home) | {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
+        variables = environment(smoke_home) | {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
         os.execve(sys.executable, [sys.executable, "-m", "slimline.flows.cli", "sql"], variables)
     terminal, status = Terminal(file), None
     try:

@@ -19,9 +19,7 @@ from tests.command import run_command
 
 GOLDEN = Path(__file__).with_name("golden")
 EXPECTED = json.loads(gzip.decompress((GOLDEN / "expected.json.gz").read_bytes()))
-PREDICTIONS = ArtifactRef(
-    kind="predictions", digest="22043f20f7805038df1d0f581d1fc1ef910478a70d8c3a45e8a3794b538cb9c3"
-)
+PREDICTIONS = ArtifactRef(kind="predictions", digest="22043f20f7805038df1d0f581d1fc1ef910478a70d8c3a45e8a3794b538cb9c3")
 
 
 @pytest.fixture(scope="module")

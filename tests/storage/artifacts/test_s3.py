@@ -6,7 +6,6 @@ import random
 import shutil
 import socket
 import subprocess
-import sys
 import sysconfig
 import time
 from pathlib import Path
@@ -17,10 +16,11 @@ from pyarrow.fs import FileType, S3FileSystem
 from slimline.storage.artifacts.store import ArtifactCorrupt, ArtifactMissing, ArtifactStore
 from slimline.storage.metrics.store import MetricsStore, QueryRefused
 from slimline.storage.queries.results import result_rows
-from tests.command import run_command
+from tests.command import program_command, run_command
 from tests.storage.factories import contents, measured, run_row
 
 pytestmark = pytest.mark.e2e
+APPEND = Path(__file__).parents[1] / "metrics" / "programs" / "append_predictions.py"
 KEYS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench-secret", "AWS_DEFAULT_REGION": "us-east-1"}
 SERVICES = ("master", "filer", "volume", "admin")
 
@@ -138,9 +138,9 @@ def test_damage_is_found(s3, tree, provenance):
 def test_metrics(s3):
     store = MetricsStore(f"{s3}/metrics")
     assert store.query("FROM measurements").num_rows == 0
-    store.append("runs", [run_row()])
+    store.append([run_row()])
     for number in range(3):
-        store.append("measurements", [measured("original", metric, float(number)) for metric in ("es", "em")])
+        store.append([measured("original", metric, float(number)) for metric in ("es", "em")])
     other = MetricsStore(f"{s3}/metrics")
     answer = other.query("SELECT metric, sum(value) AS total FROM measurements WHERE metric = 'es' GROUP BY metric")
     assert answer.to_pylist() == [{"metric": "es", "total": 3.0}]
@@ -152,20 +152,12 @@ def test_metrics(s3):
         store.query("FROM read_csv('/etc/passwd')")
 
 
-WRITER = """
-import sys
-from slimline.storage.metrics.store import MetricsStore
-for number in range(3):
-    MetricsStore(sys.argv[1]).append("predictions", [{"run": sys.argv[2], "variant": "v", "sample": number}])
-"""
-
-
 def test_writers_in_other_processes_lose_nothing(s3):
     root = f"{s3}/metrics"
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, root, f"w{number}"]) for number in range(2)]
+    writers = [subprocess.Popen(program_command(APPEND, root, f"w{number}", 3)) for number in range(2)]
     assert [writer.wait() for writer in writers] == [0, 0]
     answer = MetricsStore(root).query("SELECT count(*) AS n, count(DISTINCT (run, sample)) AS d FROM predictions")
-    assert answer.to_pylist() == [{"n": 6, "d": 6}]
+    assert answer.to_pylist() == [{"n": 18, "d": 18}]
 
 
 TINY = """

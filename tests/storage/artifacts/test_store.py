@@ -3,9 +3,9 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -21,6 +21,7 @@ from slimline.storage.artifacts.store import (
     Manifest,
     Provenance,
 )
+from tests.command import program_command
 from tests.storage.factories import contents
 
 MEMORY = "memory://bucket/artifacts"
@@ -275,28 +276,12 @@ def test_any_tree_comes_back(either, tmp_path_factory, provenance, files):
     either.verify(ref)
 
 
-KILLED = """
-import sys, time
-from pathlib import Path
-from slimline.storage.artifacts.store import ArtifactStore, Provenance
-store = ArtifactStore(sys.argv[1])
-made = Provenance(step={}, inputs=[], versions={}, host="h", created="2026-01-01T00:00:00Z", seconds=0)
-print("ready", flush=True)
-number = 0
-while True:
-    with store.stage() as directory:
-        for name in "abcdef":
-            (directory / name).write_bytes(str(number).encode() * 50_000)
-        print(store.publish(directory, "slice", made).digest, flush=True)
-    number += 1
-"""
-
-
 @pytest.mark.e2e
 @pytest.mark.parametrize("after", [0.0, 0.03, 0.08, 0.15])
 def test_kill_nine_leaves_a_clean_store(tmp_path, after):
     root = tmp_path / "artifacts"
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(root)], stdout=subprocess.PIPE, text=True)
+    program = Path(__file__).with_name("programs") / "publish_artifacts.py"
+    process = subprocess.Popen(program_command(program, root), stdout=subprocess.PIPE, text=True)
     process.stdout.readline()
     threading.Event().wait(after)
     process.send_signal(signal.SIGKILL)
