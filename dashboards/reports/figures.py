@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from slimline.dashboards.reports.charts import AXES, drawable, png, speedups, svg, tradeoff
+from slimline.dashboards.reports.axes import AXES
+from slimline.dashboards.reports.charts import has_points, png, speedups, svg, tradeoff
 from slimline.dashboards.reports.formats import render
-from slimline.tasks.analysis.recommendation import recommend
+from slimline.dashboards.reports.result_table import rows_by_host
+from slimline.storage.queries.results import ResultRow
+from slimline.tasks.analysis.recommendation import Recommendation, recommend
 
 if TYPE_CHECKING:
     import altair as alt
 
-Rows = Sequence[Mapping[str, Any]]
-
-# File name, and what is drawn over what.
+# By file name, the metrics of the axes x and y.
 TRADEOFFS = {
     "tradeoff": ("samples_per_s", "es"),
     "tradeoff-disk": ("disk_mb", "es"),
@@ -35,53 +36,56 @@ class Picture(NamedTuple):
     chart: alt.LayerChart
 
 
-def hosts_of(rows: Rows) -> dict[str, Rows]:
-    """The rows of each host, in their order."""
-    return {host: [row for row in rows if row["host"] == host] for host in dict.fromkeys(row["host"] for row in rows)}
+def pictures(rows: Sequence[ResultRow], found: Recommendation) -> list[Picture]:
+    """The pictures of one run on one host: the trade-offs whose figures it has, and its speeds.
 
-
-def pictures(rows: Rows) -> list[Picture]:
-    """What one run on one host can be drawn as: the trade-offs whose figures it has, and its speeds."""
-    found = recommend(rows)
+    Args:
+        rows: the variants.
+        found: what is recommended of them: the pictures show it.
+    """
     excluded = [each.variant for each in found.candidates if each.unkept]
-    drawn = [
+    charts = [
         Picture(name, _caption(x, y), tradeoff(rows, x, y, excluded, found.winner))
         for name, (x, y) in TRADEOFFS.items()
-        if drawable(rows, x, y)
+        if has_points(rows, x, y)
     ]
-    if drawable(rows, "speed_ratio", "samples_per_s"):
+    if has_points(rows, "speed_ratio", "samples_per_s"):
         caption = "Speed of each variant, times that of the baseline in the same round, with 95 % intervals."
-        drawn.append(Picture("speedups", caption, speedups(rows)))
-    return drawn
+        charts.append(Picture("speedups", caption, speedups(rows)))
+    return charts
 
 
 def _caption(x: str, y: str) -> str:
-    what = f"{AXES[y].title} against {AXES[x].title}"
+    what = f"{AXES[y]} against {AXES[x]}"
     line = "the line is the Pareto frontier of these two among the variants that keep the constraints"
     return f"{what[0].upper()}{what[1:]}. Bars are 95 % intervals; {line}."
 
 
-def write_pictures(rows: Rows, directory: Path) -> list[Path]:
-    """Every picture of a run as SVG and PNG, and its table as LaTeX and Markdown; the files' paths.
+def write_pictures(rows: Sequence[ResultRow], directory: Path) -> list[Path]:
+    """Write every picture of a run as SVG and PNG, and its table as LaTeX and Markdown.
 
-    With several hosts, a host's name stands in the names of its files.
+    With several hosts, each file's name has its host's.
+
+    Returns:
+        The files' paths.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    written = []
-    hosts = hosts_of(rows)
+    paths = []
+    hosts = rows_by_host(rows)
     for host, its_rows in hosts.items():
-        suffix = f"-{_file_name(host)}" if len(hosts) > 1 else ""
-        files: dict[str, bytes] = {
-            f"results{suffix}.tex": render(its_rows, "latex").encode(),
-            f"results{suffix}.md": render(its_rows, "md").encode(),
-        }
-        for picture in pictures(its_rows):
-            files[f"{picture.name}{suffix}.svg"] = svg(picture.chart, background="white").encode()
-            files[f"{picture.name}{suffix}.png"] = png(picture.chart)
-        for name, content in files.items():
+        for name, content in _files(its_rows, f"-{_file_name(host)}" if len(hosts) > 1 else "").items():
             (directory / name).write_bytes(content)
-            written.append(directory / name)
-    return written
+            paths.append(directory / name)
+    return paths
+
+
+def _files(rows: Sequence[ResultRow], suffix: str) -> dict[str, bytes]:
+    """The files of one host by name."""
+    files = {f"results{suffix}.{end}": render(rows, form).encode() for end, form in (("tex", "latex"), ("md", "md"))}
+    for picture in pictures(rows, recommend(rows)):
+        files[f"{picture.name}{suffix}.svg"] = svg(picture.chart, background="white").encode()
+        files[f"{picture.name}{suffix}.png"] = png(picture.chart)
+    return files
 
 
 def _file_name(host: str) -> str:

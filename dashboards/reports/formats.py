@@ -2,45 +2,44 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from slimline.dashboards.reports.result_table import html, latex, markdown, plain_text, sheets
-from slimline.storage.queries.results import FIGURES, Row
+from slimline.dashboards.reports.text_tables import csv_text
+from slimline.storage.queries.results import PUBLISHED_METRICS, ResultRow
 
 
-def render(rows: Sequence[Mapping[str, object]], format: str) -> str:  # noqa: A002 - what the command line calls it
-    """The rows of `result_rows` as text, md, csv, json, html or latex, ending in a line break."""
+def render(rows: Sequence[ResultRow], format: str) -> str:  # noqa: A002 - what the command line calls it
+    """The result table of some rows as text, md, csv, json, html or latex, ending in a line break.
+
+    Raises:
+        ValueError: the format is not one of these.
+    """
     if format not in _FORMATS:
         raise ValueError(f"unknown format {format!r}; allowed: {', '.join(_FORMATS)}")
     return _FORMATS[format](rows)
 
 
-def _json(rows: Sequence[Mapping[str, object]]) -> str:
-    return json.dumps(list(rows), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+def _json(rows: Sequence[ResultRow]) -> str:
+    return json.dumps([row.flat() for row in rows], indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _csv(rows: Sequence[Mapping[str, object]]) -> str:
-    flat = [_flat(row) for row in rows]
-    names = list(dict.fromkeys(name for row in flat for name in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    return out.getvalue()
+def _csv(rows: Sequence[ResultRow]) -> str:
+    cells = [_csv_cells(row) for row in rows]
+    head = list(dict.fromkeys(name for row in cells for name in row))
+    return csv_text(head, [[row.get(name) for name in head] for row in cells])
 
 
-def _flat(row: Mapping[str, object]) -> Row:
-    flat = {name: value for name, value in row.items() if name != "published"}
-    published = row["published"]
-    for figures in published if isinstance(published, list) else []:
-        flat |= {f"published_{figures['host']}_{name}": figures[name] for name in FIGURES}
-    return flat
+def _csv_cells(row: ResultRow) -> dict[str, object]:
+    """The row's cells by column: the published figures of each host in columns of their own."""
+    cells = {name: value for name, value in row.flat().items() if name != "published"}
+    for published in row.published:
+        cells |= {f"published_{published.host}_{name}": published.figures[name] for name in PUBLISHED_METRICS}
+    return cells
 
 
-_FORMATS: dict[str, Callable[[Sequence[Mapping[str, object]]], str]] = {
+_FORMATS: dict[str, Callable[[Sequence[ResultRow]], str]] = {
     "text": lambda rows: "\n".join(plain_text(sheet) for sheet in sheets(rows)),
     "md": lambda rows: "\n".join(markdown(sheet) for sheet in sheets(rows)),
     "csv": _csv,

@@ -5,25 +5,26 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import yaml
 
 from slimline.dashboards.reports.charts import svg
-from slimline.dashboards.reports.figures import Picture, hosts_of, pictures
+from slimline.dashboards.reports.figures import Picture, pictures
 from slimline.dashboards.reports.formats import render
+from slimline.dashboards.reports.lineage import Origin, origins
 from slimline.dashboards.reports.recommendation import render_recommendation
 from slimline.dashboards.reports.result_table import html as html_table
-from slimline.dashboards.reports.result_table import sheets
-from slimline.storage.artifacts.lineage import ancestry
-from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore
+from slimline.dashboards.reports.result_table import rows_by_host, sheets
+from slimline.storage.artifacts.store import ArtifactStore
+from slimline.storage.metrics.metric import TABLE_METRICS
+from slimline.storage.metrics.rows import HostRow
+from slimline.storage.metrics.schema import stored_values
 from slimline.storage.metrics.store import MetricsStore
-from slimline.storage.queries.results import METRICS, result_rows
+from slimline.storage.queries.results import Figure, ResultRow
+from slimline.storage.queries.runs import StudyRecord, run_hosts, study_record
 from slimline.storage.text import NONE, clean
 from slimline.tasks.analysis.recommendation import recommend
-
-Rows = Sequence[Mapping[str, Any]]
 
 QUALITY = ("es_drop", "em_drop", "em_p_value")
 # The policy forbids the page everything outside itself, should a name in it ever be more than text.
@@ -50,22 +51,28 @@ figure svg .role-axis-grid line { stroke: var(--faint); }
 """
 
 
-def report(store: MetricsStore, artifacts: ArtifactStore, study: str | None = None, run: str | None = None) -> str:
-    """The page of a run, by default the newest, in HTML; NotMeasured names what there is.
+def report(rows: Sequence[ResultRow], store: MetricsStore, artifacts: ArtifactStore) -> str:
+    """The page of a run in HTML.
 
-    Shown numbers are rounded as the result table rounds; "Every figure" has them all in full, and the element with the
-    id `rows` holds what `slimline table --format json` prints.
+    Numbers are rounded as the result table rounds; "Every figure" has them all in full, and the element with the id
+    `rows` holds what `slimline table --format json` prints.
+
+    Args:
+        rows: the result rows of the run.
+        store: where they are from; it also has the run's study and hosts.
+        artifacts: what was built.
     """
-    rows = result_rows(store, study, run)
-    chosen = str(rows[0]["run"])
-    title = f"{clean(rows[0]['study'])}: {clean(chosen)}"
+    first = rows[0]
+    title = f"{clean(first.study)}: {clean(first.run)}"
+    with store.connect() as connection:
+        hosts, study = run_hosts(connection, first.run), study_record(connection, first.run)
     parts = [
         f"<h1>{_text(title)}</h1>",
-        f"<p>Run of the study {_text(rows[0]['study'])}, started {_text(rows[0]['started'])}; written by slimline.</p>",
-        *(_host(host, its_rows) for host, its_rows in hosts_of(rows).items()),
+        f"<p>Run of the study {_text(first.study)}, started {_text(first.flat()['started'])}; written by slimline.</p>",
+        *(_host(host, its_rows) for host, its_rows in rows_by_host(rows).items()),
         _lineage(rows, artifacts),
-        _environment(store, chosen),
-        _reproduction(store, chosen),
+        _environment(hosts),
+        _reproduction(study),
     ]
     return _page(title, parts, render(rows, "json"))
 
@@ -90,56 +97,55 @@ def _text(value: object) -> str:
     return html.escape(clean(value))
 
 
-def _host(host: str, rows: Rows) -> str:
-    verdict = render_recommendation(recommend(rows), "text")
+def _host(host: str, rows: Sequence[ResultRow]) -> str:
+    found = recommend(rows)
     parts = [
         f"<h2>On {_text(host)}</h2>",
         *(_wide(html_table(sheet), f"results on {host}") for sheet in sheets(rows)),
         "<h3>Which one to ship</h3>",
-        f'<pre tabindex="0">{html.escape(verdict)}</pre>',
+        f'<pre tabindex="0">{html.escape(render_recommendation(found, "text"))}</pre>',
         "<h3>Figures</h3>",
-        *map(_figure, pictures(rows)),
+        *map(_figure, pictures(rows, found)),
         "<h3>Is the difference in quality more than chance?</h3>",
         "<p>Drops against the baseline, sample by sample, in points; the p-value is McNemar's, for exact matches.</p>",
         _figures(rows, QUALITY, f"drops in quality on {host}"),
         "<h3>Every figure</h3>",
         "<p>In full precision, with 95 % intervals.</p>",
-        _figures(rows, METRICS, f"every figure on {host}"),
+        _figures(rows, TABLE_METRICS, f"every figure on {host}"),
     ]
     return "\n".join(parts)
 
 
 def _wide(content: str, label: str) -> str:
-    """What may be wider than the page scrolls, also from the keyboard."""
+    """Around what may be wider than the page: it scrolls, also by keyboard."""
     return f'<div class="wide" role="region" tabindex="0" aria-label="{_text(label)}">\n{content}</div>'
 
 
 def _figure(picture: Picture) -> str:
-    # To a screen reader it is one picture: what Vega says of each line and point in it would be noise.
-    drawn = re.sub(r' (?:role="graphics-\w+"|aria-roledescription="[^"]*"|aria-label="[^"]*")', "", svg(picture.chart))
-    named = drawn.replace("<svg ", f'<svg role="img" aria-label="{_text(picture.chart.description)}" ', 1)
-    return f"<figure>{named}<figcaption>{_text(picture.caption)}</figcaption></figure>"
+    # A screen reader should announce one picture, not each line and point in it.
+    text = re.sub(r' (?:role="graphics-\w+"|aria-roledescription="[^"]*"|aria-label="[^"]*")', "", svg(picture.chart))
+    labelled = text.replace("<svg ", f'<svg role="img" aria-label="{_text(picture.chart.description)}" ', 1)
+    return f"<figure>{labelled}<figcaption>{_text(picture.caption)}</figcaption></figure>"
 
 
-def _figures(rows: Rows, metrics: Iterable[str], label: str) -> str:
+def _figures(rows: Sequence[ResultRow], metrics: Iterable[str], label: str) -> str:
     """Variants across, metrics down: those that at least one variant has."""
-    shown = [metric for metric in metrics if any(row[metric] is not None for row in rows)]
-    if not shown:
+    known = [metric for metric in metrics if any(row.value(metric) is not None for row in rows)]
+    if not known:
         return "<p>Not measured in this run.</p>"
-    head = ["metric", *(clean(row["variant"]) for row in rows)]
-    return _table(head, [[metric, *(_in_full(row, metric) for row in rows)] for metric in shown], label)
+    head = ["metric", *(clean(row.variant) for row in rows)]
+    return _table(head, [[metric, *(_in_full(row.figure(metric)) for row in rows)] for metric in known], label)
 
 
-def _in_full(row: Mapping[str, Any], metric: str) -> str:
-    value, lo, hi = (row[name] for name in (metric, f"{metric}_lo", f"{metric}_hi"))
-    if value is None:
+def _in_full(figure: Figure) -> str:
+    if figure.value is None:
         return NONE
-    return (
-        json.dumps(value) if lo is None or hi is None else f"{json.dumps(value)} [{json.dumps(lo)}, {json.dumps(hi)}]"
-    )
+    value = json.dumps(figure.value)
+    no_interval = figure.lo is None or figure.hi is None
+    return value if no_interval else f"{value} [{json.dumps(figure.lo)}, {json.dumps(figure.hi)}]"
 
 
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]], label: str, kind: str = "figures") -> str:
+def _table(head: Sequence[str], lines: Iterable[Sequence[str]], label: str, kind: str = "figures") -> str:
     columns = "".join(f'<th scope="col">{_text(name)}</th>' for name in head)
     body = [
         f'<tr><th scope="row">{_text(name)}</th>{"".join(f"<td>{_text(cell)}</td>" for cell in cells)}</tr>'
@@ -149,70 +155,56 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]], label: str, kind
     return _wide("\n".join(parts), label)
 
 
-def _lineage(rows: Rows, store: ArtifactStore) -> str:
-    """Every artifact behind the rows, what it was made from before it."""
-    measured: dict[str, list[str]] = {}
-    for row in rows:
-        names = measured.setdefault(row["artifact"], [])
-        if row["variant"] not in names:
-            names.append(row["variant"])
-    published = [ref for ref in store.list() if ref.digest in measured]
-    lines = [_made(ref, measured.get(ref.digest, ()), store) for ref in ancestry(published, store)]
+def _lineage(rows: Sequence[ResultRow], store: ArtifactStore) -> str:
+    """A table of every artifact behind the rows."""
+    found = origins(rows, store)
     head = ["artifact", "made by", "from", "is", "MB", "seconds", "when (UTC)"]
-    gone = len({digest for digest in measured if digest} - {ref.digest for ref in published})
+    gone = len({row.artifact for row in rows if row.artifact} - {origin.ref.digest for origin in found})
     note = f"<p>{gone} of the measured artifacts are no longer in the store.</p>" if gone else ""
-    return f"<h2>What was made from what</h2>\n{_table(head, lines, 'lineage', 'text')}{note}"
+    return f"<h2>What was made from what</h2>\n{_table(head, map(_origin_line, found), 'lineage', 'text')}{note}"
 
 
-def _made(ref: ArtifactRef, variants: Sequence[str], store: ArtifactStore) -> list[str]:
-    provenance = store.provenance(ref)
-    step = {name: value for name, value in provenance.step.items() if name != "step"}
-    settings = f" {json.dumps(step, sort_keys=True)}" if step else ""
+def _origin_line(origin: Origin) -> list[str]:
+    provenance = origin.provenance
+    settings = {name: value for name, value in provenance.step.items() if name != "step"}
     return [
-        str(ref),
-        f"{provenance.step['step']}{settings}",
+        str(origin.ref),
+        f"{origin.step} {json.dumps(settings, sort_keys=True) if settings else ''}".rstrip(),
         ", ".join(map(str, provenance.inputs)),
-        ", ".join(variants),
-        f"{store.summary(ref).size / 1e6:.2f}",
+        ", ".join(origin.variants),
+        f"{origin.size_mb:.2f}",
         f"{provenance.seconds:.1f}",
         f"{provenance.created:%Y-%m-%d %H:%M}",
     ]
 
 
-def _environment(store: MetricsStore, run: str) -> str:
-    with store.connect() as connection:
-        answer = connection.execute("FROM hosts WHERE run = ? ORDER BY host, recorded", [run])
-        names = [column[0] for column in answer.description or ()]
-        hosts = {row[0]: row for row in answer.fetchall()}.values()
+def _environment(hosts: Sequence[HostRow]) -> str:
+    """A table with a host a column, and what was recorded of each."""
     if not hosts:
         return "<h2>Where it ran</h2>\n<p>Not recorded.</p>"
-    columns = [[NONE if value is None else _shown(value) for value in host] for host in hosts]
-    lines = [[name, *cells] for name, *cells in zip(names, *columns, strict=True) if name not in ("host", "run")]
-    return f"<h2>Where it ran</h2>\n{_table(['host', *(str(host[0]) for host in hosts)], lines, 'hosts', 'text')}"
+    columns = [{name: _cell(value) for name, value in stored_values(host).items()} for host in hosts]
+    lines = [[name, *(each[name] for each in columns)] for name in columns[0] if name not in ("host", "run")]
+    return f"<h2>Where it ran</h2>\n{_table(['host', *(host.host for host in hosts)], lines, 'hosts', 'text')}"
 
 
-def _shown(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _cell(value: object) -> str:
+    if value is None:
+        return NONE
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _reproduction(store: MetricsStore, run: str) -> str:
+def _reproduction(record: StudyRecord) -> str:
     """The commands and the study with which the same can be measured again."""
-    with store.connect() as connection:
-        found = connection.execute(
-            "SELECT any_value(git_commit), any_value(spec), any_value(study) FROM runs WHERE run = ?", [run]
-        ).fetchone()
-    commit, spec, study = found or (None, None, None)
-    if spec is None:
+    if record.spec is None:
         return "<h2>How to do it again</h2>\n<p>The study was not recorded.</p>"
-    file = f"{re.sub(r'[^A-Za-z0-9-]+', '-', study)}.yaml"
-    commands = [f"git checkout {commit}"] if commit else []
-    commands += ["make setup", f".venv/bin/slimline run {file}"]
-    content = yaml.safe_dump(json.loads(spec), sort_keys=False, allow_unicode=True, width=110)
-    return "\n".join(
-        [
-            "<h2>How to do it again</h2>",
-            f"<p>In slimline's repository, with the study below saved as {_text(file)}:</p>",
-            f'<pre tabindex="0">{html.escape(chr(10).join(commands))}</pre>',
-            f'<pre tabindex="0">{html.escape(content)}</pre>',
-        ]
-    )
+    file = f"{re.sub(r'[^A-Za-z0-9-]+', '-', str(record.study))}.yaml"
+    checkout = [f"git checkout {record.git_commit}"] if record.git_commit else []
+    commands = "\n".join([*checkout, "make setup", f".venv/bin/slimline run {file}"])
+    content = yaml.safe_dump(dict(record.spec), sort_keys=False, allow_unicode=True, width=110)
+    parts = [
+        "<h2>How to do it again</h2>",
+        f"<p>In slimline's repository, with the study below saved as {_text(file)}:</p>",
+        f'<pre tabindex="0">{html.escape(commands)}</pre>',
+        f'<pre tabindex="0">{html.escape(content)}</pre>',
+    ]
+    return "\n".join(parts)

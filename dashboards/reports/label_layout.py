@@ -13,7 +13,7 @@ DIRECTIONS = 16
 COVERED_POINT, COVERED_NAME, OUTSIDE = 400.0, 900.0, 10_000.0
 
 
-class Point(NamedTuple):
+class Anchor(NamedTuple):
     """A point with a name, in pixels from the upper left corner."""
 
     text: str
@@ -43,7 +43,7 @@ class _Box(NamedTuple):
         return across * along if across > 0 and along > 0 else 0.0
 
 
-def placed(points: Sequence[Point], width: float, height: float) -> list[Label]:
+def place_labels(points: Sequence[Anchor], width: float, height: float) -> list[Label]:
     """A place for each point's name, in their order: greedily, those in the densest places first."""
     symbols = [_around(point.x, point.y) for point in points]
     crowd = [sum(math.dist(one[1:], other[1:]) < 60 for other in points) for one in points]
@@ -63,11 +63,11 @@ def _around(x: float, y: float) -> _Box:
     return _Box(x - 6, y - 6, x + 6, y + 6)
 
 
-def _options(point: Point) -> list[tuple[int, _Box]]:
+def _options(point: Anchor) -> list[tuple[int, _Box]]:
     return [(ring, box) for ring in RINGS for box in _ring(point, GAP + ring)]
 
 
-def _ring(point: Point, radius: float) -> Iterator[_Box]:
+def _ring(point: Anchor, radius: float) -> Iterator[_Box]:
     """Boxes for the name that touch a circle around its point, to the right first."""
     width = CHARACTER * len(point.text) + 4
     for step in range(DIRECTIONS):

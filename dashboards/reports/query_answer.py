@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
@@ -13,6 +12,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from slimline.dashboards.reports.text_tables import csv_text, markdown_table
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -20,14 +21,22 @@ WIDEST = 100_000
 
 
 def render_answer(answer: pa.Table, form: str) -> str:
-    """A query's answer as text, md, csv or json, ending in a line break. JSON has null for what is no number."""
+    """A query's answer as text, md, csv or json, ending in a line break. JSON has null for NaN and infinity.
+
+    Raises:
+        ValueError: the format is not one of these.
+    """
     if form not in _FORMATS:
         raise ValueError(f"format: {form!r}, allowed: {', '.join(_FORMATS)}")
     return _FORMATS[form](answer)
 
 
 def parquet(answer: pa.Table) -> bytes:
-    """A query's answer as a Parquet file; ValueError for a type that Parquet does not have."""
+    """A query's answer as a Parquet file.
+
+    Raises:
+        ValueError: a column has a type that Parquet does not have.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -42,7 +51,7 @@ def parquet(answer: pa.Table) -> bytes:
 def _values(column: pa.ChunkedArray) -> list[Any]:
     try:
         values: list[Any] = column.to_pylist()
-    except (OverflowError, ValueError):  # a time or an interval that Python has none like
+    except (OverflowError, ValueError):  # a time or an interval out of the range of Python's
         return [_value(scalar) for scalar in column]
     return values
 
@@ -55,11 +64,11 @@ def _value(scalar: pa.Scalar) -> object:
 
 
 def _rows(answer: pa.Table) -> list[list[str]]:
-    columns = [["" if value is None else _shown(value) for value in _values(column)] for column in answer.columns]
+    columns = [["" if value is None else _cell_text(value) for value in _values(column)] for column in answer.columns]
     return [list(row) for row in zip(*columns, strict=True)]
 
 
-def _shown(value: object) -> str:
+def _cell_text(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) and abs(value) < 10_000 else str(value)
 
 
@@ -74,22 +83,19 @@ def _text(answer: pa.Table) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Without what a terminal would obey; where a line was broken, there is a blank."""
+    """Without control characters; a line break becomes a blank."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _markdown(answer: pa.Table) -> str:
-    lines = [list(answer.column_names), ["---"] * answer.num_columns, *_rows(answer)]
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
-    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
+    head, *lines = [
+        [cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in (answer.column_names, *_rows(answer))
+    ]
+    return markdown_table(head, lines) + "\n"
 
 
 def _csv(answer: pa.Table) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(answer.column_names)
-    writer.writerows(zip(*map(_values, answer.columns), strict=True))
-    return out.getvalue()
+    return csv_text(answer.column_names, zip(*map(_values, answer.columns), strict=True))
 
 
 def _json(answer: pa.Table) -> str:
@@ -99,7 +105,7 @@ def _json(answer: pa.Table) -> str:
 
 
 def _plain(value: object) -> object:
-    """As JSON can hold it: a number that is none becomes null."""
+    """As JSON can hold it: NaN and infinity become null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

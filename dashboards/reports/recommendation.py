@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
-from slimline.storage.metrics.store import MetricsStore
-from slimline.storage.queries.results import result_rows
+from slimline.dashboards.reports.result_table import rows_by_host
+from slimline.dashboards.reports.text_tables import align_columns, markdown_table
+from slimline.storage.queries.results import ResultRow
 from slimline.storage.text import clean, escaped_markdown
-from slimline.tasks.analysis.recommendation import Recommendation, described, recommend
+from slimline.tasks.analysis.recommendation import Recommendation, constraint_text, figure_text, recommend
 
 
-def recommendations(store: MetricsStore, run: str, form: str) -> list[str]:
+def render_recommendations(rows: Sequence[ResultRow], form: str) -> list[str]:
     """The recommendation under the default constraints for each host of a run, as `render_recommendation` gives it."""
-    rows = result_rows(store, run=run)
-    hosts = dict.fromkeys(row["host"] for row in rows)
-    return [render_recommendation(recommend([row for row in rows if row["host"] == host]), form) for host in hosts]
+    return [render_recommendation(recommend(its_rows), form) for its_rows in rows_by_host(rows).values()]
 
 
 def render_recommendation(found: Recommendation, form: str) -> str:
-    """A recommendation as text, md or json, ending in a line break."""
+    """A recommendation as text, md or json, ending in a line break.
+
+    Raises:
+        ValueError: the format is not one of these.
+    """
     if form not in _FORMATS:
         raise ValueError(f"unknown format {form!r}; allowed: {', '.join(_FORMATS)}")
     return _FORMATS[form](found)
 
 
 def _verdict(found: Recommendation) -> list[str]:
-    bounds = [described(name, bound) for name, bound in found.constraints.items()]
+    bounds = [constraint_text(name, bound) for name, bound in found.constraints.items()]
     within = f"constraints: {'; '.join(bounds)} (what counts is the worse end of a 95 % interval)"
     if found.winner is None:
         return ["ship none", f"why: {found.rule}", within, *_obstacles(found), *_doubts(found)]
     winner = next(candidate for candidate in found.candidates if candidate.variant == found.winner)
-    figures = winner.figures
+    figures = {metric: figure_text(figure) for metric, figure in winner.figures.items()}
     parts = [
         f"{figures['speed_ratio']} times the speed of the baseline",
         "random weights, so of no known quality" if winner.random_weights else f"ES drop {figures['es_drop']} points",
@@ -44,16 +47,15 @@ def _verdict(found: Recommendation) -> list[str]:
 
 
 def _obstacles(found: Recommendation) -> list[str]:
-    """Which constraint excludes the most, and what would have to give."""
+    """Which constraint excludes the most, and with which other bounds a variant would keep them all."""
     if not found.measured:
         return ["nothing was measured in all that a choice takes: speed, disk and memory"]
     name, count = max(found.excluded_by.items(), key=lambda item: item[1])
-    lines = [
-        f"excludes the most: {described(name, found.constraints[name])}, {count} of {found.measured} measured variants"
-    ]
+    constraint = constraint_text(name, found.constraints[name])
+    lines = [f"excludes the most: {constraint}, {count} of {found.measured} measured variants"]
     if found.relaxation is None:
         return [*lines, "no other bound would help"]
-    bounds = [described(name, bound) for name, bound in found.relaxation.bounds.items()]
+    bounds = [constraint_text(name, bound) for name, bound in found.relaxation.bounds.items()]
     return [*lines, f"it would take: {' and '.join(bounds)}; then {clean(found.relaxation.variant)} fits"]
 
 
@@ -65,10 +67,14 @@ def _doubts(found: Recommendation) -> list[str]:
 
 
 def _frontier(found: Recommendation) -> list[list[str]]:
-    """A table, its head first."""
+    """The variants on the Pareto frontier as the lines of a table, its head first."""
     metrics = {"es": "ES %", "samples_per_s": "samples/s", "disk_mb": "disk MB", "memory_over_base_mb": "over base MB"}
     rows = [
-        [clean(each.variant), *(str(each.figures[metric]) for metric in metrics), "no" if each.unkept else "yes"]
+        [
+            clean(each.variant),
+            *(figure_text(each.figures[metric]) for metric in metrics),
+            "no" if each.unkept else "yes",
+        ]
         for each in found.candidates
         if each.on_frontier
     ]
@@ -84,19 +90,21 @@ def _source(found: Recommendation) -> str:
 
 
 def _text(found: Recommendation) -> str:
-    table = _frontier(found)
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    lines = align_columns(_frontier(found))
     others = [f"not {name}: {reasons}" for name, reasons in _losers(found)]
     return "\n".join([*_verdict(found), "", *lines, "", *others, _source(found)]) + "\n"
 
 
 def _markdown(found: Recommendation) -> str:
     head, *rows = [[escaped_markdown(cell) for cell in row] for row in _frontier(found)]
-    table = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
     verdict, *reasons = map(escaped_markdown, _verdict(found))
     others = [f"- {escaped_markdown(f'not {name}: {why}')}" for name, why in _losers(found)]
-    parts = [f"**{verdict}**", "\n".join(f"- {reason}" for reason in reasons), "\n".join(table), "\n".join(others)]
+    parts = [
+        f"**{verdict}**",
+        "\n".join(f"- {reason}" for reason in reasons),
+        markdown_table(head, rows),
+        "\n".join(others),
+    ]
     return "\n\n".join([*(part for part in parts if part), escaped_markdown(_source(found))]) + "\n"
 
 

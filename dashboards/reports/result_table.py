@@ -5,19 +5,21 @@ from __future__ import annotations
 import html as html_escapes
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
+from slimline.dashboards.reports.text_tables import markdown_table
+from slimline.storage.queries.results import PublishedFigures, ResultRow
 from slimline.storage.text import NONE, clean, escaped_markdown
-from slimline.tasks.analysis.significance import MEANING, QUALITY, Rows, best_of, surely_differs
+from slimline.tasks.analysis.significance import MEANING, QUALITY, best_value, surely_differs
 
 
-class Column(NamedTuple):
-    """One column: which figure of a row, and how it is shown. An optional one is left out where nothing fills it.
+class FigureColumn(NamedTuple):
+    """A column of figures: of which metric, and how they are written. An optional one is left out where it is empty.
 
-    Its interval stands beside the figure, or is left to HTML, which has room beneath.
+    An interval is written beside its figure, or only in HTML, beneath it.
     """
 
-    key: str
+    metric: str
     heading: str
     decimals: int
     interval: Literal["beside", "beneath"] | None = None
@@ -25,22 +27,22 @@ class Column(NamedTuple):
 
 
 COLUMNS = (
-    Column("disk_mb", "disk MB", 2),
-    Column("disk_gzip_mb", "disk gzip MB", 2),
-    Column("memory_mb", "memory MB", 0),
-    Column("memory_over_base_mb", "over base MB", 0),
-    Column("samples_per_s", "samples/s", 2, interval="beside"),
-    Column("speed_ratio", "speed ratio", 2, interval="beside"),
-    Column("es", "ES %", 2, interval="beneath"),
-    Column("em", "EM %", 2, interval="beneath"),
-    Column("params_m", "params M", 2),
-    Column("params_nonzero_m", "non-zero M", 2),
-    Column("matmuls", "int8 ops", 0, optional=True),
-    Column("greedy_agreement", "greedy same", 2, optional=True),
-    Column("prefill_limit_share", "prefill limit %", 0, optional=True),
-    Column("decode_limit_share", "decode limit %", 0, optional=True),
+    FigureColumn("disk_mb", "disk MB", 2),
+    FigureColumn("disk_gzip_mb", "disk gzip MB", 2),
+    FigureColumn("memory_mb", "memory MB", 0),
+    FigureColumn("memory_over_base_mb", "over base MB", 0),
+    FigureColumn("samples_per_s", "samples/s", 2, interval="beside"),
+    FigureColumn("speed_ratio", "speed ratio", 2, interval="beside"),
+    FigureColumn("es", "ES %", 2, interval="beneath"),
+    FigureColumn("em", "EM %", 2, interval="beneath"),
+    FigureColumn("params_m", "params M", 2),
+    FigureColumn("params_nonzero_m", "non-zero M", 2),
+    FigureColumn("matmuls", "int8 ops", 0, optional=True),
+    FigureColumn("greedy_agreement", "greedy same", 2, optional=True),
+    FigureColumn("prefill_limit_share", "prefill limit %", 0, optional=True),
+    FigureColumn("decode_limit_share", "decode limit %", 0, optional=True),
 )
-# What the columns that need a word mean, beneath every table that has one of them.
+# Notes beneath every table that has one of these columns.
 MEANINGS = {
     "matmuls": "int8 ops: matrix multiplications that are really executed in int8, of all that the model has",
     "greedy_agreement": "greedy same: share of random prompts continued with the same tokens as before the conversion",
@@ -52,7 +54,7 @@ MEANINGS = {
         "above 100 % where a cache holds the model, or drafted tokens share a pass"
     ),
 }
-# What the published columns really hold stands in ours of the same meaning.
+# The published figures by the column of ours that has the same meaning: see PUBLISHED_NOTE.
 PUBLISHED_AS = {"disk_gzip_mb": "disk_mb", "params_nonzero_m": "params_m", "disk_mb": None, "params_m": None}
 PUBLISHED_NOTE = "poster: its disk size is that of a gzip archive, its parameters are the non-zero ones"
 LATEX = {
@@ -75,7 +77,7 @@ LATEX = {
 
 
 class Cell(NamedTuple):
-    """A figure, its 95 % interval where it has one, and what stands out about it."""
+    """A figure, its 95 % interval where it has one, whether it is the best, and whether it surely differs."""
 
     figure: str
     interval: str = ""
@@ -83,13 +85,13 @@ class Cell(NamedTuple):
     sure: bool = False
 
     @property
-    def starred(self) -> str:
+    def figure_with_star(self) -> str:
         """The figure, with a star if it surely differs from the baseline's."""
         return self.figure + ("*" if self.sure else "")
 
 
 class Line(NamedTuple):
-    """One line of a sheet: the model's name, then a cell per column; published lines stand beneath ours."""
+    """One line of a sheet: the model's name, then a cell a column; published lines follow ours."""
 
     name: str
     cells: list[Cell]
@@ -97,73 +99,82 @@ class Line(NamedTuple):
 
 
 class Sheet(NamedTuple):
-    """One host's table: a caption of what was measured how, its columns, the lines, and notes beneath."""
+    """The table of one host: a caption that says what was measured how, columns, lines, and notes beneath."""
 
     caption: str
-    columns: list[Column]
+    columns: list[FigureColumn]
     lines: list[Line]
     notes: list[str]
 
 
-def sheets(rows: Rows) -> list[Sheet]:
-    """One sheet per host, in the order of the rows."""
-    hosts = dict.fromkeys(row["host"] for row in rows)
-    return [_sheet([row for row in rows if row["host"] == host]) for host in hosts]
+def rows_by_host(rows: Sequence[ResultRow]) -> dict[str, list[ResultRow]]:
+    """The rows of each host, in their order."""
+    return {host: [row for row in rows if row.host == host] for host in dict.fromkeys(row.host for row in rows)}
 
 
-def _sheet(rows: Rows) -> Sheet:
-    columns = [column for column in COLUMNS if not column.optional or any(row[column.key] is not None for row in rows)]
-    best = {column.key: best_of(rows, column.key) for column in columns}
-    lines = [
-        line
-        for row in rows
-        for line in (_ours(row, columns, best), *(_theirs(figures, columns) for figures in row["published"]))
+def sheets(rows: Sequence[ResultRow]) -> list[Sheet]:
+    """One sheet a host, in the order of the rows."""
+    return [_sheet(its_rows) for its_rows in rows_by_host(rows).values()]
+
+
+def _sheet(rows: Sequence[ResultRow]) -> Sheet:
+    columns = [
+        column for column in COLUMNS if not column.optional or any(row.value(column.metric) is not None for row in rows)
     ]
-    notes = [f"{clean(row['variant'])} failed: {clean(row['error'])}" for row in rows if row["error"]]
-    if any(row["random_weights"] for row in rows):
-        notes.append("random weights: for size, memory and speed only")
-    if any(row["published"] for row in rows):
-        notes.append(PUBLISHED_NOTE)
-    notes += [MEANINGS[column.key] for column in columns if column.key in MEANINGS]
-    return Sheet(_caption(rows[0]), columns, lines, notes)
+    best = {column.metric: best_value(rows, column.metric) for column in columns}
+    lines = []
+    for row in rows:
+        lines += [_our_line(row, columns, best), *(_published_line(figures, columns) for figures in row.published)]
+    return Sheet(_caption(rows[0]), columns, lines, _notes(rows, columns))
 
 
-def _caption(row: Mapping[str, Any]) -> str:
-    noise = "not measured" if row["noise_floor"] is None else f"{100 * row['noise_floor']:.1f} %"
+def _caption(row: ResultRow) -> str:
+    noise = "not measured" if row.noise_floor is None else f"{100 * row.noise_floor:.1f} %"
     parts = [
-        f"study {clean(row['study'])}",
-        f"run {clean(row['run'])}",
-        f"host {clean(row['host'])}",
-        f"{NONE if row['samples'] is None else row['samples']} samples",
+        f"study {clean(row.study)}",
+        f"run {clean(row.run)}",
+        f"host {clean(row.host)}",
+        f"{NONE if row.samples is None else row.samples} samples",
         f"noise floor {noise}",
     ]
-    tainted = ["TAINTED: too noisy to trust the speeds"] if row["tainted"] else []
-    return ", ".join(parts + tainted)
+    return ", ".join([*parts, *(["TAINTED: too noisy to trust the speeds"] if row.tainted else [])])
 
 
-def _ours(row: Mapping[str, Any], columns: Sequence[Column], best: Mapping[str, float | None]) -> Line:
-    marks = [mark for mark, holds in (("failed", row["error"]), ("random weights", row["random_weights"])) if holds]
-    label = f", {clean(row['label'])}" if row["label"] else ""
-    name = clean(row["variant"]) + label + (f" ({', '.join(marks)})" if marks else "")
-    return Line(name, [_cell(row, column, best[column.key]) for column in columns], published=False)
+def _notes(rows: Sequence[ResultRow], columns: Sequence[FigureColumn]) -> list[str]:
+    notes = [f"{clean(row.variant)} failed: {clean(row.error)}" for row in rows if row.error]
+    if any(row.random_weights for row in rows):
+        notes.append("random weights: for size, memory and speed only")
+    if any(row.published for row in rows):
+        notes.append(PUBLISHED_NOTE)
+    return notes + [MEANINGS[column.metric] for column in columns if column.metric in MEANINGS]
 
 
-def _cell(row: Mapping[str, Any], column: Column, best: float | None) -> Cell:
-    key, decimals = column.key, column.decimals
-    if row[key] is None or (key in QUALITY and row["random_weights"]):
+def _our_line(row: ResultRow, columns: Sequence[FigureColumn], best: Mapping[str, float | None]) -> Line:
+    marks = [mark for mark, holds in (("failed", row.error), ("random weights", row.random_weights)) if holds]
+    label = f", {clean(row.label)}" if row.label else ""
+    name = clean(row.variant) + label + (f" ({', '.join(marks)})" if marks else "")
+    return Line(name, [_cell(row, column, best[column.metric]) for column in columns], published=False)
+
+
+def _cell(row: ResultRow, column: FigureColumn, best: float | None) -> Cell:
+    metric, decimals = column.metric, column.decimals
+    figure = row.figure(metric)
+    if figure.value is None or (metric in QUALITY and row.random_weights):
         return Cell(NONE)
-    figure = f"{row[key]:.{decimals}f}"
-    if key == "matmuls":
-        figure = f"{row['int8_matmuls'] or 0:.0f}/{figure}"
-    ends = [row.get(f"{key}_{end}") for end in ("lo", "hi")] if column.interval else [None]
-    interval = "" if None in ends else f"[{', '.join(f'{end:.{decimals}f}' for end in ends)}]"
-    return Cell(figure, interval, row[key] == best and not row["error"], surely_differs(row, key))
+    text = f"{figure.value:.{decimals}f}"
+    if metric == "matmuls":
+        text = f"{row.value('int8_matmuls') or 0:.0f}/{text}"
+    without_interval = figure.lo is None or figure.hi is None or column.interval is None
+    interval = "" if without_interval else f"[{figure.lo:.{decimals}f}, {figure.hi:.{decimals}f}]"
+    return Cell(text, interval, figure.value == best and not row.error, surely_differs(row, metric))
 
 
-def _theirs(figures: Mapping[str, Any], columns: Sequence[Column]) -> Line:
-    values = [(figures.get(PUBLISHED_AS.get(each.key, each.key) or ""), each.decimals) for each in columns]
+def _published_line(published: PublishedFigures, columns: Sequence[FigureColumn]) -> Line:
+    values = [
+        (published.figures.get(PUBLISHED_AS.get(each.metric, each.metric) or ""), each.decimals) for each in columns
+    ]
     cells = [Cell(NONE if value is None else f"{value:.{decimals}f}") for value, decimals in values]
-    return Line(f"poster, {clean(figures['host'])}", cells, published=True)
+    return Line(f"poster, {clean(published.host)}", cells, published=True)
 
 
 def plain_text(sheet: Sheet) -> str:
@@ -187,13 +198,12 @@ def plain_text(sheet: Sheet) -> str:
     return "\n".join([text, *sheet.notes]) + "\n"
 
 
-def _beside(figure: str, cell: Cell, column: Column) -> str:
+def _beside(figure: str, cell: Cell, column: FigureColumn) -> str:
     return f"{figure} {cell.interval}" if cell.interval and column.interval == "beside" else figure
 
 
 def markdown(sheet: Sheet) -> str:
     """A pipe table, with the caption above and the notes beneath."""
-    head = ["model", *(column.heading for column in sheet.columns)]
     lines = [
         [
             ("&nbsp;&nbsp;" if line.published else "") + escaped_markdown(line.name),
@@ -201,23 +211,24 @@ def markdown(sheet: Sheet) -> str:
         ]
         for line in sheet.lines
     ]
-    rule = ["---"] + ["---:"] * len(sheet.columns)
-    table = ["| " + " | ".join(cells) + " |" for cells in (head, rule, *lines)]
+    table = markdown_table(_head(sheet), lines, ["---"] + ["---:"] * len(sheet.columns))
     notes = [f"\n{escaped_markdown(note)}" for note in (*_meaning(sheet), *sheet.notes)]
-    return "\n".join([escaped_markdown(sheet.caption), "", *table, *notes]) + "\n"
+    return "\n".join([escaped_markdown(sheet.caption), "", table, *notes]) + "\n"
 
 
-def _markdown_cell(cell: Cell, column: Column) -> str:
-    figure = cell.starred.replace("*", r"\*")
+def _head(sheet: Sheet) -> list[str]:
+    return ["model", *(column.heading for column in sheet.columns)]
+
+
+def _markdown_cell(cell: Cell, column: FigureColumn) -> str:
+    figure = cell.figure_with_star.replace("*", r"\*")
     return _beside(f"**{figure}**" if cell.best else figure, cell, column)
 
 
 def html(sheet: Sheet) -> str:
     """A <table>, intervals beneath their figures, with the notes in its foot."""
     escape = html_escapes.escape
-    head = "".join(
-        f'<th scope="col">{escape(name)}</th>' for name in ("model", *(column.heading for column in sheet.columns))
-    )
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in _head(sheet))
     body = [_html_line(line) for line in sheet.lines]
     span = len(sheet.columns) + 1
     foot = [f'<tr><td colspan="{span}">{escape(note)}</td></tr>' for note in (*_meaning(sheet), *sheet.notes)]
@@ -233,9 +244,9 @@ def _html_line(line: Line) -> str:
 
 
 def _html_cell(cell: Cell) -> str:
-    figure = html_escapes.escape(cell.starred)
-    shown = f"<strong>{figure}</strong>" if cell.best else figure
-    return f"{shown}<br><small>{cell.interval}</small>" if cell.interval else shown
+    figure = html_escapes.escape(cell.figure_with_star)
+    text = f"<strong>{figure}</strong>" if cell.best else figure
+    return f"{text}<br><small>{cell.interval}</small>" if cell.interval else text
 
 
 def _meaning(sheet: Sheet) -> list[str]:
@@ -244,40 +255,32 @@ def _meaning(sheet: Sheet) -> list[str]:
 
 
 def latex(sheet: Sheet) -> str:
-    """A table environment, ready for a paper that has \\usepackage{booktabs} and T1 fonts."""
-    head = " & ".join(["model", *(_tex(column.heading) for column in sheet.columns)])
-    body = [
-        " & ".join(
-            [(r"\quad " if line.published else "") + _tex(line.name), *map(_tex_cell, line.cells, sheet.columns)]
-        )
-        + r" \\"
-        for line in sheet.lines
+    """A table environment, ready for a paper with the package booktabs and T1 fonts."""
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        r"\small",
+        rf"\caption{{{_tex(sheet.caption)}}}",
+        rf"\begin{{tabular}}{{l{'r' * len(sheet.columns)}}}",
+        r"\toprule",
+        " & ".join(map(_tex, _head(sheet))) + r" \\",
+        r"\midrule",
+        *(_tex_line(line, sheet.columns) for line in sheet.lines),
+        r"\bottomrule",
+        r"\end{tabular}",
+        *(r"\par " + _tex(note) for note in (*_meaning(sheet), *sheet.notes)),
+        r"\end{table}",
     ]
-    notes = [r"\par " + _tex(note) for note in (*_meaning(sheet), *sheet.notes)]
-    return (
-        "\n".join(
-            [
-                r"\begin{table}",
-                r"\centering",
-                r"\small",
-                rf"\caption{{{_tex(sheet.caption)}}}",
-                rf"\begin{{tabular}}{{l{'r' * len(sheet.columns)}}}",
-                r"\toprule",
-                head + r" \\",
-                r"\midrule",
-                *body,
-                r"\bottomrule",
-                r"\end{tabular}",
-                *notes,
-                r"\end{table}",
-            ]
-        )
-        + "\n"
-    )
+    return "\n".join(lines) + "\n"
 
 
-def _tex_cell(cell: Cell, column: Column) -> str:
-    figure = _tex(cell.starred)
+def _tex_line(line: Line, columns: Sequence[FigureColumn]) -> str:
+    indent = r"\quad " if line.published else ""
+    return " & ".join([indent + _tex(line.name), *map(_tex_cell, line.cells, columns)]) + r" \\"
+
+
+def _tex_cell(cell: Cell, column: FigureColumn) -> str:
+    figure = _tex(cell.figure_with_star)
     return _beside(rf"\textbf{{{figure}}}" if cell.best else figure, cell, column)
 
 

@@ -179,9 +179,9 @@ def _shortfall(row: ResultRow, name: str, bound: float) -> str | None:
     if figure.value is None:
         return f"{limit.name} was not measured"
     if not _keeps(figure.value, limit, bound):
-        return f"breaks {described(name, bound)}: {figure_text(figure)}"
+        return f"breaks {constraint_text(name, bound)}: {figure_text(figure)}"
     if not _keeps(_worse_end(figure, limit), limit, bound):
-        return f"may break {described(name, bound)}, as its interval reaches over it: {figure_text(figure)}"
+        return f"may break {constraint_text(name, bound)}, as its interval reaches over it: {figure_text(figure)}"
     return None
 
 
@@ -241,9 +241,7 @@ def _choose(admissible: Rows) -> _Choice:
     elif winner is fastest:
         rule = f"the fastest that keeps the constraints, and the smallest of those that may be as fast: also {others}"
     else:
-        rule = (
-            f"the smallest of those that may be as fast as {clean(fastest.variant)}: their speed intervals overlap"
-        )
+        rule = f"the smallest of those that may be as fast as {clean(fastest.variant)}: their speed intervals overlap"
     return _Choice(winner, surest, [row.variant for row in as_fast], rule)
 
 
@@ -270,7 +268,7 @@ def _beaten(row: ResultRow, measured: Rows, unkept: Mapping[str, Sequence[str]],
     if better:
         return [f"dominated by {clean(better[0].variant)}: no better in ES, speed, disk or memory"]
     if row.variant in choice.as_fast:
-        disk, memory = ([shown(_number(one, metric)) for one in (row, choice.winner)] for metric in _SIZE)
+        disk, memory = ([number_text(_number(one, metric)) for one in (row, choice.winner)] for metric in _SIZE)
         sizes = f"{disk[0]} MB on disk, {memory[0]} over base in memory, against {disk[1]} and {memory[1]}"
         return [f"not faster as far as can be told, nor smaller: {sizes}"]
     speeds = [figure_text(_figure(one, "speed_ratio")) for one in (row, choice.surest)]
@@ -303,16 +301,18 @@ def figure_text(figure: Figure) -> str:
     """A figure for people: its value and interval, or the sign for none."""
     if figure.value is None:
         return NONE
-    interval = "" if figure.lo is None or figure.hi is None else f" [{shown(figure.lo)}, {shown(figure.hi)}]"
-    return shown(figure.value) + interval
+    interval = (
+        "" if figure.lo is None or figure.hi is None else f" [{number_text(figure.lo)}, {number_text(figure.hi)}]"
+    )
+    return number_text(figure.value) + interval
 
 
-def shown(value: float) -> str:
+def number_text(value: float) -> str:
     """A figure for people: four digits, but no fewer than a whole number has."""
     return f"{value:.4g}" if abs(value) < 10_000 else f"{value:.0f}"
 
 
-def described(name: str, bound: float) -> str:
+def constraint_text(name: str, bound: float) -> str:
     """A constraint in words."""
     limit = _LIMITS[name]
     return f"{limit.name} {'at most' if limit.upper else 'at least'} {bound:g}{limit.unit}"
