@@ -11,7 +11,7 @@ from prefect.context import FlowRunContext
 from pydantic import Field
 
 from slimline.flows.build import build
-from slimline.flows.config.host import HostChoice, load_hosts
+from slimline.flows.config.host import HostChoice
 from slimline.flows.config.study import Study, StudyChoice, as_study
 from slimline.flows.executors.dispatch import measure_everywhere
 from slimline.flows.run import Order, Run, failure_reason, record_failure
@@ -33,14 +33,14 @@ class Outcome(NamedTuple):
     failed: dict[str, str]
 
 
-def _sentence() -> str:
+def _run_name() -> str:
     given = runtime.flow_run.parameters
     study, hosts = given.get("study", DEFAULT_STUDY), given.get("hosts")
     name = study if isinstance(study, str) else dict(study)["name"]
     return f"benchmark {name}" + (f" on {', '.join(hosts)}" if hosts else "")
 
 
-@flow(name="benchmark", flow_run_name=_sentence)
+@flow(name="benchmark", flow_run_name=_run_name)
 def benchmark(
     study: StudyChoice | Study = DEFAULT_STUDY,
     variants: list[str] | None = None,
@@ -60,13 +60,12 @@ def benchmark(
         samples: Line-completion samples, 1 to 100,000. Empty: as the study says.
         hosts: Where to measure, all at once. Empty: as the study says.
     """
-    chosen = as_study(study).changed(variants or None, rounds, samples, hosts or None)
-    targets, metrics = load_hosts(chosen.hosts), metrics_store()
-    run = _run_of(chosen)
-    store = artifact_store()
+    chosen = as_study(study).with_options(variants or None, rounds, samples, hosts or None)
+    run, targets = _identify_run(chosen), chosen.targets
+    store, metrics = artifact_store(), metrics_store()
     try:
         with shown_progress(f"{chosen.name}-building"):
-            order = _built(run, store)
+            order = _build_order(run, store)
     except Exception as error:
         for host in targets:
             record_failure(run.at(host), failure_reason(error), metrics)
@@ -76,10 +75,11 @@ def benchmark(
     return Outcome(run.run, _failed(run.run, len(targets) > 1, metrics))
 
 
-def _run_of(study: Study) -> Run:
-    """The run that this flow run is, the same one however often it is started.
+def _identify_run(study: Study) -> Run:
+    """The run that this flow run belongs to: the same one however often the flow run is started.
 
-    Within another flow it is known by its place there: that flow, started again, makes a new flow run of it.
+    A flow run within another flow is identified by its task run there, because the outer flow, started again, makes a
+    new flow run of it.
     """
     context = FlowRunContext.get()
     assert context and context.flow_run  # this is called by the flow
@@ -92,7 +92,7 @@ def _run_of(study: Study) -> Run:
     return Run(run=name, study=study, started=started, flow_run=str(context.flow_run.id))
 
 
-def _built(run: Run, store: ArtifactStore) -> Order:
+def _build_order(run: Run, store: ArtifactStore) -> Order:
     say(f"run {run.run}: preparing data and base model")
     slice_ = steps.prepare_data(run.study.data, store)
     base = steps.make_base(run.study.base, slice_, store)

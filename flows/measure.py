@@ -69,7 +69,7 @@ class _Site(NamedTuple):
         return self.order.study.measuring.rounds * (len(self.order.artifacts) + 1)
 
 
-@flow(name="measure", flow_run_name="measure {order.study.name} on {order.shown_host}")
+@flow(name="measure", flow_run_name="measure {order.study.name} on {order.table_host}")
 def measure(order: Order) -> None:
     """Measure every built variant on this machine and append the rows; what could not be built gets one saying so.
 
@@ -79,16 +79,16 @@ def measure(order: Order) -> None:
     metrics = metrics_store()
     # Where a supervisor and a waiting benchmark have both started it again, the second finds the rows of the first.
     with _only_one(order):
-        stored = stored_rows(metrics, order.run, order.shown_host)
+        stored = stored_rows(metrics, order.run, order.table_host)
         site = _Site(order, artifact_store(), metrics, stored, time.monotonic() + (order.minutes or 0) * 60)
         if not stored.complete:
-            with shown_progress(f"{order.study.name}-measuring-{order.shown_host}"):
+            with shown_progress(f"{order.study.name}-measuring-{order.table_host}"):
                 _measure(site)
 
 
 @contextmanager
 def _only_one(order: Order) -> Iterator[None]:
-    path = home() / "work" / f"{order.run}-{order.shown_host}.lock"
+    path = home() / "work" / f"{order.run}-{order.table_host}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path, poll_interval=1):
         try:
@@ -118,7 +118,7 @@ def _measure(site: _Site) -> None:
 def _conclude(site: _Site, measurements: list[summary.Measurement], ending: Ending) -> None:
     """Append what the rounds come to, unless whoever waits for it has given it up, and has written that."""
     order, metrics = site.order, site.metrics
-    stored = stored_rows(metrics, order.run, order.shown_host)
+    stored = stored_rows(metrics, order.run, order.table_host)
     if not stored.measured:
         append_measurements(order, measurements, site.store, metrics)
     if not stored.complete:
@@ -137,7 +137,7 @@ def _describe(site: _Site) -> Peaks | None:
 def _host_row(order: Order, peaks: Peaks | None) -> HostRow:
     """What this machine is, under the host's name in the tables."""
     row = HostRow(run=order.run, recorded=datetime.now(UTC), **describe_host()._asdict(), **place()._asdict())
-    row = row.replace(host=order.shown_host)
+    row = row.replace(host=order.table_host)
     if peaks is None:
         return row
     return row.replace(
@@ -168,7 +168,7 @@ def _score(site: _Site) -> tuple[dict[str, Score], dict[str, str]]:
         predictions = read_predictions(site.store.path(ref))
         scores[variant] = score_of(predictions)
         if variant not in site.stored.predicted:
-            rows += prediction_rows(site.order.run, site.order.shown_host, variant, predictions)
+            rows += prediction_rows(site.order.run, site.order.table_host, variant, predictions)
     site.metrics.append(rows)
     return scores, failed
 
@@ -220,7 +220,7 @@ def _measure_rounds(site: _Site) -> list[RoundRow]:
                 if (number, variant, replicate) in done or site.too_late:
                     continue
                 turns.begin(f"round {number} of {spec.rounds}: {variant}")
-                visit = summary.Visit(order.run, order.shown_host, number, position, variant, replicate)
+                visit = summary.Visit(order.run, order.table_host, number, position, variant, replicate)
                 row = steps.measure_speed(visit, requests[variant]).replace(**place()._asdict())
                 site.metrics.append([row])
                 rows.append(row)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, NamedTuple
 
@@ -13,7 +12,7 @@ from pydantic import Field
 
 from slimline.dashboards.reports.regressions import render_verdicts
 from slimline.flows.benchmark import DEFAULT_STUDY, benchmark
-from slimline.flows.config.host import HostChoice, load_host, shown_name
+from slimline.flows.config.host import HostChoice, table_name
 from slimline.flows.config.study import Study, StudyChoice, as_study
 from slimline.flows.ui.progress import say
 from slimline.storage.metrics.rows import VerdictRow
@@ -44,7 +43,7 @@ class Verdicts(NamedTuple):
         return [row for row in self.rows if row.verdict == "regression"]
 
 
-class _Host(NamedTuple):
+class _JudgedHost(NamedTuple):
     """What is judged on one host: its history and its judgements so far."""
 
     history: History
@@ -56,12 +55,12 @@ class _Host(NamedTuple):
         return {each.row.variant for each in self.judgements if each.pending}
 
 
-def _sentence() -> str:
+def _run_name() -> str:
     study = runtime.flow_run.parameters.get("study", DEFAULT_STUDY)
     return f"nightly {study if isinstance(study, str) else dict(study)['name']}"
 
 
-@flow(name="nightly", flow_run_name=_sentence)
+@flow(name="nightly", flow_run_name=_run_name)
 def nightly(
     study: StudyChoice | Study = DEFAULT_STUDY,
     variants: list[str] | None = None,
@@ -81,10 +80,12 @@ def nightly(
         samples: Line-completion samples, 1 to 100,000. Empty: as the study says.
         hosts: Where to measure, all at once. Empty: as the study says.
     """
-    chosen = as_study(study).changed(variants or None, rounds, samples, hosts or None)
+    chosen = as_study(study).with_options(variants or None, rounds, samples, hosts or None)
     outcome = benchmark(chosen)
     metrics = metrics_store()
-    judged = _second_look(chosen, [_first_look(metrics, outcome.run, host) for host in run_hosts(metrics, outcome.run)])
+    judged = _measure_again(
+        chosen, [_judge_host(metrics, outcome.run, host) for host in run_hosts(metrics, outcome.run)]
+    )
     rows = [row for each in judged for row in verdict_rows(each.judgements, each.history)]
     metrics.append(rows)
     floors = {each.history.now.host: each.history.now.noise_floor for each in judged}
@@ -96,33 +97,31 @@ def nightly(
     return found
 
 
-def _first_look(metrics: MetricsStore, run: str, host: str) -> _Host:
+def _judge_host(metrics: MetricsStore, run: str, host: str) -> _JudgedHost:
     history = read_history(metrics, run, host, JUDGED_METRICS, NIGHTS_KEPT)
-    found = _Host(history, judge(history, partial(read_predictions, metrics)))
+    found = _JudgedHost(history, judge(history, partial(read_predictions, metrics)))
     for each in found.judgements:
         if each.pending:
             say(f"suspicious on {host}: {each.row.variant}: {each.row.reason}")
     return found
 
 
-def _second_look(study: Study, judged: list[_Host]) -> list[_Host]:
-    """Measure again what is suspicious, in more and more rounds, until it is decided or the noise has won."""
+def _measure_again(study: Study, judged: list[_JudgedHost]) -> list[_JudgedHost]:
+    """Measure again what is suspicious, in more and more rounds, until all is decided or no more are allowed."""
     reruns: list[str] = []
     for before, after in zip((0, *LOOKS), LOOKS, strict=False):
         variants = sorted(set().union(*(each.pending for each in judged)))
         if not variants:
             break
         say(f"measuring again, {after - before} rounds: {', '.join(variants)}")
-        hosts = [name for name in study.hosts if _is_pending(name, judged)]
-        reruns.append(benchmark(study.changed(variants, rounds=after - before, hosts=hosts)).run)
+        pending = {each.history.now.host for each in judged if each.pending}
+        hosts = [name for name, host in zip(study.hosts, study.targets, strict=True) if table_name(host) in pending]
+        reruns.append(benchmark(study.with_options(variants, rounds=after - before, hosts=hosts)).run)
         rounds = read_rounds(metrics_store(), reruns)
-        judged = [_Host(each.history, [settle(one, reruns, rounds) for one in each.judgements]) for each in judged]
+        judged = [
+            _JudgedHost(each.history, [settle(one, reruns, rounds) for one in each.judgements]) for each in judged
+        ]
     return judged
-
-
-def _is_pending(host: str, judged: Sequence[_Host]) -> bool:
-    shown = shown_name(load_host(host))
-    return any(each.pending and each.history.now.host == shown for each in judged)
 
 
 def _emit(row: VerdictRow) -> None:

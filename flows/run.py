@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 
 from pydantic import AwareDatetime, Field, PositiveFloat
 
-from slimline.flows.config.host import Local, Pool, Slurm, shown_name
+from slimline.flows.config.host import Local, Pool, Slurm, table_name
 from slimline.flows.config.study import Study
 from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore
 from slimline.storage.extras import missing_extra
@@ -37,13 +37,13 @@ class Run(Spec):
     failed: dict[str, str] = Field({}, description="Why others were not built, by variant.")
 
     @property
-    def shown_host(self) -> str:
+    def table_host(self) -> str:
         """The host's name in the tables."""
         return self.host or platform.node()
 
     def at(self, host: Local | Pool | Slurm) -> Self:
         """The same for one host."""
-        return self.model_copy(update={"host": shown_name(host)})
+        return self.model_copy(update={"host": table_name(host)})
 
 
 class Order(Run):
@@ -86,7 +86,7 @@ def run_row(run: Run, ending: Ending, node: str | None) -> RunRow:
         study=study.name,
         started=run.started,
         finished=datetime.now(UTC),
-        host=run.shown_host,
+        host=run.table_host,
         node=node,
         flow_run=run.flow_run,
         status="failed" if ending.error else "ok",
@@ -119,7 +119,7 @@ def append_measurements(
     subjects = {variant: _subject(run, variant, store) for variant in study.variants}
     in_order = sorted(measurements, key=lambda each: list(study.variants).index(each.variant))
     rows = summary.measurement_rows(
-        in_order, subjects, run=run.run, study=study.name, host=run.shown_host, time=datetime.now(UTC)
+        in_order, subjects, run=run.run, study=study.name, host=run.table_host, time=datetime.now(UTC)
     )
     metrics.append(rows)
 
@@ -133,13 +133,13 @@ def _subject(run: Run, variant: str, store: ArtifactStore) -> summary.Subject:
 
 def record_failure(run: Run, reason: str, metrics: MetricsStore) -> None:
     """The row of `runs` of a host on which nothing could be measured, unless it has one."""
-    if not stored_rows(metrics, run.run, run.shown_host).recorded:
+    if not stored_rows(metrics, run.run, run.table_host).recorded:
         metrics.append([run_row(run, Ending(None, None, reason), None)])
 
 
 def record_absence(run: Run, reason: str, store: ArtifactStore, metrics: MetricsStore) -> None:
     """The rows of a host that did not measure, or not to the end: every variant has the reason, and so has the run."""
-    stored = stored_rows(metrics, run.run, run.shown_host)
+    stored = stored_rows(metrics, run.run, run.table_host)
     if not stored.measured:
         measured = summary.speed_measurements(stored.rounds, run.study.baseline)
         append_measurements(run, [*measured, *missing_speeds(run, stored.rounds, reason)], store, metrics)

@@ -53,4 +53,4 @@ def chosen_study(
         from slimline.flows.config.study import load_study
 
         names = [variant.strip() for variant in variants.split(",")] if variants is not None else None
-        return load_study(name).changed(names, rounds, samples, hosts)
+        return load_study(name).with_options(names, rounds, samples, hosts)

@@ -108,13 +108,13 @@ def load_hosts(names: Sequence[str]) -> list[Local | Pool | Slurm]:
         StudyError: as `load_host`, or two are the same.
     """
     hosts = [load_host(name) for name in names]
-    shown = [shown_name(host) for host in hosts]
+    shown = [table_name(host) for host in hosts]
     for name in shown:
         if shown.count(name) > 1:
             raise StudyError(f"hosts: two of {', '.join(names)} measure as {name!r}; allowed: once")
     return hosts
 
 
-def shown_name(host: Local | Pool | Slurm) -> str:
+def table_name(host: Local | Pool | Slurm) -> str:
     """A host's name in the tables: the machine's own, where it is this one."""
     return platform.node() if isinstance(host, Local) else host.name

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
-from slimline.flows.config.host import load_hosts
+from slimline.flows.config.host import Local, Pool, Slurm, load_hosts
 from slimline.flows.config.loader import StudyError, find_file, names_in, problems_of, read_fields, unknown
 from slimline.tasks.specs import (
     Base,
@@ -206,7 +207,16 @@ class Study(Spec):
         kept = {name: variant for name, variant in self.variants.items() if name in {*names, self.baseline}}
         return self.model_copy(update={"variants": kept})
 
-    def changed(
+    @cached_property
+    def targets(self) -> tuple[Local | Pool | Slurm, ...]:
+        """The hosts as their files describe them, which are read once.
+
+        Raises:
+            StudyError: there is no such host, its file is invalid, or two of them are the same.
+        """
+        return tuple(load_hosts(self.hosts))
+
+    def with_options(
         self,
         variants: Sequence[str] | None = None,
         rounds: int | None = None,
@@ -216,17 +226,16 @@ class Study(Spec):
         """The study with only these variants and its baseline, other numbers, other hosts; null leaves what it says.
 
         Raises:
-            StudyError: it then cannot run: a name is unknown, a number out of bounds, a host is no host.
+            StudyError: it then cannot run: a name is unknown, a number out of bounds, a host is not a valid host.
         """
-        content = (self if variants is None else self.only(variants)).model_dump()
-        if rounds is not None:
-            content["measuring"]["rounds"] = rounds
-        if samples is not None:
-            content["data"]["samples"] = samples
-        if hosts is not None:
-            content["hosts"] = list(hosts)
-        study = parse_study(content)
-        load_hosts(study.hosts)
+        study = self if variants is None else self.only(variants)
+        if (rounds, samples, hosts) != (None, None, None):
+            content = study.model_dump()
+            content["measuring"]["rounds"] = study.measuring.rounds if rounds is None else rounds
+            content["data"]["samples"] = study.data.samples if samples is None else samples
+            content["hosts"] = study.hosts if hosts is None else list(hosts)
+            study = parse_study(content)
+        assert study.targets  # a host that is not valid is refused now
         return study
 
 

@@ -61,12 +61,12 @@ def _fail(error: ImportError, order: Order, stop: Event) -> None:
 
 def _measure_on(host: Local | Pool | Slurm, executor: Executor, order: Order, stop: Event) -> None:
     order = order.at(host).model_copy(update={"minutes": host.limit_minutes})
-    say(f"measuring on {order.shown_host}")
+    say(f"measuring on {order.table_host}")
     try:
         executor(order, stop)
     except Exception as error:
         reason = str(error) if isinstance(error, HostFailed) else failure_reason(error)
-        say(f"{order.shown_host} failed: {reason}")
-        _log.debug("%s failed", order.shown_host, exc_info=True)
+        say(f"{order.table_host} failed: {reason}")
+        _log.debug("%s failed", order.table_host, exc_info=True)
         if not stop.is_set():  # else the same run may go on later
             record_absence(order, reason, artifact_store(), metrics_store())

@@ -99,7 +99,7 @@ def _require_deployment(host: Pool) -> str:
 
 
 def _require_rows(order: Order) -> None:
-    if not stored_rows(metrics_store(), order.run, order.shown_host).measured:
+    if not stored_rows(metrics_store(), order.run, order.table_host).measured:
         raise HostFailed(f"it has measured, but not into {store_url()}; give its worker the same SLIMLINE_STORE")
 
 

@@ -44,7 +44,7 @@ import slimline.flows.benchmark
 from slimline.flows.cli.flow_runner import run_benchmark
 from slimline.flows.config.study import load_study
 slimline.flows.benchmark.show_run = lambda *_: None  # pictures of ten tables are not what this is about
-study = load_study(sys.argv[1]).changed()
+study = load_study(sys.argv[1]).with_options()
 def parent(number):
     assert not run_benchmark(study).failed
 context = multiprocessing.get_context("fork")  # ten times the imports would take longer than the test
@@ -64,11 +64,11 @@ from slimline.storage.stores import metrics_store
 orders = []
 with patch.object(slimline.flows.benchmark, "measure_everywhere", lambda order, hosts: orders.append(order)), \\
      patch.object(slimline.flows.benchmark, "show_run", lambda *_: None):
-    benchmark(load_study(sys.argv[1]).changed(rounds=2))
+    benchmark(load_study(sys.argv[1]).with_options(rounds=2))
 order, metrics = orders[0], metrics_store()
 measure(order)
 first = metrics.query(f"FROM rounds WHERE run = '{order.run}' AND round = 1").to_pylist()
-metrics.append("rounds", [row | {"run": "killed"} for row in first])  # a run that was killed in its second round
+metrics.append([row | {"run": "killed"} for row in first])  # a run that was killed in its second round
 for _ in range(2):
     measure(order.model_copy(update={"run": "killed"}))
 print(order.run)

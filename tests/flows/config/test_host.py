@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from slimline.flows.config.host import HOSTS, Local, Pool, Slurm, host_names, load_host, load_hosts, shown_name
+from slimline.flows.config.host import HOSTS, Local, Pool, Slurm, host_names, load_host, load_hosts, table_name
 from slimline.flows.config.study import Study, StudyError, load_study
 
 SLURM = {"kind": "slurm", "cores": 8, "memory": "4GB", "walltime": "01:00:00"}
@@ -22,9 +22,9 @@ def written(directory: Path, content: object, name: str = "mine") -> str:
 def test_the_shipped_hosts_are_one_of_each_kind() -> None:
     assert host_names() == ["delftblue", "laptop", "local"]
     local, laptop, delftblue = (load_host(name) for name in ("local", "laptop", "delftblue"))
-    assert isinstance(local, Local) and shown_name(local) == platform.node()
-    assert isinstance(laptop, Pool) and (laptop.pool, shown_name(laptop)) == ("laptop", "laptop")
-    assert isinstance(delftblue, Slurm) and shown_name(delftblue) == "delftblue"
+    assert isinstance(local, Local) and table_name(local) == platform.node()
+    assert isinstance(laptop, Pool) and (laptop.pool, table_name(laptop)) == ("laptop", "laptop")
+    assert isinstance(delftblue, Slurm) and table_name(delftblue) == "delftblue"
     assert (delftblue.partition, delftblue.cores, delftblue.memory) == ("compute", 8, "4GB")
     assert all(load_host(name).description for name in host_names())
 
@@ -82,15 +82,15 @@ def test_a_file_that_is_no_host_is_refused(content: str, tmp_path: Path) -> None
 def test_hosts_that_measure_under_one_name_are_refused(tmp_path: Path) -> None:
     mine = written(tmp_path, POOL, "laptop")
     with pytest.raises(StudyError, match="'laptop' stands twice; allowed: once"):
-        load_study("smoke").changed(hosts=["laptop", "laptop"])
+        load_study("smoke").with_options(hosts=["laptop", "laptop"])
     with pytest.raises(StudyError, match="measure as 'laptop'; allowed: once"):
         load_hosts(["laptop", mine])
 
 
 def test_a_study_is_changed_as_a_whole_or_not_at_all() -> None:
     smoke = load_study("smoke")
-    assert smoke.changed() == smoke
-    changed = smoke.changed(["int8"], rounds=7, samples=9, hosts=["laptop", "local"])
+    assert smoke.with_options() == smoke
+    changed = smoke.with_options(["int8"], rounds=7, samples=9, hosts=["laptop", "local"])
     assert (list(changed.variants), changed.measuring.rounds, changed.data.samples) == (["original", "int8"], 7, 9)
     assert changed.hosts == ("laptop", "local")
     assert Study.model_validate_json(changed.model_dump_json()) == changed
@@ -102,7 +102,7 @@ def test_a_study_is_changed_as_a_whole_or_not_at_all() -> None:
         ({"variants": ["int9"]}, "did you mean int8?"),
     ):
         with pytest.raises(StudyError) as refused:
-            smoke.changed(**change)
+            smoke.with_options(**change)
         assert message in str(refused.value)
 
 
