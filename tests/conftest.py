@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from slimline.storage.metrics.store import MetricsStore
 from slimline.tasks.runtime.machine_lock import LOCK_DIRECTORY
 from tests.command import FIRST_RUN, FirstRun, copy_source, run_command
+from tests.s3 import BUCKET, KEYS, s3_server
 
 # A slow or busy machine is no failure: no test asserts a time.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -65,3 +66,19 @@ def source_copy(tmp_path: Path) -> Iterator[Path]:
 def metrics(tmp_path: Path) -> MetricsStore:
     """An empty metrics store."""
     return MetricsStore(tmp_path / "metrics")
+
+
+@pytest.fixture(scope="session")
+def s3_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a real S3 server."""
+    with s3_server(tmp_path_factory.mktemp("weed")) as url:
+        yield url
+
+
+@pytest.fixture
+def s3(s3_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """An empty place on that server, for this process and those it starts; downloads are cached below `tmp_path`."""
+    for name, value in (KEYS | {"AWS_ENDPOINT_URL": s3_url}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return f"s3://{BUCKET}/{tmp_path.name}"

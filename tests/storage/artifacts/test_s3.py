@@ -1,17 +1,11 @@
 """The stores over a real S3 server on loopback."""
 
 import json
-import os
-import random
 import shutil
-import socket
 import subprocess
-import sysconfig
-import time
 from pathlib import Path
 
 import pytest
-from pyarrow.fs import FileType, S3FileSystem
 
 from slimline.storage.artifacts.store import ArtifactCorrupt, ArtifactMissing, ArtifactStore
 from slimline.storage.metrics.store import MetricsStore, QueryRefused
@@ -21,83 +15,6 @@ from tests.storage.factories import contents, measured, run_row
 
 pytestmark = pytest.mark.e2e
 APPEND = Path(__file__).parents[1] / "metrics" / "programs" / "append_predictions.py"
-KEYS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench-secret", "AWS_DEFAULT_REGION": "us-east-1"}
-SERVICES = ("master", "filer", "volume", "admin")
-
-
-def is_free(port):
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def free_ports(count):
-    """Ports for services that each take a second one, 10,000 above, for gRPC."""
-    candidates = random.sample(range(12_000, 32_000), 1000)  # below the ports that the system gives out by itself
-    return [port for port in candidates if is_free(port) and is_free(port + 10_000)][:count]
-
-
-def server_command(directory, port, others):
-    weed = Path(sysconfig.get_path("scripts")) / "weed"
-    loopback = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.port={port}"]
-    services = [f"-{name}.port={number}" for name, number in zip(SERVICES, others, strict=True)]
-    quiet = ["-master.telemetry=false", "-admin.ui=false", "-webdav=false"]
-    return [str(weed), "mini", f"-dir={directory}", *loopback, *services, *quiet, "-bucket=bench"]
-
-
-def remove_sockets(ports):
-    """The server leaves them in /tmp, and the place of most cannot be chosen."""
-    for port in (*ports, *(port + 10_000 for port in ports)):
-        for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
-            path.unlink()
-
-
-def has_bucket(url):
-    """Asked with the keys: without them the server says 403 before it has made the bucket."""
-    keys = {"access_key": KEYS["AWS_ACCESS_KEY_ID"], "secret_key": KEYS["AWS_SECRET_ACCESS_KEY"]}
-    client = S3FileSystem(**keys, region="us-east-1", endpoint_override=url, connect_timeout=1, request_timeout=2)
-    try:
-        return client.get_file_info("bench").type == FileType.Directory
-    except OSError:
-        return False
-
-
-def wait_until_it_answers(process, url, log):
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()[-2000:]
-        if has_bucket(url):
-            return
-        time.sleep(0.2)
-    pytest.fail(log.read_text()[-2000:])
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("weed")
-    (port, *others), log = free_ports(1 + len(SERVICES)), directory / "log"
-    (directory / "data").mkdir()
-    with log.open("w") as out:
-        command = server_command(directory / "data", port, others)
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | KEYS, cwd=directory)
-    try:
-        wait_until_it_answers(process, f"http://127.0.0.1:{port}", log)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
-        remove_sockets([port, *others])
-
-
-@pytest.fixture
-def s3(server, monkeypatch, tmp_path):
-    for name, value in (KEYS | {"AWS_ENDPOINT_URL": server}).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return f"s3://bench/{tmp_path.name}"
 
 
 def test_artifacts(s3, tree, provenance, tmp_path):
