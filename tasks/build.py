@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore, Provenance
 from slimline.storage.paths import BUNDLED, home
 from slimline.tasks.export.parity import Loadable, parity_in_new_process, reference_in_new_process
-from slimline.tasks.runtime.code_hash import fingerprint, library_versions
+from slimline.tasks.runtime.code_hash import code_hash, step_libraries
 from slimline.tasks.runtime.host import describe_host, usable_threads
 from slimline.tasks.specs import (
     Base,
@@ -207,7 +207,7 @@ def _make(
         provenance = Provenance(
             step={"step": kind_name(spec), **spec.model_dump(mode="json")},
             inputs=list(inputs),
-            versions=library_versions(kind.module),
+            versions=step_libraries(kind.module),
             host=platform.node(),
             created=datetime.now(UTC),
             seconds=time.monotonic() - started,
@@ -244,7 +244,7 @@ def step_key(spec: Spec, inputs: Sequence[ArtifactRef]) -> str:
         kind_name(spec),
         spec.model_dump_json(),
         *(ref.digest for ref in _used(spec, inputs)),
-        fingerprint(kind.module),
+        code_hash(kind.module),
         _outside(spec),
     )
     return sha256("\0".join(parts).encode()).hexdigest()

@@ -24,7 +24,7 @@ from slimline.storage.paths import home
 from slimline.tasks.models.checkpoint import CheckpointError, read_gpt2_config
 from slimline.tasks.pruning.shapes import Shape, shape_of
 from slimline.tasks.pruning.timing import NEW_TOKENS, TimedOn, TimingRequest, time_shapes
-from slimline.tasks.runtime.code_hash import fingerprint, library_versions
+from slimline.tasks.runtime.code_hash import code_hash, step_libraries
 from slimline.tasks.runtime.host import describe_host, usable_cpus, usable_threads
 from slimline.tasks.runtime.machine_lock import machine_lock
 
@@ -59,7 +59,7 @@ class Setting(_Data):
     threads: PositiveInt
     timed_on: TimedOn
     versions: dict[str, str] = Field(description="Of the libraries the engine imports.")
-    code: str = Field(description="Fingerprint of the engine's code and of ours.")
+    code: str = Field(description="Hash of the engine's code and of ours.")
     original: Shape
 
 
@@ -175,8 +175,8 @@ def _setting(original: Shape, timed_on: TimedOn, threads: int) -> Setting:
         cpu=host.cpu,
         threads=threads,
         timed_on=timed_on,
-        versions=library_versions(*_MODULES[timed_on]),
-        code=fingerprint("slimline.tasks.pruning.latency", *_MODULES[timed_on]),
+        versions=step_libraries(*_MODULES[timed_on]),
+        code=code_hash("slimline.tasks.pruning.latency", *_MODULES[timed_on]),
         original=original,
     )
 

@@ -1,85 +1,174 @@
-"""What a step's result depends on besides its inputs: the code it runs and the libraries that code names."""
+"""What a step's result depends on besides its inputs: the code it runs, and the files and libraries that code names.
+
+The code of a step is its module and every module that this one imports, directly or through others, from slimline.tasks
+or, for a step of a user's own, from the folder that the module is in. slimline.storage is deliberately not part of it:
+the store moves bytes and cannot change them.
+"""
 
 from __future__ import annotations
 
 import ast
 import hashlib
 import json
-from collections.abc import Iterator
+import re
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
-# Specs are data, hashed with their values; the store moves bytes and cannot change them.
-_NOT_CODE_OF_A_STEP = {"slimline.tasks.specs"}
 _TASKS = "slimline.tasks"
+# Specs are hashed with their values, and the table of steps only names the code that is hashed.
+_NOT_CODE_OF_A_STEP = {f"{_TASKS}.specs", f"{_TASKS}.registry"}
+_FILE_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")  # neither absolute nor above the folder
 
 
 @lru_cache(maxsize=256)
-def fingerprint(*modules: str) -> str:
-    """SHA-256 over the code of `modules` and of every module of tasks/ they import, and their libraries' versions.
+def code_hash(*modules: str) -> str:
+    """SHA-256 over the code of steps, the data files beside it that it names, and its libraries' versions.
 
-    Comments, docstrings and formatting do not count: editing them retrains nothing.
+    Comments, docstrings and formatting do not count: editing them retrains nothing. A data file counts if a string in
+    the code is its path relative to the folder of one of the modules, as `"literals.json"` in `lexer.py` is.
+
+    Args:
+        modules: Names of the modules that the steps' functions are in.
+
+    Raises:
+        ModuleNotFoundError: one of `modules` has no source file.
     """
-    sources = {name: _without_docstrings(_source(name)) for name in _closure(modules)}
-    libraries = library_versions(*modules)
-    return hashlib.sha256(json.dumps([sources, libraries], sort_keys=True).encode()).hexdigest()
+    code = _closure(modules)
+    sources = {module: _without_docstrings(module) for module in code}
+    parts = [sources, dict(_data_files(code)), step_libraries(*modules)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def library_versions(*modules: str) -> dict[str, str]:
-    """Installed version of every library that the code of `modules` imports, directly or through tasks/."""
-    imported = {name.partition(".")[0] for module in _closure(modules) for name in _imports(module)}
-    return {name: found for name in sorted(imported) if (found := _version(name))}
+def step_libraries(*modules: str) -> dict[str, str]:
+    """Installed version of every library that the code of steps imports, by its import name."""
+    code = _closure(modules)
+    imported = {name.partition(".")[0] for module in code for name in _imports(module)}
+    libraries = imported - sys.stdlib_module_names - {module.partition(".")[0] for module in [*code, "slimline"]}
+    return {name: found for name in sorted(libraries) if (found := _version(name))}
 
 
 @lru_cache(maxsize=256)
 def _version(name: str) -> str | None:
-    """Version of the distribution of that import name; None for the standard library and ourselves."""
+    """Version of the distribution of that import name; None if nothing of that name is installed."""
     try:
         return version(name)
-    except PackageNotFoundError:
-        return None
+    except PackageNotFoundError:  # the distribution has another name, as that of `yaml`
+        return " ".join(sorted({version(each) for each in _distributions().get(name, ())})) or None
+
+
+@lru_cache(maxsize=1)
+def _distributions() -> Mapping[str, list[str]]:
+    return packages_distributions()  # reads a file of every installed package, which takes a second
+
+
+# -------------------------------------------------------------------------------------------------- modules of a step
 
 
 def _closure(modules: tuple[str, ...]) -> list[str]:
+    """The modules whose code counts, `modules` included."""
+    for module in modules:
+        if _file(module) is None:
+            raise ModuleNotFoundError(f"module {module} has no source file")
+    tops = {module.partition(".")[0] for module in modules} - {"slimline"}
+    folders = {_folder(top) for top in tops} - _installation_folders()
     reached: set[str] = set()
     waiting = list(modules)
     while waiting:
         module = waiting.pop()
-        if module in reached or module in _NOT_CODE_OF_A_STEP:
+        if module in reached or module in _NOT_CODE_OF_A_STEP or _file(module) is None:
             continue
         reached.add(module)
-        waiting += [name for name in _imports(module) if name.startswith(f"{_TASKS}.") and _is_module(name)]
-        waiting += [package for package in [module.rpartition(".")[0]] if package.startswith(_TASKS)]
+        found = [*_imports(module), module.rpartition(".")[0]]
+        waiting += [name for name in found if _is_step_code(name, tops, folders)]
     return sorted(reached)
 
 
-def _imports(module: str) -> Iterator[str]:
-    """Dotted names a module imports, inside functions too; `from a import b` gives both a and a.b."""
-    for node in ast.walk(ast.parse(_source(module))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+def _is_step_code(module: str, tops: set[str], folders: set[Path | None]) -> bool:
+    """Whether it is ours, or one of a user's packages `tops`, or in one of a user's `folders`."""
+    top = module.partition(".")[0]
+    if top == "slimline":
+        return f"{module}.".startswith(f"{_TASKS}.")
+    return top in tops or bool(folders and top and _folder(top) in folders)
 
 
-def _is_module(name: str) -> bool:
-    path = Path(__file__).parents[1].joinpath(*name.split(".")[2:])
-    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+@lru_cache(maxsize=1)
+def _installation_folders() -> set[Path | None]:
+    """Where Python and its packages are: what lies beside a module there has nothing to do with it."""
+    return {None, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib"))}
+
+
+@lru_cache(maxsize=1024)
+def _folder(top: str) -> Path | None:
+    """The folder that a top-level module or package is in; None if there is no such module, or it is built in."""
+    spec = find_spec(top)
+    if spec is None:
+        return None
+    if spec.submodule_search_locations:
+        return Path(next(iter(spec.submodule_search_locations))).parent
+    return Path(spec.origin).parent if spec.origin and spec.has_location else None
+
+
+@lru_cache(maxsize=1024)
+def _file(module: str) -> Path | None:
+    """The source file of a module, found without importing it; None if it is a namespace package, or no module."""
+    top, *names = module.split(".")
+    folder = Path(__file__).parents[1] if top == "slimline" else _folder(top)
+    if folder is None:
+        return None
+    path = folder.joinpath(*names[1:]) if top == "slimline" else folder.joinpath(top, *names)
+    return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
+
+
+# --------------------------------------------------------------------------------------------- what is in their source
 
 
 @lru_cache(maxsize=256)
-def _source(module: str) -> str:
-    spec = find_spec(module)
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"no module {module}")
-    return Path(spec.origin).read_text("utf8")
+def _source(module: str) -> bytes:
+    file = _file(module)
+    assert file  # every module of a closure has one
+    return file.read_bytes()
 
 
-def _without_docstrings(source: str) -> str:
-    tree = ast.parse(source)
+@lru_cache(maxsize=256)
+def _nodes(module: str) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(ast.parse(_source(module))))
+
+
+def _imports(module: str) -> Iterator[str]:
+    """Full names of what a module imports, inside functions too; `from a import b` gives both a and a.b."""
+    file = _file(module)
+    package = module if file and file.name == "__init__.py" else module.rpartition(".")[0]
+    for node in _nodes(module):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            origin = resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
+            yield str(origin)
+            yield from (f"{origin}.{alias.name}" for alias in node.names)
+
+
+def _data_files(modules: list[str]) -> Iterator[tuple[str, str]]:
+    """Name and SHA-256 of the files beside the modules that a string in any of them names."""
+    strings = {
+        node.value
+        for module in modules
+        for node in _nodes(module)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and _FILE_NAME.fullmatch(node.value)
+    }
+    folders = {file.parent: module.rpartition(".")[0] for module in modules if (file := _file(module))}
+    for folder, package in folders.items():
+        for name in strings:
+            if not name.endswith(".py") and (folder / name).is_file():
+                yield f"{package}/{name}", hashlib.sha256((folder / name).read_bytes()).hexdigest()
+
+
+def _without_docstrings(module: str) -> str:
+    tree = ast.parse(_source(module))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
             node, clean=False
