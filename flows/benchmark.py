@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, NamedTuple
 
@@ -10,15 +11,17 @@ from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.context import FlowRunContext
 from pydantic import Field
 
+from slimline.dashboards.reports.recommendation import HostResults, results_by_host
 from slimline.flows.build import build
 from slimline.flows.config.host import HostChoice
 from slimline.flows.config.study import Study, StudyChoice, as_study
 from slimline.flows.executors.dispatch import measure_everywhere
 from slimline.flows.run import Order, Run, failure_reason, record_failure
-from slimline.flows.ui.artifacts import show_run, shown_progress
+from slimline.flows.ui.artifacts import show_progress, show_run
 from slimline.flows.ui.progress import say
 from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore
 from slimline.storage.metrics.store import MetricsStore
+from slimline.storage.queries.results import ResultRow, result_rows
 from slimline.storage.queries.resume import failures
 from slimline.storage.stores import artifact_store, metrics_store
 from slimline.tasks import steps
@@ -27,10 +30,16 @@ DEFAULT_STUDY = "embedded"
 
 
 class Outcome(NamedTuple):
-    """A finished run: its identifier, and why a variant of it failed."""
+    """A finished run: its identifier, why a variant of it failed, and its results by host."""
 
     run: str
     failed: dict[str, str]
+    results: Sequence[HostResults] = ()
+
+    @property
+    def rows(self) -> list[ResultRow]:
+        """The rows of all hosts."""
+        return [row for each in self.results for row in each.rows]
 
 
 def _run_name() -> str:
@@ -64,15 +73,16 @@ def benchmark(
     run, targets = _identify_run(chosen), chosen.targets
     store, metrics = artifact_store(), metrics_store()
     try:
-        with shown_progress(f"{chosen.name}-building"):
+        with show_progress(f"{chosen.name}-building"):
             order = _build_order(run, store)
     except Exception as error:
         for host in targets:
             record_failure(run.at(host), failure_reason(error), metrics)
         raise
     measure_everywhere(order, targets)
-    show_run(run.run, chosen.name, store, metrics)
-    return Outcome(run.run, _failed(run.run, len(targets) > 1, metrics))
+    results = results_by_host(result_rows(metrics, run=run.run))
+    show_run(run.run, chosen.name, results, store)
+    return Outcome(run.run, _failure_reasons(run.run, len(targets) > 1, metrics), results)
 
 
 def _identify_run(study: Study) -> Run:
@@ -118,7 +128,7 @@ def _build_all(
     return artifacts, failed
 
 
-def _failed(run: str, on_several: bool, metrics: MetricsStore) -> dict[str, str]:
+def _failure_reasons(run: str, on_several: bool, metrics: MetricsStore) -> dict[str, str]:
     """Why what failed did, by variant; where there are several hosts, by variant and host."""
     return {
         f"{variant} on {host}" if on_several else variant: why

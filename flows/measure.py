@@ -16,7 +16,7 @@ from prefect import flow
 
 from slimline.flows.config.study import Study
 from slimline.flows.run import Ending, Order, append_measurements, missing_speeds, place, run_row
-from slimline.flows.ui.artifacts import shown_progress
+from slimline.flows.ui.artifacts import show_progress
 from slimline.flows.ui.progress import Turns, say
 from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore
 from slimline.storage.metrics.rows import HostRow, PredictionRow, RoundRow
@@ -82,7 +82,7 @@ def measure(order: Order) -> None:
         stored = stored_rows(metrics, order.run, order.table_host)
         site = _Site(order, artifact_store(), metrics, stored, time.monotonic() + (order.minutes or 0) * 60)
         if not stored.complete:
-            with shown_progress(f"{order.study.name}-measuring-{order.table_host}"):
+            with show_progress(f"{order.study.name}-measuring-{order.table_host}"):
                 _measure(site)
 
 

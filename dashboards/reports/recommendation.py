@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import NamedTuple
 
 from slimline.dashboards.reports.result_table import rows_by_host
 from slimline.dashboards.reports.text_tables import align_columns, markdown_table
@@ -13,9 +14,17 @@ from slimline.storage.text import clean, escaped_markdown
 from slimline.tasks.analysis.recommendation import Recommendation, constraint_text, figure_text, recommend
 
 
-def render_recommendations(rows: Sequence[ResultRow], form: str) -> list[str]:
-    """The recommendation under the default constraints for each host of a run, as `render_recommendation` gives it."""
-    return [render_recommendation(recommend(its_rows), form) for its_rows in rows_by_host(rows).values()]
+class HostResults(NamedTuple):
+    """A run's rows on one host, and what is recommended of them."""
+
+    host: str
+    rows: Sequence[ResultRow]
+    recommendation: Recommendation
+
+
+def results_by_host(rows: Sequence[ResultRow]) -> list[HostResults]:
+    """A run's results host by host, each with the recommendation under the default constraints."""
+    return [HostResults(host, its_rows, recommend(its_rows)) for host, its_rows in rows_by_host(rows).items()]
 
 
 def render_recommendation(found: Recommendation, form: str) -> str:

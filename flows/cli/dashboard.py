@@ -1,4 +1,4 @@
-"""`slimline dashboard`: pictures and tables of everything that was measured."""
+"""`slimline dashboard`: charts and tables of everything that was measured."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from slimline.flows.cli.options import refusing
 from slimline.flows.server.ports import require_free_port
 from slimline.storage.child_process import module_command
+from slimline.storage.stores import metrics_store
 
 app = typer.Typer()
 
@@ -28,7 +29,8 @@ def dashboard(
     """
     with refusing():
         require_free_port(host, port)
+        metrics_store()  # what keeps it from being opened is said here, not on every page
     sys.stdout.flush()
-    # The server takes this process's place: whoever stops the command stops it.
+    # The server replaces this process, so that a signal to the command stops it.
     command = module_command("slimline.dashboards.app", host, str(port))
     os.execv(command[0], command)  # noqa: S606 - our own module

@@ -32,7 +32,7 @@ def recommend(
 ) -> None:
     """Name the variant to ship: the fastest of a run that surely keeps the constraints; and why the others lose.
 
-    A constraint holds for the worse end of a 95 % interval. If speeds cannot be told apart, the smaller variant wins.
+    A constraint holds for the worse end of a 95 % interval. If speeds may be equal, the smaller variant wins.
     Without any constraint, ES may drop by 2 points. Exit status 1 if no variant fits.
     """
     from slimline.dashboards.reports.recommendation import render_recommendation

@@ -27,15 +27,15 @@ def report(
     """Write a run, by default the newest, as one HTML file that needs no network: tables, figures, lineage, recipe."""
     with refusing():
         from slimline.dashboards.reports.figures import write_pictures
-        from slimline.dashboards.reports.html_report import report as page
+        from slimline.dashboards.reports.html_report import report as html_page
         from slimline.storage.queries.results import result_rows
 
         rows = result_rows(metrics_store(), study, run)
-        written = write_pictures(rows, figures) if figures else []
+        paths = write_pictures(rows, figures) if figures else []
         if out or not figures:
-            out = out or Path(f"{rows[0]['run']}.html")
+            out = out or Path(f"{rows[0].run}.html")
             out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(page(metrics_store(), artifact_store(), run=str(rows[0]["run"])), "utf8")
-            written.append(out)
-    for path in written:
+            out.write_text(html_page(rows, metrics_store(), artifact_store()), "utf8")
+            paths.append(out)
+    for path in paths:
         typer.echo(path)

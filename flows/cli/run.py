@@ -5,9 +5,7 @@ from __future__ import annotations
 import typer
 
 from slimline.flows.cli.options import Hosts, Json, Rounds, Samples, StudyName, Variants, chosen_study
-from slimline.flows.cli.table import TableFormat, print_table
 from slimline.storage.paths import home
-from slimline.storage.stores import metrics_store
 
 app = typer.Typer()
 
@@ -29,15 +27,16 @@ def run(
     """
     chosen = chosen_study(study, variants, rounds, samples, host)
     home().mkdir(parents=True, exist_ok=True)  # before Prefect opens its database there
-    from slimline.dashboards.reports.recommendation import recommendations
+    from slimline.dashboards.reports.formats import render
+    from slimline.dashboards.reports.recommendation import render_recommendation
     from slimline.flows.cli.flow_runner import run_benchmark
 
     outcome = run_benchmark(chosen)
-    if outcome.run:
-        print_table(None, outcome.run, TableFormat.JSON if as_json else TableFormat.TEXT)
-        if not as_json:
-            typer.echo()
-            typer.echo("\n".join(recommendations(metrics_store(), outcome.run, "text")), nl=False)
+    if outcome.results:
+        typer.echo(render(outcome.rows, "json" if as_json else "text"), nl=False)
+    if outcome.results and not as_json:
+        typer.echo()
+        typer.echo("\n".join(render_recommendation(each.recommendation, "text") for each in outcome.results), nl=False)
     for variant, reason in outcome.failed.items():
         typer.echo(f"failed: {variant}: {reason}", err=True)
     if outcome.failed:

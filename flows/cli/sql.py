@@ -1,4 +1,4 @@
-"""`slimline sql`: every measurement there ever was."""
+"""`slimline sql`: queries over everything that was ever measured."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def sql(
             elif query is None and file is None and sys.stdin.isatty():
                 _prompt(form, out, Limits(seconds))
             else:
-                _answer(_asked(query, file), form, out, Limits(seconds))
+                _answer(_statements(query, file), form, out, Limits(seconds))
     except KeyboardInterrupt:
         fail("the query was cancelled", status=INTERRUPTED)
 
@@ -71,33 +71,33 @@ def sql(
 def _only_one(given: dict[str, object]) -> None:
     named = [name for name, value in given.items() if value is not None]
     if len(named) > 1:
-        raise ValueError(f"{' and '.join(named)} exclude each other")
+        raise ValueError(f"{' and '.join(named)}: only one of them is allowed")
 
 
-def _asked(query: str | None, file: Path | None) -> list[str]:
+def _statements(query: str | None, file: Path | None) -> list[str]:
     if query is not None:
         return [query]
-    from slimline.storage.metrics.sql_text import statements
+    from slimline.storage.metrics.sql_text import statements as split_statements
 
-    return statements(file.read_text("utf8") if file else sys.stdin.read())
+    return split_statements(file.read_text("utf8") if file else sys.stdin.read())
 
 
-def _answer(asked: Sequence[str], form: SqlFormat, out: Path | None, limits: Limits) -> None:
+def _answer(statements: Sequence[str], form: SqlFormat, out: Path | None, limits: Limits) -> None:
     from slimline.dashboards.reports.query_answer import parquet, render_answer
     from slimline.storage.metrics.sandbox import ask
 
     if form is SqlFormat.PARQUET:
-        if out is None or len(asked) != 1:
+        if out is None or len(statements) != 1:
             raise ValueError("--format parquet: needs --out FILE, and exactly one statement")
-        out.write_bytes(parquet(ask(metrics_store().url, asked[0], limits)))
+        out.write_bytes(parquet(ask(metrics_store().url, statements[0], limits)))
         return
-    printed = []
-    for statement in asked:
-        printed.append(render_answer(ask(metrics_store().url, statement, limits), form.value))
+    answers = []
+    for statement in statements:
+        answers.append(render_answer(ask(metrics_store().url, statement, limits), form.value))
         if out is None:
-            typer.echo(printed[-1], nl=False)
+            typer.echo(answers[-1], nl=False)
     if out is not None:
-        out.write_text("".join(printed), "utf8")
+        out.write_text("".join(answers), "utf8")
 
 
 def _prompt(form: SqlFormat, out: Path | None, limits: Limits) -> None:

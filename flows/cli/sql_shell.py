@@ -29,7 +29,7 @@ Tab completes; the arrows bring back earlier ones.
 .schema [T]    the columns of one, or of all
 .help          this
 .quit          the end, as Ctrl-D
-Ctrl-C stops a query, or drops what was typed."""
+Ctrl-C stops a query, or clears what was typed."""
 WORD = re.compile(r"[.\w]+")
 COMMANDS = (".tables", ".schema", ".help", ".quit")
 
@@ -67,9 +67,9 @@ class Prompt:
                 return
             if text == ".quit":
                 return
-            self.obey(text)
+            self.execute(text)
 
-    def obey(self, text: str) -> None:
+    def execute(self, text: str) -> None:
         """One command or some statements, as typed; what goes wrong is printed."""
         try:
             typer.echo(self._command(text) if text.startswith(".") else self._answers(text))
@@ -90,22 +90,22 @@ class Prompt:
         if command == ".tables":
             return "\n".join(f"{each.name:20} {each.kind:6} {each.doc}" for each in self._relations.values())
         if command == ".schema":
-            return "\n\n".join(_described(self._relation(name)) for name in names or self._relations)
-        raise ValueError(f"{command!r} is no command; allowed: {', '.join(COMMANDS)}")
+            return "\n\n".join(_schema_text(self._relation(name)) for name in names or self._relations)
+        raise ValueError(f"{command!r} is not a command; allowed: {', '.join(COMMANDS)}")
 
     def _relation(self, name: str) -> Relation:
         if name not in self._relations:
-            raise ValueError(f".schema: {name!r} is no table or view; allowed: {', '.join(self._relations)}")
+            raise ValueError(f".schema: {name!r} is not a table or view; allowed: {', '.join(self._relations)}")
         return self._relations[name]
 
 
-def _described(relation: Relation) -> str:
+def _schema_text(relation: Relation) -> str:
     lines = [f"  {each.name:28} {each.type.lower():12} {each.doc}".rstrip() for each in relation.columns]
     return "\n".join([f"{relation.name} ({relation.kind}): {relation.doc}", *lines])
 
 
 def _keys() -> KeyBindings:
-    """Enter ends the input where a statement is whole or a command stands, else the line."""
+    """Enter ends the input after a whole statement or a command, otherwise only the line."""
     keys = KeyBindings()
 
     @keys.add("enter")

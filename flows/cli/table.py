@@ -31,13 +31,8 @@ def table(
     form: Annotated[TableFormat, typer.Option("--format", help="How to print it.")] = TableFormat.TEXT,
 ) -> None:
     """Print the result table of a run, by default the newest, beside the published figures."""
-    with refusing():
-        print_table(study, run, form)
-
-
-def print_table(study: str | None, run: str | None, form: TableFormat) -> None:
-    """Print a run's table, the newest's without one."""
     from slimline.dashboards.reports.formats import render
     from slimline.storage.queries.results import result_rows
 
-    typer.echo(render(result_rows(metrics_store(), study, run), form.value), nl=False)
+    with refusing():
+        typer.echo(render(result_rows(metrics_store(), study, run), form.value), nl=False)

@@ -7,10 +7,10 @@ import re
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
-from typing import Any, cast
+from typing import cast
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -24,43 +24,32 @@ from prefect.artifacts import (
 )
 
 from slimline.dashboards.reports.formats import render
-from slimline.dashboards.reports.recommendation import recommendations
-from slimline.storage.artifacts.lineage import ancestry
-from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore
-from slimline.storage.metrics.store import MetricsStore
-from slimline.storage.queries.results import result_rows
+from slimline.dashboards.reports.lineage import Origin, origins
+from slimline.dashboards.reports.recommendation import HostResults, render_recommendation
+from slimline.storage.artifacts.store import ArtifactStore
+from slimline.storage.queries.results import ResultRow
 from slimline.storage.text import escaped_markdown
 from slimline.tasks.runtime.progress import heard_by
 
 _SECONDS_BETWEEN_UPDATES = 5.0
-_DRAWN = ("tradeoff", "speedups")
-_SHOWN = (
-    "host",
-    "variant",
-    "label",
-    "disk_mb",
-    "memory_over_base_mb",
-    "samples_per_s",
-    "speed_ratio",
-    "es",
-    "em",
-    "error",
-)
+_PICTURES = ("tradeoff", "speedups")
+_TABLE_METRICS = ("disk_mb", "memory_over_base_mb", "samples_per_s", "speed_ratio", "es", "em")
 
 
-def show_run(run: str, study: str, store: ArtifactStore, metrics: MetricsStore) -> None:
+def show_run(run: str, study: str, found: Sequence[HostResults], store: ArtifactStore) -> None:
     """Publish a finished run: its table, what to ship, how far to trust it, the trade-off, and where all came from."""
-    rows = [row for row in result_rows(metrics, run=run) if row["run"] == run]
-    short = [{name: _rounded(row.get(name)) for name in _SHOWN} for row in rows]
-    create_table_artifact(key=f"{study}-results", table=short, description=f"Results of {run}")
+    rows = [row for each in found for row in each.rows]
+    create_table_artifact(key=f"{study}-results", table=[_short(row) for row in rows], description=f"Results of {run}")
     create_markdown_artifact(key=f"{study}-table", markdown=render(rows, "md"), description=f"Every figure of {run}")
-    verdict = "\n\n".join([_trust(rows), *recommendations(metrics, run, "md")])
+    trust = "\n".join(_trust(each.rows[0]) for each in found)
+    verdict = "\n\n".join([trust, *(render_recommendation(each.recommendation, "md") for each in found)])
     create_markdown_artifact(key=f"{study}-recommendation", markdown=verdict, description=f"What to ship, by {run}")
     lineage = _lineage(rows, store)
     create_markdown_artifact(key=f"{study}-lineage", markdown=lineage, description=f"What was made from what in {run}")
-    for host in dict.fromkeys(str(row["host"]) for row in rows):
-        for name, caption, url in _pictures([row for row in rows if row["host"] == host]):
-            create_image_artifact(url, key=_key(f"{study}-{name}-{host}"), description=f"{host} in {run}: {caption}")
+    for each in found:
+        for name, caption, url in _pictures(each):
+            key = _key(f"{study}-{name}-{each.host}")
+            create_image_artifact(url, key=key, description=f"{each.host} in {run}: {caption}")
     for page, what in {"": "dashboard", "report": "report"}.items():
         create_link_artifact(
             dashboard_link(run, page),
@@ -80,60 +69,56 @@ def _key(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
-def _rounded(value: object) -> object:
-    return round(value, 3) if isinstance(value, float) else value
+def _table_row(row: ResultRow) -> dict[str, object]:
+    figures = {metric: row.value(metric) for metric in _TABLE_METRICS}
+    rounded = {metric: None if value is None else round(value, 3) for metric, value in figures.items()}
+    return {"host": row.host, "variant": row.variant, "label": row.label, **rounded, "error": row.error}
 
 
-def _pictures(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
-    """Name, caption and a URL that needs no server, of what one host's rows can be drawn as."""
-    from slimline.dashboards.reports.charts import (
-        svg,  # Altair is imported by the run that draws, not by all that measure
-    )
+def _short(row: ResultRow) -> dict[str, object]:
+    """The columns that fit a table in Prefect's interface."""
+    values = {name: row.value(name) for name in _TABLE_METRICS}
+    rounded = {name: None if value is None else round(value, 3) for name, value in values.items()}
+    return {"host": row.host, "variant": row.variant, "label": row.label, **rounded, "error": row.error}
+
+
+def _pictures(found: HostResults) -> Iterator[tuple[str, str, str]]:
+    """Name, caption and a URL that needs no server, of the pictures of one host."""
+    from slimline.dashboards.reports.charts import svg  # imports Altair, which a run that only measures need not
     from slimline.dashboards.reports.figures import pictures
 
-    for picture in pictures(rows):
-        if picture.name in _DRAWN:
+    for picture in pictures(found.rows, found.recommendation):
+        if picture.name in _PICTURES:
             content = b64encode(svg(picture.chart, background="white").encode()).decode()
             yield picture.name, picture.caption, f"data:image/svg+xml;base64,{content}"
 
 
-def _trust(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The noise floor of each host, in words."""
-    floors = {str(row["host"]): (row["noise_floor"], row["tainted"]) for row in rows}
-    return "\n".join(_trusted(host, floor, tainted) for host, (floor, tainted) in floors.items())
-
-
-def _trusted(host: str, floor: float | None, tainted: bool | None) -> str:
-    name = escaped_markdown(host)
-    if floor is None:
+def _trust(row: ResultRow) -> str:
+    """The noise floor of a row's host, in words."""
+    name = escaped_markdown(row.host)
+    if row.noise_floor is None:
         return f"- **{name}**: the noise floor is unknown, so its speeds prove nothing."
-    doubt = "**tainted**: smaller differences in speed mean nothing" if tainted else "trustworthy above that"
-    return f"- **{name}**: the baseline differs from itself by {100 * floor:.1f} % (noise floor); {doubt}."
+    doubt = "**tainted**: smaller differences in speed mean nothing" if row.tainted else "trustworthy above that"
+    return f"- **{name}**: the baseline differs from itself by {100 * row.noise_floor:.1f} % (noise floor); {doubt}."
 
 
-def _lineage(rows: Sequence[Mapping[str, Any]], store: ArtifactStore) -> str:
+def _lineage(rows: Sequence[ResultRow], store: ArtifactStore) -> str:
     """Every artifact behind the rows, after what it was made from."""
-    published = {ref.digest: ref for ref in store.list()}
-    measured: dict[ArtifactRef, dict[str, None]] = {}
-    for row in rows:
-        if ref := published.get(str(row["artifact"])):
-            measured.setdefault(ref, {})[str(row["variant"])] = None
     lines = ["| artifact | made by | from | is | MB | seconds | when |", "|---|---|---|---|---:|---:|---|"]
-    behind = ancestry(measured, store)
-    return "\n".join([*lines, *(_described(ref, list(measured.get(ref, ())), store) for ref in behind)])
+    return "\n".join([*lines, *(_origin_line(origin) for origin in origins(rows, store))])
 
 
-def _described(ref: ArtifactRef, variants: Sequence[str], store: ArtifactStore) -> str:
-    provenance, size = store.provenance(ref), store.summary(ref).size / 1e6
-    parents = ", ".join(f"`{parent}`" for parent in provenance.inputs)
-    named = ", ".join(escaped_markdown(variant) for variant in variants)
-    cells = [f"`{ref}`", str(provenance.step["step"]), parents, named, f"{size:.2f}", f"{provenance.seconds:.1f}"]
-    return f"| {' | '.join(cells)} | {provenance.created:%Y-%m-%d %H:%M} |"
+def _origin_line(origin: Origin) -> str:
+    made = origin.provenance
+    parents = ", ".join(f"`{parent}`" for parent in made.inputs)
+    variants = ", ".join(escaped_markdown(variant) for variant in origin.variants)
+    figures = [f"{origin.size_mb:.2f}", f"{made.seconds:.1f}", f"{made.created:%Y-%m-%d %H:%M}"]
+    return f"| {' | '.join([f'`{origin.ref}`', origin.step, parents, variants, *figures])} |"
 
 
 @contextmanager
-def shown_progress(key: str) -> Iterator[None]:
-    """Meanwhile Prefect shows, as one progress artifact, how far the long work in here has come."""
+def show_progress(key: str) -> Iterator[None]:
+    """Show in Prefect, as one progress artifact, how far the long work within this context has come."""
     with heard_by(_ProgressArtifact(key)):
         yield
 
