@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 TORCH_CPU := https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup bench test testall coverage pictures benchmarks check format lock clean
+.PHONY: help setup bench test testlong testall coverage pictures benchmarks check format lock clean
 
 help: ## Print this help
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -28,12 +28,15 @@ bench: setup ## Build every variant of the default study, measure it here, print
 	$(BIN)/slimline run
 
 # Test files run side by side, a core each; those that take longest come first by name.
-test: setup ## Run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-testall: setup ## Run those as well that drive servers, Slurm, PostgreSQL and the UI for minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'operations or not operations' \
-		--numprocesses auto --dist loadfile --no-loadscope-reorder
+test: setup ## Run the tests
+	$(PYTEST)
+
+testlong: setup ## Run the tests that drive servers, Slurm, PostgreSQL and the UI for minutes
+	$(PYTEST) -m operations
+
+testall: test testlong ## Run all of them
 
 pictures: setup ## Draw the pictures of the documentation, from the newest run of the compression study
 	$(BIN)/slimline report --study compression --figures docs/pictures

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import yaml
 
 from slimline.flows.config.study import STUDIES
 from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore
-from tests.command import ROOT, run_command
+from tests.command import ROOT, run_command, run_program
 
 pytestmark = pytest.mark.e2e
 
@@ -28,14 +26,7 @@ LOADERS = dict(
     )
 )
 VARIANTS = ["original", "int8-static", "openvino-int8", "ctranslate2-int8", "gptq-int4", "slim", "slim-int8"]
-OURS = ("flows", "tasks", "storage", "dashboards", "prefect")
-WITHOUT_US = """
-import json, sys
-directory, prompt = sys.argv[1], json.loads(sys.argv[2])
-{loader}
-assert not {ours!r} & set(sys.modules)
-print(json.dumps(logits.tolist()))
-"""
+RUN_LOADER = Path(__file__).with_name("programs") / "run_loader.py"
 
 
 @pytest.fixture(scope="module")
@@ -87,11 +78,10 @@ def test_every_artifact_loads_without_us(rows: dict[str, dict[str, Any]], home: 
     loadable = [ref for ref in artifacts_of(home) if ref.kind in LOADERS]  # packed weights are of our own format
     for ref in loadable:
         reference: Any = store.provenance(ref).notes["reference"]
-        script = WITHOUT_US.format(loader=LOADERS[ref.kind], ours=set(OURS))
-        command = [sys.executable, "-c", script, str(store.path(ref)), json.dumps(reference["prompt"])]
-        finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=600)
-        assert finished.returncode == 0, f"{ref}: {finished.stderr[-500:]}"
-        logits = json.loads(finished.stdout.splitlines()[-1])
+        guide = tmp_path / f"{ref.kind}.py"
+        guide.write_text(LOADERS[ref.kind], "utf8")
+        printed = run_program(RUN_LOADER, guide, store.path(ref), json.dumps(reference["prompt"])).stdout
+        logits = json.loads(printed.splitlines()[-1])
         found = [logits[token] for token in reference["tokens"]]
         assert found == pytest.approx(reference["logits"], abs=1e-3), str(ref)
     assert {ref.kind for ref in loadable} == set(LOADERS)

@@ -18,6 +18,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import GPT2Config, GPT2LMHeadModel
 
 WORDS = 48
+TRAIN = Path(__file__).with_name("programs") / "train.py"
 SPECIAL = ["<s>", "</s>", "<unk>"]
 
 
@@ -73,7 +74,7 @@ def _sentence(choose: random.Random) -> list[str]:
 def kill_after_first_checkpoint(command: list[str], work_dir: Path) -> None:
     """Run a training in a second process and SIGKILL it once `work_dir` holds a whole checkpoint."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[2]) as process:
+    with subprocess.Popen(command, env=environment) as process:
         try:
             deadline = time.monotonic() + 300
             while not list(work_dir.glob("checkpoint-*/complete")):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +18,10 @@ from slimline.tasks.export.parity import logits_parity
 from slimline.tasks.models.checkpoint import CheckpointError
 from slimline.tasks.quantization.dynamic_int8 import quantize_linear_only
 from slimline.tasks.specs import Decoding, Engine, ExportCtranslate2
+from tests.command import run_program
 from tests.tasks.gpt2_models import POSITIONS, STOP, VOCABULARY, prompts, random_gpt2, save, trained_gpt2
 
+PROGRAMS = Path(__file__).with_name("programs")
 GREEDY = Decoding(max_new_tokens=12)
 NAMED = VOCABULARY - 2  # the last two ids have no token, as after padding a vocabulary
 
@@ -150,42 +150,18 @@ def test_both_worlds_read_the_configuration(checkpoint: Path) -> None:
     assert vocabulary[:2] + vocabulary[-2:] == ["t0", "t1", "<|unused 95|>", "<|unused 96|>"]
 
 
-WITH_THE_LIBRARY_ALONE = """
-import json, sys
-import ctranslate2
-generator = ctranslate2.Generator(sys.argv[1])
-options = {"end_token": ["t0", "t1"], "max_length": 12, "include_prompt_in_result": False}
-results = [generator.generate_batch([prompt], **options)[0] for prompt in (["t3", "t4", "t5"], ["t9"])]
-print(json.dumps([result.sequences_ids[0] for result in results]))
-assert not {"torch", "tasks"} & set(sys.modules)
-"""
-
-
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_the_library_alone_runs_it(precision: str, checkpoint: Path) -> None:
-    command = [sys.executable, "-c", WITH_THE_LIBRARY_ALONE, str(checkpoint / precision)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    output = run_program(PROGRAMS / "use_ctranslate2.py", checkpoint / precision).stdout
     assert json.loads(output) == tokens(load(checkpoint / precision), [[3, 4, 5], [9]])
 
 
-# The engine is a global, alive until Python shuts down.
-IN_A_FRESH_PROCESS = """
-import sys
-from pathlib import Path
-from slimline.tasks.engines.base import load_engine
-from slimline.tasks.specs import Decoding, Engine
-engine = load_engine(Engine(name="ctranslate2"), Path(sys.argv[1]), 1)
-print(engine.logits([3, 4, 5]).tolist())
-engine.complete([[3, 4, 5], [6]], {0}, Decoding(max_new_tokens=3))
-assert not {"torch", "transformers", "tokenizers", "prefect"} & set(sys.modules)
-"""
-
-
-def test_it_works_alone_and_ends_cleanly_in_a_fresh_process(checkpoint: Path, torch_engine: CompletionEngine) -> None:
-    command = [sys.executable, "-c", IN_A_FRESH_PROCESS, str(checkpoint / "int8")]
-    finished = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+def test_it_works_alone_and_ends_cleanly_in_a_fresh_process(checkpoint: Path) -> None:
+    finished = run_program(PROGRAMS / "use_engine.py", "ctranslate2", checkpoint / "int8", 1)
     assert finished.stderr == ""
-    np.testing.assert_allclose(json.loads(finished.stdout), load(checkpoint / "int8").logits([3, 4, 5]), atol=1e-5)
+    found = json.loads(finished.stdout)
+    assert not {"torch", "transformers", "tokenizers", "prefect"} & set(found["modules"])
+    np.testing.assert_allclose(found["logits"], load(checkpoint / "int8").logits([3, 4, 5]), atol=1e-5)
 
 
 BAD_FIELDS: list[tuple[dict[str, Any], str]] = [

@@ -4,8 +4,6 @@ with drafts; and the graph alone, under onnxruntime, is that model too."""
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +23,10 @@ from slimline.tasks.models.checkpoint import CheckpointError, check_weights, rea
 from slimline.tasks.quantization.dynamic_int8 import quantize_linear_only
 from slimline.tasks.quantization.onnx_int8 import quantize_onnx
 from slimline.tasks.specs import Decoding, Engine, EngineName
+from tests.command import run_program
 from tests.tasks.gpt2_models import POSITIONS, STOP, VOCABULARY, prompts, random_gpt2, save, trained_gpt2
 
+PROGRAMS = Path(__file__).with_name("programs")
 GREEDY = Decoding(max_new_tokens=12)
 
 
@@ -197,37 +197,14 @@ def test_the_tokenizer_loses_its_blanks_and_nothing_else(tmp_path: Path) -> None
     assert b"\n" not in (tmp_path / "onnx" / "tokenizer.json").read_bytes()
 
 
-PLAIN = """
-import json, sys
-from pathlib import Path
-import numpy as np
-import onnxruntime
-directory, prompt = Path(sys.argv[1]), json.loads(sys.argv[2])
-session = onnxruntime.InferenceSession(directory / "model.onnx")
-config = json.loads((directory / "config.json").read_text())
-size = 1, config["n_head"], len(prompt), config["n_embd"] // config["n_head"]
-feeds = {
-    "input_ids": np.array([prompt]),
-    "position_ids": np.arange(len(prompt))[None],
-    "wanted": np.array([[len(prompt) - 1]]),
-    "seqlens_k": np.array([len(prompt) - 1], np.int32),
-    "total_sequence_length": np.array(len(prompt), np.int32),
-}
-for layer in range(config["n_layer"]):
-    feeds |= {f"past_{kind}_{layer}": np.zeros(size, np.float32) for kind in ("key", "value")}
-print(json.dumps(session.run(["logits"], feeds)[0][0, 0].tolist()))
-assert not {"tasks", "storage", "torch"} & set(sys.modules)
-"""
-
-
 @pytest.mark.parametrize("int8", [False, True])
 def test_onnxruntime_alone_gives_the_reference_logits(int8: bool, exported: Path, tmp_path: Path) -> None:
     artifact = tmp_path if int8 else exported
     if int8:
         quantize_onnx(exported, artifact, per_channel=True)
     reference = reference_logits(load("onnxruntime", artifact))
-    command = [sys.executable, "-I", "-c", PLAIN, str(artifact), json.dumps(reference["prompt"])]
-    logits = np.array(json.loads(subprocess.run(command, capture_output=True, check=True, timeout=300).stdout))
+    printed = run_program(PROGRAMS / "use_onnxruntime.py", artifact, *reference["prompt"]).stdout
+    logits = np.array(json.loads(printed))
     np.testing.assert_allclose(logits[reference["tokens"]], reference["logits"], atol=1e-5)
 
 
@@ -316,21 +293,9 @@ def test_a_dynamic_int8_checkpoint_cannot_be_exported(tmp_path: Path) -> None:
         export_onnx(tmp_path / "int8", tmp_path / "onnx")
 
 
-ALONE = """
-import sys
-from pathlib import Path
-from slimline.tasks.engines.base import load_engine
-from slimline.tasks.specs import Decoding, Engine
-engine = load_engine(Engine(name="onnxruntime"), Path(sys.argv[1]), 1)
-engine.complete([[3, 4, 5], [6]], {0}, Decoding(max_new_tokens=3, beams=2))
-print(engine.logits([3, 4, 5]).tolist())
-assert not {"torch", "transformers", "prefect", "onnx"} & set(sys.modules)
-"""
-
-
 def test_onnxruntime_works_alone_and_gives_the_same_logits_in_a_fresh_process(
     exported: Path, engines: dict[str, CompletionEngine]
 ) -> None:
-    command = [sys.executable, "-c", ALONE, str(exported)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
-    np.testing.assert_allclose(json.loads(output), engines["torch"].logits([3, 4, 5]), atol=1e-4)
+    found = json.loads(run_program(PROGRAMS / "use_engine.py", "onnxruntime", exported, 2).stdout)
+    assert not {"torch", "transformers", "prefect", "onnx"} & set(found["modules"])
+    np.testing.assert_allclose(found["logits"], engines["torch"].logits([3, 4, 5]), atol=1e-4)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -24,9 +22,11 @@ from slimline.tasks.models.checkpoint import CheckpointError
 from slimline.tasks.quantization.openvino_int8 import quantize_openvino
 from slimline.tasks.runtime.host import has_bf16, isa_flags
 from slimline.tasks.specs import Decoding, Engine, OpenvinoInt8
+from tests.command import run_program
 from tests.tasks.gpt2_models import POSITIONS, STOP, VOCABULARY, counting, prompts, random_gpt2, save, trained_gpt2
 from tests.tasks.tiny import write_model, write_slice
 
+PROGRAMS = Path(__file__).with_name("programs")
 GREEDY = Decoding(max_new_tokens=12)
 ARTIFACT = {"config.json", "openvino_model.bin", "openvino_model.xml", "tokenizer.json"}
 
@@ -326,54 +326,18 @@ def test_a_damaged_graph_is_refused(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ a process of its own
 
 
-ALONE = """
-import json, sys
-from pathlib import Path
-from slimline.tasks.engines.base import load_engine
-from slimline.tasks.export.parity import reference_logits
-from slimline.tasks.specs import Decoding, Engine
-engine = load_engine(Engine(name="openvino"), Path(sys.argv[1]), 1)
-engine.complete([[3, 4, 5], [6]], {0}, Decoding(max_new_tokens=3, beams=2))
-print(json.dumps(reference_logits(engine)))
-unwanted = {"torch", "transformers", "nncf", "prefect", "onnx", "onnxruntime", "safetensors"} & set(sys.modules)
-assert not unwanted, unwanted
-"""
-
-WITHOUT_US = """
-import sys
-import numpy as np
-sys.modules["openvino_telemetry"] = None  # tests report to nobody either
-import openvino
-model = openvino.compile_model(sys.argv[1] + "/openvino_model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-prompt = [int(word) for word in sys.argv[2:]]
-new = len(prompt)
-logits = model({
-    "input_ids": np.array([prompt]),
-    "position_ids": np.arange(new)[None],
-    "mask": np.triu(np.full((1, 1, new, new), -1e30, np.float32), 1),
-    "beam_idx": np.array([0], np.int32),
-    "wanted": np.array([new - 1]),
-})["logits"][0, 0]
-print(logits.tolist())
-"""
-
-
-def run(script: str, home: Path, *words: object) -> Any:
-    command = [sys.executable, "-c", script, *map(str, words)]
-    environment = os.environ | {"HOME": str(home)}
-    finished = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300, env=environment)
-    return json.loads(finished.stdout)
-
-
 @pytest.mark.parametrize("name", ["openvino", "int8"])
 def test_a_fresh_process_with_or_without_us_finds_the_same_logits(
     name: str, trained: Path, int8: Path, tmp_path: Path
 ) -> None:
     expected = reference_logits(load(trained / name))
-    found = run(ALONE, tmp_path, trained / name)
-    assert found["tokens"] == expected["tokens"]
-    np.testing.assert_allclose(found["logits"], expected["logits"], atol=1e-5)
-    plain = np.array(run(WITHOUT_US, tmp_path, trained / name, *expected["prompt"]))
+    # HOME is where OpenVINO's telemetry would keep a client's identifier.
+    ours = json.loads(run_program(PROGRAMS / "use_engine.py", "openvino", trained / name, 2, HOME=str(tmp_path)).stdout)
+    unwanted = {"torch", "transformers", "nncf", "prefect", "onnx", "onnxruntime", "safetensors"}
+    assert not unwanted & set(ours["modules"])
+    np.testing.assert_allclose(ours["logits"], load(trained / name).logits([3, 4, 5]), atol=1e-5)
+    words = (trained / name, *expected["prompt"])
+    plain = np.array(json.loads(run_program(PROGRAMS / "use_openvino.py", *words, HOME=str(tmp_path)).stdout))
     np.testing.assert_allclose(plain[expected["tokens"]], expected["logits"], atol=1e-5)
     assert not list(tmp_path.iterdir()), "openvino's telemetry keeps a client's id in the home directory"
 

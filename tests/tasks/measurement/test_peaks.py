@@ -2,9 +2,8 @@
 
 import json
 import os
-import subprocess
-import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +12,7 @@ from slimline.storage.paths import home
 from slimline.tasks.measurement import peaks
 from slimline.tasks.measurement.peaks import Peaks, PeaksFailed, host_peaks
 from slimline.tasks.runtime.host import describe_host, has_bf16, isa_flags, last_level_cache_bytes
+from tests.command import run_program
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +94,9 @@ def test_precisions_and_columns(fresh_home, no_process):
 
 
 def test_the_parent_holds_no_library_that_computes():
-    code = "import sys, slimline.tasks.measurement.peaks; print({'torch', 'onnxruntime', 'onnx'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
+    program = Path(__file__).parents[1] / "programs" / "print_imports.py"
+    imported = json.loads(run_program(program, "slimline.tasks.measurement.peaks").stdout)
+    assert not set(imported) & {"torch", "onnxruntime", "onnx"}
 
 
 def test_shared_caches_count_once(tmp_path, monkeypatch):

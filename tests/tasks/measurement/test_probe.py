@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from slimline.tasks.export.onnx_export import export_onnx
 from slimline.tasks.measurement.probe import ProbeFailed, ProbeRequest, run_probe
 from slimline.tasks.specs import Decoding, Engine
+from tests.command import program_command
 
 WIDTH, VOCABULARY, POSITIONS, LAYERS = 16, 61, 64, 2
 FIXED = Decoding(fixed_new_tokens=4)
@@ -205,11 +206,8 @@ def test_a_callback_that_raises_abandons_the_measurement(endless):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
 def test_the_probe_dies_with_its_parent(endless):
-    code = (
-        "import sys\nfrom slimline.tasks.measurement.probe import *\n"
-        "run_probe(ProbeRequest.model_validate_json(sys.stdin.read()), 60)"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, text=True) as parent:
+    command = program_command(Path(__file__).with_name("programs") / "start_probe.py")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as parent:
         # Speed mode is silent: a probe that reports progress would also die of the broken pipe.
         parent.stdin.write(endless.model_copy(update={"mode": "speed"}).model_dump_json())
         parent.stdin.close()

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from slimline.tasks.measurement.score import (
     score_files,
     score_pairs,
 )
+from tests.command import run_program
 
 FROZEN = json.loads((Path(__file__).parent / "score_cases.json").read_text(encoding="utf-8"))
 CASES = FROZEN["cases"]
@@ -136,7 +135,6 @@ def test_no_pairs_is_an_error():
 
 
 def test_scoring_imports_nothing_heavy():
-    heavy = "{'numpy', 'scipy', 'pydantic', 'torch'}"
-    code = f"import sys, slimline.tasks.measurement.score; print({heavy} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    program = Path(__file__).parents[1] / "programs" / "print_imports.py"
+    imported = json.loads(run_program(program, "slimline.tasks.measurement.score").stdout)
+    assert not set(imported) & {"numpy", "scipy", "pydantic", "torch"}

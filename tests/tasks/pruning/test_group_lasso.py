@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,8 @@ from slimline.tasks.pruning.group_lasso import (
 )
 from slimline.tasks.specs import GroupLasso
 from slimline.tasks.training.finetune import fine_tune
-from tests.tasks.tiny import kill_after_first_checkpoint, write_model, write_slice
+from tests.command import program_command
+from tests.tasks.tiny import TRAIN, kill_after_first_checkpoint, write_model, write_slice
 
 SPEC = GroupLasso(window=16, batch_size=4, learning_rate=5e-3, max_steps=12)
 
@@ -287,23 +287,11 @@ def test_resumes_to_the_same_zeros(
             assert torch.equal(weight == 0, expected[name] == 0)
 
 
-KILLED = """
-import sys
-from pathlib import Path
-from slimline.tasks.pruning.group_lasso import group_lasso
-from slimline.tasks.specs import GroupLasso
-from slimline.tasks.training import finetune
-finetune._CHECKPOINT_MINUTES = 0.0
-spec, *paths = sys.argv[1:]
-group_lasso(GroupLasso.model_validate_json(spec), *map(Path, paths))
-"""
-
-
 @pytest.mark.e2e
 def test_survives_sigkill(model_dir: Path, slice_dir: Path, tmp_path: Path) -> None:
     spec = SPEC.model_copy(update={"epochs": 100, "max_steps": 60})
     target, work = tmp_path / "target", tmp_path / "work"
-    command = [sys.executable, "-c", KILLED, spec.model_dump_json(), *map(str, (model_dir, slice_dir, target, work))]
+    command = program_command(TRAIN, spec.model_dump_json(), model_dir, slice_dir, target, work)
     kill_after_first_checkpoint(command, work)
     assert not target.exists()
     notes: Any = group_lasso(spec, model_dir, slice_dir, target, work)

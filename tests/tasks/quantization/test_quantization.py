@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +25,11 @@ from slimline.tasks.quantization.dynamic_int8 import quantize_linear_only
 from slimline.tasks.quantization.onnx_int8 import exported_weights, quantize_onnx, quantize_symmetric
 from slimline.tasks.quantization.onnx_static_int8 import best_ranges, extremes, quantize_onnx_static, smooth
 from slimline.tasks.specs import Decoding, Engine, EngineName, OnnxStaticInt8
+from tests.command import run_program
 from tests.tasks.gpt2_models import STOP, prompts, random_gpt2, save, trained_gpt2
 from tests.tasks.tiny import write_model, write_slice
+
+PROGRAMS = Path(__file__).with_name("programs")
 
 
 @pytest.fixture(scope="module")
@@ -264,15 +265,6 @@ def test_torchs_int8_takes_the_head_and_nothing_else(checkpoint: Path, tmp_path:
     assert not json.loads((tmp_path / "config.json").read_text())["tie_word_embeddings"]
 
 
-RELOAD = """
-import sys
-from pathlib import Path
-from slimline.tasks.engines.base import CompletionEngine, load_engine
-from slimline.tasks.specs import Engine
-print(load_engine(Engine(name="torch"), Path(sys.argv[1]), 1).logits([3, 4, 5]).tolist())
-"""
-
-
 def test_torchs_int8_comes_back_whole_in_a_fresh_process(checkpoint: Path, tmp_path: Path) -> None:
     quantize_linear_only(checkpoint, tmp_path)
     with pytest.warns(DeprecationWarning, match=r"torch\.ao\.quantization is deprecated"):
@@ -282,9 +274,8 @@ def test_torchs_int8_comes_back_whole_in_a_fresh_process(checkpoint: Path, tmp_p
             dtype=torch.qint8,
         )
     expected = reference(torch.tensor([[3, 4, 5]]), logits_to_keep=1).logits[0, -1].detach().numpy()
-    command = [sys.executable, "-c", RELOAD, str(tmp_path)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
-    np.testing.assert_allclose(json.loads(output), expected, atol=1e-5)
+    (found,) = json.loads(run_program(PROGRAMS / "print_logits.py", tmp_path).stdout)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_torchs_int8_completions_do_not_depend_on_the_batch(tmp_path: Path) -> None:

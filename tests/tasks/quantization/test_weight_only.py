@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,9 +25,11 @@ from slimline.tasks.models.packed import PACKED, PackedLinear, pack, round_rows
 from slimline.tasks.quantization.dynamic_int8 import quantize_linear_only
 from slimline.tasks.quantization.weight_only import quantize_weights
 from slimline.tasks.specs import Decoding, Engine, WeightOnly
+from tests.command import run_program
 from tests.tasks import tiny
 from tests.tasks.gpt2_models import STOP, prompts, random_gpt2
 
+PROGRAMS = Path(__file__).with_name("programs")
 FORMS = [("rtn", 8), ("rtn", 4), ("gptq", 8), ("gptq", 4)]
 
 
@@ -133,43 +133,10 @@ def test_gptq_is_closer_than_rounding_on_the_language_it_saw(
     assert gptq < 0.8 * rounding
 
 
-READ_WITHOUT_OUR_CODE = """
-import json, sys
-import torch
-from safetensors.torch import load_file
-from transformers import GPT2Config, GPT2LMHeadModel
-def logits(directory):
-    tensors = load_file(f"{directory}/packed.safetensors")
-    state = {name: value.float() for name, value in tensors.items() if value.dtype == torch.float16}
-    for name in [name.removesuffix(".scales") for name in tensors if name.endswith(".scales")]:
-        integers, scales = tensors[f"{name}.weight"], state.pop(f"{name}.scales")
-        if integers.dtype == torch.uint8:
-            integers = torch.cat([integers % 16, integers // 16], dim=1).float() - 8
-        matrix = integers * scales.repeat_interleave(integers.shape[1] // scales.shape[1], dim=1)
-        state[f"{name}.weight"] = matrix.T if ".h." in name else matrix
-    state["lm_head.weight"] = state["transformer.wte.weight"]
-    model = GPT2LMHeadModel(GPT2Config.from_pretrained(directory)).eval()
-    model.load_state_dict(state)
-    return model(torch.tensor([[3, 4, 5]])).logits[0, -1].tolist()
-print(json.dumps([logits(directory) for directory in sys.argv[1:]]))
-assert "tasks" not in sys.modules
-"""
-RELOAD = """
-import json, sys
-from pathlib import Path
-from slimline.tasks.engines.base import load_engine
-from slimline.tasks.specs import Engine
-engines = [load_engine(Engine(name="torch"), Path(directory), 1) for directory in sys.argv[1:]]
-print(json.dumps([engine.logits([3, 4, 5]).tolist() for engine in engines]))
-assert "neural_compressor" not in sys.modules
-"""
-
-
-@pytest.mark.parametrize("script", [READ_WITHOUT_OUR_CODE, RELOAD], ids=["transformers alone", "engine"])
-def test_a_fresh_process_gives_the_same_logits(script: str, quantized: dict[Any, Path]) -> None:
+@pytest.mark.parametrize("program", ["unpack_with_transformers.py", "print_logits.py"])
+def test_a_fresh_process_gives_the_same_logits(program: str, quantized: dict[Any, Path]) -> None:
     directories = [quantized["gptq", 8], quantized["rtn", 4]]
-    command = [sys.executable, "-c", script, *map(str, directories)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    output = run_program(PROGRAMS / program, *directories).stdout
     for found, directory in zip(json.loads(output), directories, strict=True):
         np.testing.assert_allclose(found, load(directory).logits([3, 4, 5]), atol=1e-4)
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,9 @@ from slimline.tasks.pruning.vocabulary import trim_vocabulary
 from slimline.tasks.quantization.weight_only import quantize_weights
 from slimline.tasks.specs import Distill, Engine, TrimVocabulary, WeightOnly
 from slimline.tasks.training.distill import Spelling, _Pair, align, carry_over, distill, soft_cross_entropy, spelling_of
+from tests.command import program_command
 from tests.tasks.bpe_models import write_bpe_model, write_bpe_slice
+from tests.tasks.tiny import TRAIN
 
 SPEC = Distill(minutes=10, max_steps=12, window=64, batch_size=2)
 
@@ -118,14 +119,8 @@ def test_a_student_taught_by_itself_has_nothing_to_learn_from_it(tmp_path: Path,
 
 def test_a_killed_distillation_resumes(tmp_path: Path, student_dir: Path, teacher_dir: Path, slice_dir: Path) -> None:
     spec = SPEC.model_copy(update={"max_steps": 400, "checkpoint_minutes": 0.001})
-    script = (
-        "import sys; from pathlib import Path; from slimline.tasks.specs import Distill\n"
-        "from slimline.tasks.training.distill import distill\n"
-        "distill(Distill.model_validate_json(sys.argv[1]), *map(Path, sys.argv[2:]))"
-    )
     paths = [student_dir, teacher_dir, slice_dir, tmp_path / "target", tmp_path / "work"]
-    command = [sys.executable, "-c", script, spec.model_dump_json(), *map(str, paths)]
-    with subprocess.Popen(command, cwd=Path(__file__).parents[3]) as process:
+    with subprocess.Popen(program_command(TRAIN, spec.model_dump_json(), *paths)) as process:
         while _steps(tmp_path / "work" / "checkpoint.safetensors") < 3:
             assert process.poll() is None
         process.kill()

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from slimline.tasks.models.loading import load_gpt2
 from slimline.tasks.specs import FineTune
 from slimline.tasks.training.finetune import fine_tune, micro_batch, total_steps
 from slimline.tasks.training.resume import last_checkpoint
-from tests.tasks.tiny import kill_after_first_checkpoint, write_model, write_slice
+from tests.command import program_command
+from tests.tasks.tiny import TRAIN, kill_after_first_checkpoint, write_model, write_slice
 
 SPEC = FineTune(window=16, batch_size=4, learning_rate=1e-2, epochs=1, max_steps=12)
 
@@ -171,22 +171,11 @@ def test_checkpoints_by_the_clock_but_not_after_the_last_step(
     assert last_checkpoint(work) == work / "checkpoint-3"
 
 
-KILLED = """
-import sys
-from pathlib import Path
-from slimline.tasks.specs import FineTune
-from slimline.tasks.training.finetune import fine_tune
-from tests.tasks.training.test_finetune import CheckpointEveryStep
-spec, *paths = sys.argv[1:]
-fine_tune(FineTune.model_validate_json(spec), *map(Path, paths), [CheckpointEveryStep()])
-"""
-
-
 @pytest.mark.e2e
 def test_survives_sigkill(model_dir: Path, slice_dir: Path, tmp_path: Path) -> None:
     spec = SPEC.model_copy(update={"epochs": 100, "max_steps": 60})
     target, work = tmp_path / "target", tmp_path / "work"
-    command = [sys.executable, "-c", KILLED, spec.model_dump_json(), *map(str, (model_dir, slice_dir, target, work))]
+    command = program_command(TRAIN, spec.model_dump_json(), model_dir, slice_dir, target, work)
     kill_after_first_checkpoint(command, work)
     assert not target.exists()
     notes = fine_tune(spec, model_dir, slice_dir, target, work)
