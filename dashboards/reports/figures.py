@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from slimline.dashboards.reports.axes import AXES
 from slimline.dashboards.reports.charts import has_points, png, speedups, svg, tradeoff
 from slimline.dashboards.reports.formats import render
-from slimline.dashboards.reports.result_table import rows_by_host
+from slimline.dashboards.reports.recommendation import HostResults, results_by_host
 from slimline.storage.queries.results import ResultRow
-from slimline.tasks.analysis.recommendation import Recommendation, recommend
+from slimline.tasks.analysis.recommendation import Recommendation
 
 if TYPE_CHECKING:
     import altair as alt
@@ -71,18 +71,20 @@ def write_pictures(rows: Sequence[ResultRow], directory: Path) -> list[Path]:
     """
     directory.mkdir(parents=True, exist_ok=True)
     paths = []
-    hosts = rows_by_host(rows)
-    for host, its_rows in hosts.items():
-        for name, content in _files(its_rows, f"-{_file_name(host)}" if len(hosts) > 1 else "").items():
+    hosts = results_by_host(rows)
+    for found in hosts:
+        for name, content in _files(found, f"-{_file_name(found.host)}" if len(hosts) > 1 else "").items():
             (directory / name).write_bytes(content)
             paths.append(directory / name)
     return paths
 
 
-def _files(rows: Sequence[ResultRow], suffix: str) -> dict[str, bytes]:
+def _files(found: HostResults, suffix: str) -> dict[str, bytes]:
     """The files of one host by name."""
-    files = {f"results{suffix}.{end}": render(rows, form).encode() for end, form in (("tex", "latex"), ("md", "md"))}
-    for picture in pictures(rows, recommend(rows)):
+    files = {
+        f"results{suffix}.{end}": render(found.rows, form).encode() for end, form in (("tex", "latex"), ("md", "md"))
+    }
+    for picture in pictures(found.rows, found.recommendation):
         files[f"{picture.name}{suffix}.svg"] = svg(picture.chart, background="white").encode()
         files[f"{picture.name}{suffix}.png"] = png(picture.chart)
     return files

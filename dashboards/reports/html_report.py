@@ -13,9 +13,9 @@ from slimline.dashboards.reports.charts import svg
 from slimline.dashboards.reports.figures import Picture, pictures
 from slimline.dashboards.reports.formats import render
 from slimline.dashboards.reports.lineage import Origin, origins
-from slimline.dashboards.reports.recommendation import render_recommendation
+from slimline.dashboards.reports.recommendation import HostResults, render_recommendation, results_by_host
 from slimline.dashboards.reports.result_table import html as html_table
-from slimline.dashboards.reports.result_table import rows_by_host, sheets
+from slimline.dashboards.reports.result_table import sheets
 from slimline.storage.artifacts.store import ArtifactStore
 from slimline.storage.metrics.metric import TABLE_METRICS
 from slimline.storage.metrics.rows import HostRow
@@ -24,7 +24,6 @@ from slimline.storage.metrics.store import MetricsStore
 from slimline.storage.queries.results import Figure, ResultRow
 from slimline.storage.queries.runs import StudyRecord, run_hosts, study_record
 from slimline.storage.text import NONE, clean
-from slimline.tasks.analysis.recommendation import recommend
 
 QUALITY = ("es_drop", "em_drop", "em_p_value")
 # The policy forbids the page everything outside itself, should a name in it ever be more than text.
@@ -69,7 +68,7 @@ def report(rows: Sequence[ResultRow], store: MetricsStore, artifacts: ArtifactSt
     parts = [
         f"<h1>{_text(title)}</h1>",
         f"<p>Run of the study {_text(first.study)}, started {_text(first.flat()['started'])}; written by slimline.</p>",
-        *(_host(host, its_rows) for host, its_rows in rows_by_host(rows).items()),
+        *map(_host, results_by_host(rows)),
         _lineage(rows, artifacts),
         _environment(hosts),
         _reproduction(study),
@@ -97,15 +96,15 @@ def _text(value: object) -> str:
     return html.escape(clean(value))
 
 
-def _host(host: str, rows: Sequence[ResultRow]) -> str:
-    found = recommend(rows)
+def _host(found: HostResults) -> str:
+    host, rows, recommendation = found
     parts = [
         f"<h2>On {_text(host)}</h2>",
         *(_wide(html_table(sheet), f"results on {host}") for sheet in sheets(rows)),
         "<h3>Which one to ship</h3>",
-        f'<pre tabindex="0">{html.escape(render_recommendation(found, "text"))}</pre>',
+        f'<pre tabindex="0">{html.escape(render_recommendation(recommendation, "text"))}</pre>',
         "<h3>Figures</h3>",
-        *map(_figure, pictures(rows, found)),
+        *map(_figure, pictures(rows, recommendation)),
         "<h3>Is the difference in quality more than chance?</h3>",
         "<p>Drops against the baseline, sample by sample, in points; the p-value is McNemar's, for exact matches.</p>",
         _figures(rows, QUALITY, f"drops in quality on {host}"),

@@ -26,10 +26,11 @@ from prefect.artifacts import (
 from slimline.dashboards.reports.formats import render
 from slimline.dashboards.reports.lineage import Origin, origins
 from slimline.dashboards.reports.recommendation import HostResults, render_recommendation
+from slimline.dashboards.reports.text_tables import markdown_table
 from slimline.storage.artifacts.store import ArtifactStore
 from slimline.storage.queries.results import ResultRow
 from slimline.storage.text import escaped_markdown
-from slimline.tasks.runtime.progress import heard_by
+from slimline.tasks.runtime.progress import progress_listener
 
 _SECONDS_BETWEEN_UPDATES = 5.0
 _PICTURES = ("tradeoff", "speedups")
@@ -39,7 +40,9 @@ _TABLE_METRICS = ("disk_mb", "memory_over_base_mb", "samples_per_s", "speed_rati
 def show_run(run: str, study: str, found: Sequence[HostResults], store: ArtifactStore) -> None:
     """Publish a finished run: its table, what to ship, how far to trust it, the trade-off, and where all came from."""
     rows = [row for each in found for row in each.rows]
-    create_table_artifact(key=f"{study}-results", table=[_short(row) for row in rows], description=f"Results of {run}")
+    create_table_artifact(
+        key=f"{study}-results", table=[_table_row(row) for row in rows], description=f"Results of {run}"
+    )
     create_markdown_artifact(key=f"{study}-table", markdown=render(rows, "md"), description=f"Every figure of {run}")
     trust = "\n".join(_trust(each.rows[0]) for each in found)
     verdict = "\n\n".join([trust, *(render_recommendation(each.recommendation, "md") for each in found)])
@@ -70,15 +73,9 @@ def _key(text: str) -> str:
 
 
 def _table_row(row: ResultRow) -> dict[str, object]:
+    """The columns that fit a table in Prefect's interface."""
     figures = {metric: row.value(metric) for metric in _TABLE_METRICS}
     rounded = {metric: None if value is None else round(value, 3) for metric, value in figures.items()}
-    return {"host": row.host, "variant": row.variant, "label": row.label, **rounded, "error": row.error}
-
-
-def _short(row: ResultRow) -> dict[str, object]:
-    """The columns that fit a table in Prefect's interface."""
-    values = {name: row.value(name) for name in _TABLE_METRICS}
-    rounded = {name: None if value is None else round(value, 3) for name, value in values.items()}
     return {"host": row.host, "variant": row.variant, "label": row.label, **rounded, "error": row.error}
 
 
@@ -103,23 +100,24 @@ def _trust(row: ResultRow) -> str:
 
 
 def _lineage(rows: Sequence[ResultRow], store: ArtifactStore) -> str:
-    """Every artifact behind the rows, after what it was made from."""
-    lines = ["| artifact | made by | from | is | MB | seconds | when |", "|---|---|---|---|---:|---:|---|"]
-    return "\n".join([*lines, *(_origin_line(origin) for origin in origins(rows, store))])
+    """A table of every artifact behind the rows, each after what it was made from."""
+    head = ["artifact", "made by", "from", "is", "MB", "seconds", "when"]
+    rule = ["---", "---", "---", "---", "---:", "---:", "---"]
+    return markdown_table(head, map(_origin_cells, origins(rows, store)), rule)
 
 
-def _origin_line(origin: Origin) -> str:
-    made = origin.provenance
-    parents = ", ".join(f"`{parent}`" for parent in made.inputs)
-    variants = ", ".join(escaped_markdown(variant) for variant in origin.variants)
-    figures = [f"{origin.size_mb:.2f}", f"{made.seconds:.1f}", f"{made.created:%Y-%m-%d %H:%M}"]
-    return f"| {' | '.join([f'`{origin.ref}`', origin.step, parents, variants, *figures])} |"
+def _origin_cells(origin: Origin) -> list[str]:
+    provenance = origin.provenance
+    parents = ", ".join(f"`{parent}`" for parent in provenance.inputs)
+    variants = ", ".join(map(escaped_markdown, origin.variants))
+    figures = [f"{origin.size_mb:.2f}", f"{provenance.seconds:.1f}", f"{provenance.created:%Y-%m-%d %H:%M}"]
+    return [f"`{origin.ref}`", origin.step, parents, variants, *figures]
 
 
 @contextmanager
 def show_progress(key: str) -> Iterator[None]:
     """Show in Prefect, as one progress artifact, how far the long work within this context has come."""
-    with heard_by(_ProgressArtifact(key)):
+    with progress_listener(_ProgressArtifact(key)):
         yield
 
 

@@ -57,11 +57,11 @@ def test_an_answer_goes_to_a_file_also_as_parquet(home):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["SELECT 1", "--format", "parquet"], "needs --out FILE, and exactly one statement"),
+        (["SELECT 1", "--format", "parquet"], "--out"),
         (["SELECT INTERVAL 1 DAY", "--format", "parquet", "--out", "x"], "not for Parquet"),
-        (["SELECT 1", "--file", "x.sql"], "QUERY and --file exclude each other"),
+        (["SELECT 1", "--file", "x.sql"], "QUERY and --file: only one"),
         (["--file", "absent.sql"], "absent.sql"),
-        (["--export", "sqlite", "x"], "--export: 'sqlite', allowed: duckdb"),
+        (["--export", "sqlite", "x"], "'sqlite'"),
         (["SELECT 1; SELECT 2"], "found 2 statements"),
         (["SELECT sleep_ms(100000)", "--seconds", "0.2"], "stopped after 0.2 s"),
     ],
@@ -143,8 +143,8 @@ def test_the_prompt_answers_and_remembers(home, metrics_store, capsys):
     assert "versus_published     view" in printed.out
     assert re.search(r"noise_floor +double +Relative spread", printed.out)
     assert "Ctrl-C stops a query" in printed.out
-    assert "'nope' is no table or view; allowed: runs, " in printed.err
-    assert "'.nonsense' is no command; allowed: .tables, .schema, .help, .quit" in printed.err
+    assert "'nope' is not a table or view; allowed: runs, " in printed.err
+    assert "'.nonsense' is not a command; allowed: .tables, .schema, .help, .quit" in printed.err
     assert "LINE 1: SELECT nope" in printed.err
     assert "+SELECT 40\n++ 2 AS answer;" in (home / "sql_history").read_text()
     assert "answer\n42\n" in typed("\x1b[A" * 7 + "\r.quit\r", metrics_store, capsys).out

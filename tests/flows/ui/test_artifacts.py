@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from slimline.dashboards.reports.recommendation import results_by_host
 from slimline.flows.ui import artifacts
 from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore, Provenance
-from slimline.storage.metrics.store import MetricsStore
-from slimline.storage.queries.results import result_rows
+from tests.factories import result_row
 
 
 def published(store: ArtifactStore, directory: Path, kind: str, step: str, *inputs: ArtifactRef) -> ArtifactRef:
@@ -30,12 +30,8 @@ def test_lineage_names_each_artifact_once_after_what_it_was_made_from(tmp_path: 
     data = published(store, tmp_path / "work", "slice", "data")
     graph = published(store, tmp_path / "work", "onnx", "export-onnx", base)
     int8 = published(store, tmp_path / "work", "onnx", "onnx-static-int8", graph, data)
-    rows = [
-        {"variant": "original", "artifact": base.digest},
-        {"variant": "int8", "artifact": int8.digest},
-        {"variant": "gone", "artifact": "0" * 64},
-        {"variant": "int8", "artifact": int8.digest},
-    ]
+    measured = {"original": base.digest, "int8": int8.digest, "gone": "0" * 64}
+    rows = [result_row(variant, host=host, artifact=measured[variant]) for host in ("a", "b") for variant in measured]
     head, rule, *lines = artifacts._lineage(rows, store).splitlines()
     assert head.count("|") == rule.count("|") == 8
     assert [line.split("|")[1].strip(" `") for line in lines] == [str(ref) for ref in (base, graph, data, int8)]
@@ -48,20 +44,15 @@ def test_lineage_names_each_artifact_once_after_what_it_was_made_from(tmp_path: 
     [(0.02, False, "2.0 % (noise floor); trustworthy"), (0.2, True, "tainted"), (None, True, "unknown")],
 )
 def test_the_noise_floor_is_said(floor: float | None, tainted: bool, words: str) -> None:
-    assert words in artifacts._trust([{"host": "box", "noise_floor": floor, "tainted": tainted}])
+    assert words in artifacts._trust(result_row("original", noise_floor=floor, tainted=tainted))
 
 
-def test_the_pictures_need_no_server(tmp_path: Path) -> None:
-    metrics = MetricsStore(tmp_path)
-    common = {"run": "r", "study": "mine", "host": "box", "variant": "original", "time": datetime.now(UTC)}
+def test_the_pictures_need_no_server() -> None:
     figures = {"samples_per_s": 2.0, "es": 50.0, "es_drop": 0.0, "disk_mb": 3.0, "memory_mb": 9.0, "speed_ratio": 1.0}
-    metrics.append("runs", [{"run": "r", "study": "mine", "host": "box", "started": datetime.now(UTC)}])
-    metrics.append(
-        "measurements", [common | {"metric": name, "value": value, "label": "ours"} for name, value in figures.items()]
-    )
-    drawn = list(artifacts._pictures(result_rows(metrics)))
-    assert [name for name, _, _ in drawn] == ["tradeoff", "speedups"]
-    for _, caption, url in drawn:
+    (found,) = results_by_host([result_row("original", figures)])
+    pictures = list(artifacts._pictures(found))
+    assert [name for name, _, _ in pictures] == ["tradeoff", "speedups"]
+    for _, caption, url in pictures:
         kind, _, content = url.partition(",")
         assert kind == "data:image/svg+xml;base64" and caption
         assert b"original" in base64.b64decode(content)
