@@ -10,16 +10,16 @@ def _prefer(name: str, value: str) -> None:
 
 
 def _prefer_running_server() -> None:
-    """What runs on a home goes to the server that `slimline serve` runs there."""
+    """Use the server that `slimline serve` runs for this state directory, if there is one."""
     if "PREFECT_API_URL" not in os.environ and (home() / "serve.json").exists():
-        from slimline.flows.server.discovery import running_server  # an import that most commands need not wait for
+        from slimline.flows.server.discovery import running_server  # slow, and most commands do not need it
 
         if server := running_server():
             os.environ["PREFECT_API_URL"] = server.api
 
 
-# Prefect reads its settings when it is first imported, so its defaults for slimline stand here. State stays in one
-# place, nothing is sent home, and what the user has set wins.
+# Prefect reads its settings when it is first imported, so slimline's defaults are set before that. State is kept in one
+# directory, nothing is reported to anyone, and settings of the user take precedence.
 _prefer("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 _prefer("DO_NOT_TRACK", "1")
 _prefer("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -1,4 +1,4 @@
-"""What keeps the stores small: deployments that run now and then, or by hand."""
+"""Flows that keep the stores small. They run as deployments, by hand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from slimline.storage.stores import artifact_store, metrics_store
 def compact() -> dict[str, int]:
     """Merge the many small files that runs append into one a month, so that queries stay fast.
 
-    Readers and writers may go on meanwhile. Returns how many files were replaced, by table.
+    Readers and writers may continue meanwhile.
+
+    Returns:
+        How many files were replaced, by table.
     """
     store = metrics_store()
     replaced = {table: store.compact(table) for table in TABLES}
@@ -38,10 +41,10 @@ def gc(
 
     Args:
         keep_hours: Keep what is younger, hours: a run may be using it.
-        dry_run: Only list what would go.
+        dry_run: Only list what would be removed.
     """
     removed = [str(ref) for ref in collect_garbage(artifact_store(), metrics_store(), keep_hours, dry_run)]
-    said = f"{len(removed)} artifacts {'would go' if dry_run else 'removed'}"
-    say(said)
-    create_markdown_artifact(key="gc", markdown="\n".join([said, "", *(f"- {ref}" for ref in removed)]))
+    summary = f"{len(removed)} artifacts {'would be removed' if dry_run else 'removed'}"
+    say(summary)
+    create_markdown_artifact(key="gc", markdown="\n".join([summary, "", *(f"- {ref}" for ref in removed)]))
     return removed

@@ -1,6 +1,6 @@
-"""Variants x rounds on this machine: quality once, speed in interleaved rounds with the baseline twice.
+"""The flow that measures on this machine: quality once, speed in interleaved rounds with the baseline twice.
 
-Killed at any moment and started again with the same order, it measures only what it had not stored yet.
+If it is killed and started again with the same order, it measures only what is not stored yet.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from filelock import FileLock
 from prefect import flow
 
 from slimline.flows.config.study import Study
-from slimline.flows.run import Ending, Order, append_measurements, missing_speeds, place, run_row
+from slimline.flows.run import Order, RunEnd, append_measurements, missing_speeds, place, run_row
 from slimline.flows.ui.artifacts import show_progress
-from slimline.flows.ui.progress import Turns, say
+from slimline.flows.ui.progress import TurnProgress, say
 from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore
 from slimline.storage.metrics.rows import HostRow, PredictionRow, RoundRow
 from slimline.storage.metrics.store import MetricsStore
@@ -48,7 +48,7 @@ __all__ = ["Order", "measure"]
 
 
 class _Site(NamedTuple):
-    """An order being measured here: its stores, what they had of it already, and when to stop."""
+    """An order that is measured here: the stores, which rows they have of it already, and when to stop."""
 
     order: Order
     store: ArtifactStore
@@ -58,7 +58,7 @@ class _Site(NamedTuple):
 
     @property
     def too_late(self) -> str | None:
-        """That the time which the order allows is over, once it is."""
+        """A message once the time that the order allows is over."""
         if self.order.minutes is None or time.monotonic() < self.deadline:
             return None
         return f"the limit of {self.order.minutes:g} minutes was reached"
@@ -71,13 +71,13 @@ class _Site(NamedTuple):
 
 @flow(name="measure", flow_run_name="measure {order.study.name} on {order.table_host}")
 def measure(order: Order) -> None:
-    """Measure every built variant on this machine and append the rows; what could not be built gets one saying so.
+    """Measure every built variant on this machine and append the rows; the others get a row with the reason.
 
     Args:
         order: What to measure, for which run; made by `benchmark`.
     """
     metrics = metrics_store()
-    # Where a supervisor and a waiting benchmark have both started it again, the second finds the rows of the first.
+    # A supervisor and a waiting benchmark may both have started it again: the second finds the rows of the first.
     with _only_one(order):
         stored = stored_rows(metrics, order.run, order.table_host)
         site = _Site(order, artifact_store(), metrics, stored, time.monotonic() + (order.minutes or 0) * 60)
@@ -112,11 +112,11 @@ def _measure(site: _Site) -> None:
         *(share for variant in order.artifacts if peaks for share in _limit_shares(site, variant, rounds, peaks)),
     ]
     reasons = dict.fromkeys([*failed.values(), *([cut_short] if cut_short else [])])
-    _conclude(site, measurements, Ending(*summary.session_noise(rounds, baseline), "; ".join(reasons) or None))
+    _conclude(site, measurements, RunEnd(*summary.session_noise(rounds, baseline), "; ".join(reasons) or None))
 
 
-def _conclude(site: _Site, measurements: list[summary.Measurement], ending: Ending) -> None:
-    """Append what the rounds come to, unless whoever waits for it has given it up, and has written that."""
+def _conclude(site: _Site, measurements: list[summary.Measurement], ending: RunEnd) -> None:
+    """Append the results of the rounds, unless the benchmark has stopped waiting and has written that it did."""
     order, metrics = site.order, site.metrics
     stored = stored_rows(metrics, order.run, order.table_host)
     if not stored.measured:
@@ -126,7 +126,7 @@ def _conclude(site: _Site, measurements: list[summary.Measurement], ending: Endi
 
 
 def _describe(site: _Site) -> Peaks | None:
-    """Store what this machine is; its peaks, without which the variants' shares of its limits are left out."""
+    """Store the description of this machine; return its peaks, or None: then there are no shares of its limits."""
     peaks = _peaks(site.order.study)
     if not site.stored.described:
         row = _host_row(site.order, peaks)
@@ -151,7 +151,7 @@ def _host_row(order: Order, peaks: Peaks | None) -> HostRow:
 
 
 def _peaks(study: Study) -> Peaks | None:
-    """This host's peaks, kept or measured now."""
+    """This host's peaks: those measured before, or measured now."""
     try:
         return host_peaks(threads_of(study.measuring))
     except PeaksFailed as failure:
@@ -213,7 +213,7 @@ def _measure_rounds(site: _Site) -> list[RoundRow]:
     if site.stored.measured or len(done) == site.turns:
         return rows
     requests = _speed_requests(site)
-    with Turns(site.turns) as turns:
+    with TurnProgress(site.turns) as turns:
         for number in range(1, spec.rounds + 1):
             in_turn = round_order(list(order.artifacts), baseline, order.study.seed, number)
             for position, (variant, replicate) in enumerate(in_turn):

@@ -1,4 +1,4 @@
-"""The rows that say how a run went on a host, also where it did not go at all."""
+"""A run, the order that a host gets to measure, and the rows that say how the run ended on a host."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from slimline.tasks.specs import Spec
 
 
 class Run(Spec):
-    """A run, and what of it concerns one host."""
+    """A run, and what a host needs to know of it."""
 
     run: str = Field(description="Identifier of the run.")
     study: Study
@@ -53,8 +53,8 @@ class Order(Run):
     minutes: PositiveFloat | None = Field(None, description="Most minutes to measure; null: no limit.")
 
 
-class Ending(NamedTuple):
-    """How a run ended on a host: the noise floor (relative), whether it taints the run, and what went wrong."""
+class RunEnd(NamedTuple):
+    """How a run ended on a host: the noise floor (relative), whether it taints the run, and why something failed."""
 
     noise_floor: float | None
     tainted: bool | None
@@ -78,7 +78,7 @@ def place() -> Place:
     return Place(platform.node(), os.environ.get("SLURM_JOB_ID"))
 
 
-def run_row(run: Run, ending: Ending, node: str | None) -> RunRow:
+def run_row(run: Run, ending: RunEnd, node: str | None) -> RunRow:
     """A row of `runs`."""
     study = run.study
     return RunRow(
@@ -132,21 +132,21 @@ def _subject(run: Run, variant: str, store: ArtifactStore) -> summary.Subject:
 
 
 def record_failure(run: Run, reason: str, metrics: MetricsStore) -> None:
-    """The row of `runs` of a host on which nothing could be measured, unless it has one."""
+    """Append the row of `runs` of a host on which nothing could be measured, unless it has one."""
     if not stored_rows(metrics, run.run, run.table_host).recorded:
-        metrics.append([run_row(run, Ending(None, None, reason), None)])
+        metrics.append([run_row(run, RunEnd(None, None, reason), None)])
 
 
 def record_absence(run: Run, reason: str, store: ArtifactStore, metrics: MetricsStore) -> None:
-    """The rows of a host that did not measure, or not to the end: every variant has the reason, and so has the run."""
+    """Append the rows of a host that did not measure everything: its run, and each variant without a speed."""
     stored = stored_rows(metrics, run.run, run.table_host)
     if not stored.measured:
-        measured = summary.speed_measurements(stored.rounds, run.study.baseline)
-        append_measurements(run, [*measured, *missing_speeds(run, stored.rounds, reason)], store, metrics)
+        speeds = summary.speed_measurements(stored.rounds, run.study.baseline)
+        append_measurements(run, [*speeds, *missing_speeds(run, stored.rounds, reason)], store, metrics)
     record_failure(run, reason, metrics)
 
 
 def missing_speeds(run: Run, rounds: Sequence[RoundRow], reason: str) -> list[summary.Measurement]:
-    """The speeds of the variants that no round has: that they could not be built, else the reason given."""
+    """Measurements without a value for the variants that no round has: why they were not built, else `reason`."""
     absent = [variant for variant in run.study.variants if variant not in {row.variant for row in rounds}]
     return [summary.absent(variant, "samples_per_s", run.failed.get(variant, reason)) for variant in absent]

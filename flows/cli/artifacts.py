@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from slimline.flows.cli.options import Json, fail, refusing
+from slimline.flows.cli.options import Json, exit_on_bad_input, fail
 from slimline.storage.stores import artifact_store, metrics_store
 
 app = typer.Typer(no_args_is_help=True, help="What was built: list, show, verify, remove.")
@@ -38,7 +38,7 @@ def list_artifacts(as_json: Json = False) -> None:
 @app.command("show", epilog="Example: `slimline artifacts show model:ab12`")
 def show_artifact(reference: Annotated[str, typer.Argument(help="kind:digest, or the beginning of a digest.")]) -> None:
     """An artifact's files and provenance, as JSON."""
-    with refusing():
+    with exit_on_bad_input():
         store = artifact_store()
         ref = store.find(reference)
         shown = {
@@ -77,7 +77,7 @@ def remove_unused(
     """Keep what is new, and what the newest run of every study on every host measured and was made of; nothing else."""
     from slimline.storage.retention import collect_garbage
 
-    with refusing():
+    with exit_on_bad_input():
         removed = collect_garbage(artifact_store(), metrics_store(), keep_hours, dry_run)
     for ref in removed:
         typer.echo(f"{'would remove' if dry_run else 'removed'} {ref}")

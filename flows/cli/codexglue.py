@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from slimline.flows.cli.options import Json, refusing
+from slimline.flows.cli.options import Json, exit_on_bad_input
 
 app = typer.Typer()
 
@@ -23,7 +23,7 @@ def score(
     """Exact match and edit similarity of predictions, as CodeXGLUE's evaluator computes them."""
     from slimline.tasks.measurement.score import score_files
 
-    with refusing():
+    with exit_on_bad_input():
         result = score_files(answers, predictions)
     if as_json:
         typer.echo(json.dumps({"es": round(result.es, 2), "em": round(result.em, 2), "samples": result.samples}))
@@ -36,7 +36,7 @@ def lex(files: Annotated[list[Path], typer.Argument(help="Python files.")]) -> N
     """Print PY150 tokens as CodeXGLUE's preprocessing does, one line a file; `<s> </s>` for one that does not parse."""
     from slimline.tasks.data.lexer import EMPTY, lex_line
 
-    with refusing():
+    with exit_on_bad_input():
         for path in files:
             if not path.is_file():
                 raise ValueError(f"FILE: {path} is not a file")

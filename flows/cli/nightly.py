@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from slimline.flows.cli.options import Hosts, Json, Rounds, Samples, StudyName, Variants, chosen_study, refusing
+from slimline.flows.cli.options import (
+    Hosts,
+    Json,
+    Rounds,
+    Samples,
+    StudyName,
+    Variants,
+    exit_on_bad_input,
+    study_from_options,
+)
 from slimline.storage.paths import home
 from slimline.storage.stores import metrics_store
 
@@ -26,7 +35,7 @@ def nightly(
 
     Exit status 1 if anything has regressed or failed. The first nights only make history.
     """
-    chosen = chosen_study(study, variants, rounds, samples, host)
+    chosen = study_from_options(study, variants, rounds, samples, host)
     home().mkdir(parents=True, exist_ok=True)  # before Prefect opens its database there
     from slimline.dashboards.reports.regressions import render_verdicts
     from slimline.flows.cli.flow_runner import run_nightly
@@ -46,7 +55,7 @@ def regressions(
     as_json: Json = False,
 ) -> None:
     """Print the open regressions: the newest confirmed one of each variant, metric and class of hosts."""
-    with refusing():
+    with exit_on_bad_input():
         from slimline.dashboards.reports.regressions import render_regressions
 
         typer.echo(render_regressions(metrics_store(), recovered, "json" if as_json else "text"), nl=False)

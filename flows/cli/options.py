@@ -23,7 +23,7 @@ Hosts = Annotated[
 
 
 @contextmanager
-def refusing() -> Iterator[None]:
+def exit_on_bad_input() -> Iterator[None]:
     """Bad input ends in one clear message and exit status 2, not in a traceback."""
     try:
         yield
@@ -45,11 +45,11 @@ def fail(message: str, status: int = BAD_INPUT) -> NoReturn:
     raise typer.Exit(status)
 
 
-def chosen_study(
+def study_from_options(
     name: str, variants: str | None, rounds: int | None, samples: int | None, hosts: list[str] | None
 ) -> Study:
     """The study that a command's options ask for; bad input ends the command before anything is computed."""
-    with refusing():
+    with exit_on_bad_input():
         from slimline.flows.config.study import load_study
 
         names = [variant.strip() for variant in variants.split(",")] if variants is not None else None

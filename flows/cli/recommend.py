@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from slimline.flows.cli.options import Json, refusing
+from slimline.flows.cli.options import Json, exit_on_bad_input
 from slimline.storage.stores import metrics_store
 
 app = typer.Typer()
@@ -40,7 +40,7 @@ def recommend(
     from slimline.tasks.analysis.recommendation import Constraints
     from slimline.tasks.analysis.recommendation import recommend as verdict
 
-    with refusing():
+    with exit_on_bad_input():
         constraints = Constraints(max_es_drop, max_em_drop, max_memory_mb, max_disk_mb, min_samples_per_s)
         where = platform.node() if host == "local" else host
         found = verdict(host_rows(metrics_store(), study, run, where), constraints)

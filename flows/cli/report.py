@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from slimline.flows.cli.options import refusing
+from slimline.flows.cli.options import exit_on_bad_input
 from slimline.storage.stores import artifact_store, metrics_store
 
 app = typer.Typer()
@@ -25,7 +25,7 @@ def report(
     ] = None,
 ) -> None:
     """Write a run, by default the newest, as one HTML file that needs no network: tables, figures, lineage, recipe."""
-    with refusing():
+    with exit_on_bad_input():
         from slimline.dashboards.reports.figures import write_pictures
         from slimline.dashboards.reports.html_report import report as html_page
         from slimline.storage.queries.results import result_rows

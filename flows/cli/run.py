@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from slimline.flows.cli.options import Hosts, Json, Rounds, Samples, StudyName, Variants, chosen_study
+from slimline.flows.cli.options import Hosts, Json, Rounds, Samples, StudyName, Variants, study_from_options
 from slimline.storage.paths import home
 
 app = typer.Typer()
@@ -25,7 +25,7 @@ def run(
 
     What is built already is not built again.
     """
-    chosen = chosen_study(study, variants, rounds, samples, host)
+    chosen = study_from_options(study, variants, rounds, samples, host)
     home().mkdir(parents=True, exist_ok=True)  # before Prefect opens its database there
     from slimline.dashboards.reports.formats import render
     from slimline.dashboards.reports.recommendation import render_recommendation

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from slimline.flows.cli.options import fail, refusing
+from slimline.flows.cli.options import exit_on_bad_input, fail
 
 app = typer.Typer()
 _LAST_PORT = 65535
@@ -44,7 +44,7 @@ def serve(
 
     names = tuple(dict.fromkeys(name.strip() for name in pools.split(",") if name.strip()))
     try:
-        with refusing():
+        with exit_on_bad_input():
             running = supervise(ServeOptions(host, port, names, database, connect))
     except ServeError as error:
         fail(str(error), status=1)

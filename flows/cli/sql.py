@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slimline.flows.cli.options import fail, refusing
+from slimline.flows.cli.options import exit_on_bad_input, fail
 from slimline.storage.stores import metrics_store
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def sql(
     ends one.
     """
     try:
-        with refusing():
+        with exit_on_bad_input():
             from slimline.storage.metrics.sandbox import Limits
 
             _only_one({"QUERY": query, "--file": file, "--export": export})

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from slimline.flows.cli.options import refusing
+from slimline.flows.cli.options import exit_on_bad_input
 from slimline.storage.stores import metrics_store
 
 app = typer.Typer()
@@ -34,5 +34,5 @@ def table(
     from slimline.dashboards.reports.formats import render
     from slimline.storage.queries.results import result_rows
 
-    with refusing():
+    with exit_on_bad_input():
         typer.echo(render(result_rows(metrics_store(), study, run), form.value), nl=False)

@@ -9,14 +9,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError, WithJsonSchema, model_validator
 
-from slimline.flows.config.loader import StudyError, find_file, names_in, problems_of, read_fields
+from slimline.flows.config.loader import StudyError, find_file, problem_lines, read_fields, yaml_names
 from slimline.tasks.specs import Spec
 
 HOSTS = Path(__file__).parents[1] / "hosts"
 Line = Annotated[str, Field(pattern=r"^[^\n\r\x00]*$")]
 
 
-class HostFailed(RuntimeError):  # noqa: N818 - read as a sentence
+class HostError(RuntimeError):
     """A host did not measure what it was asked to; the message says why, and what to do about it."""
 
 
@@ -81,7 +81,7 @@ _HOST: TypeAdapter[Local | Pool | Slurm] = TypeAdapter(Host)
 
 def host_names() -> list[str]:
     """The hosts that ship with slimline."""
-    return names_in(HOSTS)
+    return yaml_names(HOSTS)
 
 
 HostChoice = Annotated[str, WithJsonSchema({"type": "string", "enum": host_names(), "title": "Host"})]
@@ -97,7 +97,7 @@ def load_host(name: str) -> Local | Pool | Slurm:
     try:
         return _HOST.validate_python({"name": path.stem, "kind": "local", **read_fields(path, "a host")})
     except ValidationError as error:
-        problems = problems_of(error, "host")
+        problems = problem_lines(error, "host")
         raise StudyError("\n".join(f"{path}: {problem}" for problem in problems)) from error
 
 

@@ -9,7 +9,7 @@ from contextvars import copy_context
 from functools import partial
 from threading import Event
 
-from slimline.flows.config.host import HostFailed, Local, Pool, Slurm
+from slimline.flows.config.host import HostError, Local, Pool, Slurm
 from slimline.flows.executors.work_pool import measure_on_pool
 from slimline.flows.measure import measure
 from slimline.flows.run import Order, failure_reason, record_absence
@@ -65,7 +65,7 @@ def _measure_on(host: Local | Pool | Slurm, executor: Executor, order: Order, st
     try:
         executor(order, stop)
     except Exception as error:
-        reason = str(error) if isinstance(error, HostFailed) else failure_reason(error)
+        reason = str(error) if isinstance(error, HostError) else failure_reason(error)
         say(f"{order.table_host} failed: {reason}")
         _log.debug("%s failed", order.table_host, exc_info=True)
         if not stop.is_set():  # else the same run may go on later

@@ -27,7 +27,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_dask.task_runners import DaskTaskRunner
 
-from slimline.flows.config.host import HostFailed, Slurm
+from slimline.flows.config.host import HostError, Slurm
 from slimline.flows.executors.work_pool import ATTEMPTS, MARGIN_S
 from slimline.flows.measure import measure
 from slimline.flows.run import Order
@@ -59,7 +59,7 @@ class _Job:
         """Submit the job, and have it measure.
 
         Raises:
-            HostFailed: as `measure_in_job`.
+            HostError: as `measure_in_job`.
             _JobError: the job has ended before it had measured.
         """
         self._submit()
@@ -75,7 +75,7 @@ class _Job:
         script.write_text(self._cluster.job_script(), "utf8")
         refused, output = _command("sbatch", "--test-only", str(script))
         if refused:
-            raise HostFailed(f"sbatch refuses the job {script}: {output}")
+            raise HostError(f"sbatch refuses the job {script}: {output}")
         _command("scancel", "--user", getpass.getuser(), "--name", self._cluster.job_name)  # of a killed benchmark
         self._cluster.scale(jobs=1)
 
@@ -89,7 +89,7 @@ class _Job:
             if ended or not status:
                 raise _JobError(f"job {job} ended before it began to measure: {self._log_tail()}")
             if time.monotonic() > deadline:
-                raise HostFailed(f"job {job} did not start within {minutes:g} minutes: {status}")
+                raise HostError(f"job {job} did not start within {minutes:g} minutes: {status}")
 
     def await_end(self, future: Any) -> None:
         """Wait for the task that was submitted to the job; raises what `measure` does."""
@@ -103,7 +103,7 @@ class _Job:
             if now - seen > _LOST_AFTER_S:
                 raise _JobError(f"job {self.identifier} or its node ended: {self._log_tail()}")
             if now > deadline:
-                raise HostFailed(f"job {self.identifier} was not done within {minutes:g} minutes")
+                raise HostError(f"job {self.identifier} was not done within {minutes:g} minutes")
         if future.wrapped_future.status != "finished":
             raise _JobError(f"job {self.identifier} ended: {self._log_tail()}")
         future.wait()
@@ -112,7 +112,7 @@ class _Job:
 
     def _sleep(self) -> None:
         if self._stop.wait(_POLL_S):
-            raise HostFailed("the run was stopped")
+            raise HostError("the run was stopped")
 
     def _is_connected(self) -> bool:
         return bool(self._cluster.scheduler_info["workers"])
@@ -159,10 +159,10 @@ def measure_in_job(host: Slurm, order: Order, stop: Event) -> None:
         stop: Ends the job once it is set.
 
     Raises:
-        HostFailed: Slurm refused the job or did not start it in time, it took too long, or ended too early every time.
+        HostError: Slurm refused the job or did not start it in time, it took too long, or ended too early every time.
     """
     if shutil.which("sbatch") is None:
-        raise HostFailed("there is no sbatch here; run the benchmark on a machine that submits to the cluster")
+        raise HostError("there is no sbatch here; run the benchmark on a machine that submits to the cluster")
     with get_client(sync_client=True) as client:
         api = str(client.api_url).rstrip("/")
     reason = ""
@@ -174,7 +174,7 @@ def measure_in_job(host: Slurm, order: Order, stop: Event) -> None:
         except _JobError as error:
             reason = str(error)
             say(f"{host.name}, attempt {attempt} of {ATTEMPTS}: {reason}")
-    raise HostFailed(f"failed {ATTEMPTS} times, at last: {reason}")
+    raise HostError(f"failed {ATTEMPTS} times, at last: {reason}")
 
 
 @contextmanager

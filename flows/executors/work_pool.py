@@ -19,7 +19,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import get_current_settings
 from prefect.states import Cancelling, Crashed
 
-from slimline.flows.config.host import HostFailed, Pool
+from slimline.flows.config.host import HostError, Pool
 from slimline.flows.measure import measure
 from slimline.flows.run import Order
 from slimline.flows.server.registration import create_pools
@@ -52,17 +52,17 @@ def measure_on_pool(host: Pool, order: Order, stop: Event) -> None:
         stop: Cancels the flow run once it is set.
 
     Raises:
-        HostFailed: no worker took it, it took too long, or it failed every time.
+        HostError: no worker took it, it took too long, or it failed every time.
     """
     if get_current_settings().api.url is None:
-        raise HostFailed("a worker needs a server that it can reach; start one with: slimline serve")
+        raise HostError("a worker needs a server that it can reach; start one with: slimline serve")
     problem: str | None = None
     for attempt in range(1, ATTEMPTS + 1):
         problem = _Watch(host, _start_flow_run(host, order, attempt), stop).wait()
         if problem is None:
             return _require_rows(order)
         say(f"{host.name}, attempt {attempt} of {ATTEMPTS}: {problem}")
-    raise HostFailed(f"failed {ATTEMPTS} times, at last: {problem}")
+    raise HostError(f"failed {ATTEMPTS} times, at last: {problem}")
 
 
 def _start_flow_run(host: Pool, order: Order, attempt: int) -> UUID:
@@ -100,7 +100,7 @@ def _require_deployment(host: Pool) -> str:
 
 def _require_rows(order: Order) -> None:
     if not stored_rows(metrics_store(), order.run, order.table_host).measured:
-        raise HostFailed(f"it has measured, but not into {store_url()}; give its worker the same SLIMLINE_STORE")
+        raise HostError(f"it has measured, but not into {store_url()}; give its worker the same SLIMLINE_STORE")
 
 
 class _Watch:
@@ -120,7 +120,7 @@ class _Watch:
             None once it has completed; else why another attempt is worth it.
 
         Raises:
-            HostFailed: no other attempt is.
+            HostError: no other attempt is.
         """
         deadline = time.monotonic() + self._host.limit_minutes * 60 + MARGIN_S
         with get_client(sync_client=True) as client:
@@ -130,10 +130,10 @@ class _Watch:
                     return problem
                 if time.monotonic() > deadline:
                     self._cancel(client)
-                    raise HostFailed(f"not done within {self._host.limit_minutes:g} minutes")
+                    raise HostError(f"not done within {self._host.limit_minutes:g} minutes")
                 self._stop.wait(_POLL_S)
             self._cancel(client)
-        raise HostFailed("the run was stopped")
+        raise HostError("the run was stopped")
 
     def _check_server(self, client: SyncPrefectClient) -> tuple[bool, str | None]:
         try:
@@ -163,7 +163,7 @@ class _Watch:
         if waited_s > minutes * 60 and not _has_worker(client, self._host):
             self._cancel(client)
             start = f"prefect worker start --pool {pool}"
-            raise HostFailed(f"no worker of pool {pool} took it within {minutes:g} minutes; start one with: {start}")
+            raise HostError(f"no worker of pool {pool} took it within {minutes:g} minutes; start one with: {start}")
 
     def _seconds_in(self, phase: _Phase) -> float:
         """Seconds it has been in this phase."""

@@ -1,4 +1,4 @@
-"""What a person watching a run sees, on standard error."""
+"""Progress of a run, on standard error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _console = Console(stderr=True, highlight=False)
 
 
 def say(text: str) -> None:
-    """One line to the person at the terminal and into the flow run's log."""
+    """Print a line at the terminal, and write it to the flow run's log."""
     _console.print(text)
     try:
         get_run_logger().info(text)
@@ -23,12 +23,12 @@ def say(text: str) -> None:
         return
 
 
-class Turns:
-    """A progress bar over measuring processes; off a terminal, a line each instead."""
+class TurnProgress:
+    """A progress bar over the processes that measure; without a terminal, a line for each instead."""
 
     def __init__(self, total: int) -> None:
         self._bar = progress_bar()
-        # The bar must not take the core that is being measured: it is drawn between measurements only.
+        # A bar that refreshes by itself would use a core that is being measured: it is drawn between measurements only.
         self._bar.live.auto_refresh = False
         self._task = self._bar.add_task("measuring", total=total)
         self._turn = ""
@@ -43,13 +43,13 @@ class Turns:
         self._bar.stop()
 
     def begin(self, turn: str) -> None:
-        """A measuring process is about to start."""
+        """Say that a process is about to start."""
         self._turn = turn
         self._bar.update(self._task, description=turn)
         self._bar.refresh()
 
     def end(self, samples_per_s: float | None) -> None:
-        """It has ended, with its speed or without."""
+        """Say that it has ended, and how fast it was; null: it failed."""
         self._bar.advance(self._task)
         if not _console.is_terminal:
             speed = "failed" if samples_per_s is None else f"{samples_per_s:.2f} samples/s"

@@ -62,9 +62,8 @@ def make_run(state: State, age: timedelta = timedelta(minutes=5), **fields: Any)
     worker = fields.pop("worker", "box-local")
     state = state.model_copy(update={"timestamp": datetime.now(UTC) - age})
     labels = {} if worker is None else {"prefect.worker.name": worker}
-    return FlowRun(
-        **{"flow_id": uuid4(), "name": "run", "work_pool_name": "local", "labels": labels, **fields}, state=state
-    )
+    fields = {"flow_id": uuid4(), "name": "run", "work_pool_name": "local", "labels": labels, **fields}
+    return FlowRun(**fields, state=state)
 
 
 class FakeClient:
@@ -157,13 +156,8 @@ class FakeClient:
 
     def update_deployment_schedule(self, deployment: UUID, schedule: UUID, active: bool) -> None:
         self._answer()
-        (found,) = (
-            each
-            for known in self.deployments
-            if known.id == deployment
-            for each in known.schedules
-            if each.id == schedule
-        )
+        schedules = [each for known in self.deployments if known.id == deployment for each in known.schedules]
+        (found,) = (each for each in schedules if each.id == schedule)
         found.active = active
 
     def read_deployment_by_name(self, name: str) -> Any:

@@ -265,12 +265,12 @@ def measured(home: Path) -> MetricsStore:
         "broken": (9.0, 17.0, 5.0),
     }
     metrics = MetricsStore(home / "metrics")
-    metrics.append("runs", [{"run": "r1", "study": "mine", "host": "box", "started": NOON, "status": "ok"}])
+    metrics.append([{"run": "r1", "study": "mine", "host": "box", "started": NOON, "status": "ok"}])
     for variant, (speed, drop, disk) in figures.items():
         values = {"speed_ratio": speed, "samples_per_s": speed, "es": 50 - drop, "es_drop": drop, "disk_mb": disk}
         values |= {"memory_mb": 5 * disk, "memory_over_base_mb": 4 * disk}
         row = {"run": "r1", "study": "mine", "host": "box", "variant": variant, "time": NOON}
-        metrics.append("measurements", [row | {"metric": metric, "value": value} for metric, value in values.items()])
+        metrics.append([row | {"metric": metric, "value": value} for metric, value in values.items()])
     return metrics
 
 
@@ -430,8 +430,8 @@ def test_gc_keeps_what_the_newest_run_measured_and_was_made_of(
 ) -> None:
     measured = {"study": "mine", "host": "box", "variant": "onnx", "metric": "es", "value": 1.0, "time": NOON}
     metrics = MetricsStore(home / "metrics")
-    metrics.append("runs", [{"run": "r1", "study": "mine", "host": "box", "started": NOON, "status": "ok"}])
-    metrics.append("measurements", [measured | {"run": "r1", "artifact": published.graph.digest}])
+    metrics.append([{"run": "r1", "study": "mine", "host": "box", "started": NOON, "status": "ok"}])
+    metrics.append([measured | {"run": "r1", "artifact": published.graph.digest}])
     store = ArtifactStore(home / "artifacts")
     dry = slimline("artifacts", "gc", "--keep-hours", "0", "--dry-run")
     assert (dry.status, dry.out) == (0, f"would remove {published.slice_}\n1 artifacts would go\n")

@@ -81,9 +81,9 @@ def test_a_file_that_is_no_host_is_refused(content: str, tmp_path: Path) -> None
 
 def test_hosts_that_measure_under_one_name_are_refused(tmp_path: Path) -> None:
     mine = written(tmp_path, POOL, "laptop")
-    with pytest.raises(StudyError, match="'laptop' stands twice; allowed: once"):
+    with pytest.raises(StudyError, match=r"'laptop'.*once"):
         load_study("smoke").with_options(hosts=["laptop", "laptop"])
-    with pytest.raises(StudyError, match="measure as 'laptop'; allowed: once"):
+    with pytest.raises(StudyError, match=r"'laptop'.*once"):
         load_hosts(["laptop", mine])
 
 
