@@ -71,7 +71,7 @@ class Rule(NamedTuple):
         return -math.log(1 - self.relevant)
 
 
-class Expected(NamedTuple):
+class Expectation(NamedTuple):
     """What a night of a series should measure.
 
     `level` rests on `nights`, from index `start` of the series; `between` is the standard deviation of a night's true
@@ -100,7 +100,7 @@ class Shift(NamedTuple):
     hi: float
 
 
-def expected(series: Sequence[Night], rule: Rule, starts: Collection[str] = ()) -> Expected | None:
+def expect_night(series: Sequence[Night], rule: Rule, starts: Collection[str] = ()) -> Expectation | None:
     """What the next night of a series (oldest first) should measure; None where it is too short to say.
 
     The level is that of the nights since the last change: of those `starts` (runs) that were confirmed as one, and else
@@ -120,7 +120,7 @@ def expected(series: Sequence[Night], rule: Rule, starts: Collection[str] = ()) 
     uncertainty = spread * math.sqrt((_MEDIAN_PENALTY if end - start > 2 else 1.0) / (end - start))
     degrees = len(residuals) - len(found) + _PRIOR_NIGHTS
     level = float(np.median(values[start:end]))
-    return Expected(level, end - start, start, between, within, uncertainty, degrees)
+    return Expectation(level, end - start, start, between, within, uncertainty, degrees)
 
 
 def _pieces(values: NDArray[np.float64], rule: Rule, confirmed: Sequence[int]) -> list[tuple[int, int]]:
@@ -163,12 +163,12 @@ def _median_of_squares(degrees: int) -> float:
     return float(stats.chi2.median(degrees))
 
 
-def suspected(night: Night, expectation: Expected, rule: Rule) -> bool:
+def is_suspicious(night: Night, expectation: Expectation, rule: Rule) -> bool:
     """Whether a night is so far from its level that it should be measured again."""
     return abs(night.level - expectation.level) > tolerance(len(night.values), expectation, rule)
 
 
-def tolerance(rounds: int, expectation: Expected, rule: Rule) -> float:
+def tolerance(rounds: int, expectation: Expectation, rule: Rule) -> float:
     """How far a night of that many rounds may be from its level: the noise band, or half of what would be relevant.
 
     Half, because noise may have hidden the other half.
@@ -176,7 +176,7 @@ def tolerance(rounds: int, expectation: Expected, rule: Rule) -> float:
     return max(expectation.band(rounds), rule.step / 2)
 
 
-def shift(values: Sequence[float], expectation: Expected) -> Shift:
+def shift(values: Sequence[float], expectation: Expectation) -> Shift:
     """How far the median of new rounds is from the level, with an interval that knows of the noise between nights.
 
     Infinite ends where the rounds are too few to have any.
@@ -189,7 +189,7 @@ def shift(values: Sequence[float], expectation: Expected) -> Shift:
     return Shift(middle, middle - math.hypot(value - low, reach), middle + math.hypot(high - value, reach))
 
 
-def decided(values: Sequence[float], expectation: Expected, rule: Rule) -> Decision:
+def decide(values: Sequence[float], expectation: Expectation, rule: Rule) -> Decision:
     """What the rounds of a re-run say: a relevant change that the noise does not explain, none, or not yet."""
     found = shift(values, expectation)
     if found.hi < 0 and found.value <= -rule.step:
@@ -210,7 +210,7 @@ def median_bounds(values: Sequence[float]) -> tuple[float, float]:
     return float(ordered[rank - 1]), float(ordered[-rank])
 
 
-def changed_at(nights: Sequence[float], start: int, level: float, tonight: float) -> int:
+def first_changed_night(nights: Sequence[float], start: int, level: float, tonight: float) -> int:
     """Index of the first night of a change from `level` to `tonight`; the number of nights if tonight is the first.
 
     It is the first of the unbroken row of last nights, back to `start`, that are nearer to tonight than to the level.

@@ -9,7 +9,7 @@ import numpy as np
 from slimline.storage.metrics.rows import PredictionRow, VerdictRow
 from slimline.storage.queries.history import History, HostRun
 from slimline.tasks.analysis.statistics import mcnemar, paired_difference
-from slimline.tasks.regression.detection import changed_at
+from slimline.tasks.regression.detection import first_changed_night
 from slimline.tasks.regression.verdict import change_starts, change_text, with_change
 
 ReadPredictions = Callable[[HostRun, str], Mapping[tuple[int, str | None], PredictionRow]]
@@ -34,7 +34,7 @@ def judge_size(row: VerdictRow, past: Sequence[HostRun], values: Sequence[float]
     row = row.replace(reference=reference, ratio=ratio, band=RELEVANT_SIZE, history=len(past) - since)
     if abs(ratio - 1) <= RELEVANT_SIZE:
         return row.replace(verdict="ok", reason="the same size")
-    first = changed_at(values, since, reference, row.value or 0.0)
+    first = first_changed_night(values, since, reference, row.value or 0.0)
     return with_change(row, past, first, worse=ratio > 1, reason=f"{change_text(row)}; sizes are exact")
 
 
@@ -63,7 +63,7 @@ def judge_quality(
         return row.replace(verdict="ok", reason=f"{change}, less than {RELEVANT_POINTS[row.metric]}")
     if not significant:
         return row.replace(verdict="suspicious-unconfirmed", reason=f"{change}: they may be chance")
-    first = changed_at(values, since, values[since], row.value or 0.0)
+    first = first_changed_night(values, since, values[since], row.value or 0.0)
     return with_change(row, past, first, worse=points < 0, reason=f"{change}; completions are exact")
 
 

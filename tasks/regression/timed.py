@@ -17,15 +17,15 @@ from slimline.storage.queries.history import History, HostRun, PairedRound
 from slimline.tasks.regression.detection import (
     LOOKS,
     NIGHTS_NEEDED,
-    Expected,
+    Expectation,
     Night,
     Rule,
     Shift,
-    changed_at,
-    decided,
-    expected,
+    decide,
+    expect_night,
+    first_changed_night,
+    is_suspicious,
     shift,
-    suspected,
     tolerance,
 )
 from slimline.tasks.regression.verdict import change_starts, change_text, nights_text, with_change
@@ -55,7 +55,7 @@ class Series:
     past: tuple[HostRun, ...]
     nights: tuple[Night, ...]
     tonight: Night
-    expectation: Expected
+    expectation: Expectation
     why: str = ""
 
 
@@ -77,12 +77,12 @@ def judge_timed(history: History, row: VerdictRow, past: Sequence[HostRun]) -> J
     past = [each for each in past if each.key in nights]
     series = tuple(nights[each.key] for each in past)
     row = row.replace(value=math.exp(sign * tonight.level), history=len(series))
-    expectation = expected(series, rule, change_starts(history, row))
+    expectation = expect_night(series, rule, change_starts(history, row))
     if expectation is None:
         return Judgement(row.replace(reason=f"{nights_text(NIGHTS_NEEDED - len(series))} more are needed"))
     whole = Series(rule, sign, tuple(past), series, tonight, expectation)
     found = _with_figures(row.replace(history=expectation.nights), whole, shift(tonight.values, expectation))
-    if not suspected(tonight, expectation, rule):
+    if not is_suspicious(tonight, expectation, rule):
         return Judgement(found.replace(verdict="ok", reason="within the noise band"))
     return _suspicion(found, whole, history.now)
 
@@ -108,7 +108,7 @@ def settle(judgement: Judgement, reruns: Sequence[str], rounds: Sequence[PairedR
     if not values:
         return Judgement(row.replace(reason=f"{series.why}; it could not be measured again"))
     found = _with_figures(row, series, shift(values, series.expectation))
-    decision = decided(values, series.expectation, series.rule)
+    decision = decide(values, series.expectation, series.rule)
     if decision == "same":
         return Judgement(found.replace(verdict="ok", reason=f"not confirmed by {len(values)} new rounds"))
     if decision == "undecided":
@@ -171,7 +171,7 @@ def _first_changed(row: VerdictRow, series: Series) -> int:
     assert row.ratio is not None  # _with_figures has set it
     level = series.expectation.level
     tonight = level + series.sign * math.log(row.ratio)
-    return changed_at([night.level for night in series.nights], series.expectation.start, level, tonight)
+    return first_changed_night([night.level for night in series.nights], series.expectation.start, level, tonight)
 
 
 def _doubt(now: HostRun) -> str:

@@ -14,12 +14,12 @@ from slimline.tasks.regression.detection import (
     NIGHTS_NEEDED,
     Night,
     Rule,
-    changed_at,
-    decided,
-    expected,
+    decide,
+    expect_night,
+    first_changed_night,
+    is_suspicious,
     median_bounds,
     shift,
-    suspected,
 )
 
 RULE = Rule(relevant=0.05, prior=0.02)
@@ -66,49 +66,49 @@ def test_what_creeps_is_compared_with_where_it_began():
 
 
 def test_too_short_a_series_expects_nothing():
-    assert expected(series(NIGHTS_NEEDED - 1), RULE) is None
-    assert expected(series(NIGHTS_NEEDED), RULE) is not None
+    assert expect_night(series(NIGHTS_NEEDED - 1), RULE) is None
+    assert expect_night(series(NIGHTS_NEEDED), RULE) is not None
 
 
 def test_the_level_is_that_since_the_last_change():
     past = series(15) + [Night(f"slow{n}", each.values) for n, each in enumerate(series(8, 1 + SLOWER, seed=1))]
-    found = expected(past, RULE)
+    found = expect_night(past, RULE)
     assert found.level == pytest.approx(1 + SLOWER, abs=0.02) and found.nights == 8
-    confirmed = expected(past[:16], RULE, starts={"slow0"})
+    confirmed = expect_night(past[:16], RULE, starts={"slow0"})
     assert confirmed.level == past[15].level and confirmed.nights == 1
-    assert expected(past[:16], RULE).level == pytest.approx(1, abs=0.02)
+    assert expect_night(past[:16], RULE).level == pytest.approx(1, abs=0.02)
 
 
 def test_the_band_is_wider_where_there_is_more_noise_and_fewer_rounds():
-    quiet, noisy = expected(series(20, noise=0.01), RULE), expected(series(20, noise=0.1), RULE)
+    quiet, noisy = expect_night(series(20, noise=0.01), RULE), expect_night(series(20, noise=0.1), RULE)
     assert quiet.band(3) < 0.06 < noisy.band(3)
     assert noisy.band(12) < noisy.band(3)
 
 
 def test_no_noise_at_all_still_has_a_band():
-    found = expected([Night(f"n{n}", (1.0, 1.0)) for n in range(40)], RULE)
+    found = expect_night([Night(f"n{n}", (1.0, 1.0)) for n in range(40)], RULE)
     assert 0 < found.band(2) < RULE.step / 2
-    assert not suspected(Night("tonight", (0.98, 0.98)), found, RULE)
-    assert suspected(Night("tonight", (0.97, 0.97)), found, RULE)
+    assert not is_suspicious(Night("tonight", (0.98, 0.98)), found, RULE)
+    assert is_suspicious(Night("tonight", (0.97, 0.97)), found, RULE)
 
 
 @pytest.mark.parametrize(("level", "verdict"), [(SLOWER, "worse"), (-SLOWER, "better"), (0.0, "same")])
 def test_new_rounds_decide(level, verdict):
-    found = expected(series(20), RULE)
+    found = expect_night(series(20), RULE)
     rounds = night("again", 1 + level, rounds=LOOKS[1]).values
-    assert decided(rounds, found, RULE) == verdict
+    assert decide(rounds, found, RULE) == verdict
 
 
 def test_rounds_too_few_or_too_noisy_leave_it_open():
-    found = expected(series(20), RULE)
-    assert decided(night("again", 1 + SLOWER, rounds=LOOKS[0] - 1).values, found, RULE) == "undecided"
-    assert decided(night("again", 1 + SLOWER, noise=0.4, rounds=LOOKS[0]).values, found, RULE) == "undecided"
+    found = expect_night(series(20), RULE)
+    assert decide(night("again", 1 + SLOWER, rounds=LOOKS[0] - 1).values, found, RULE) == "undecided"
+    assert decide(night("again", 1 + SLOWER, noise=0.4, rounds=LOOKS[0]).values, found, RULE) == "undecided"
     assert shift((0.9,) * 7, found)[1:] == (-math.inf, math.inf)
 
 
 def test_a_change_too_small_to_matter_is_none_however_sure():
-    found = expected(series(40, noise=0.001), Rule(0.05, 0.001))
-    assert decided(night("again", 1 - 0.02, noise=0.001, rounds=20).values, found, RULE) == "same"
+    found = expect_night(series(40, noise=0.001), Rule(0.05, 0.001))
+    assert decide(night("again", 1 - 0.02, noise=0.001, rounds=20).values, found, RULE) == "same"
 
 
 @given(st.integers(1, 60))
@@ -125,6 +125,6 @@ def test_bounds_of_a_median_hold_the_median_as_often_as_they_say():
 
 
 def test_a_change_began_with_the_first_night_nearer_to_tonight():
-    assert changed_at([1.0, 1.1, 0.7, 0.9, 0.62, 0.58], 0, 1.0, 0.6) == 4
-    assert changed_at([1.0, 1.0, 0.95], 0, 1.0, 0.6) == 3
-    assert changed_at([0.6, 0.6, 0.6], 2, 1.0, 0.6) == 2
+    assert first_changed_night([1.0, 1.1, 0.7, 0.9, 0.62, 0.58], 0, 1.0, 0.6) == 4
+    assert first_changed_night([1.0, 1.0, 0.95], 0, 1.0, 0.6) == 3
+    assert first_changed_night([0.6, 0.6, 0.6], 2, 1.0, 0.6) == 2
