@@ -7,10 +7,12 @@ these models. A field without a default is required: rows are found by it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import Annotated, ClassVar, Literal, Self, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, field_validator
+
+V = TypeVar("V")
 
 Verdict = Literal["ok", "new", "not-comparable", "suspicious-unconfirmed", "regression", "improvement", "failed"]
 
@@ -37,8 +39,19 @@ class Suspect(BaseModel):
 Suspects = Annotated[tuple[Suspect, ...], BeforeValidator(_parse)]
 
 
+def _texts(value: object) -> Iterator[str]:
+    """All text of a value: itself, or what it contains."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts(list(value.items()))
+    elif isinstance(value, list | tuple | BaseModel):
+        for part in value:
+            yield from _texts(part)
+
+
 class Row(BaseModel):
-    """A row of a table. Values are checked when it is made: numbers are finite, times have a time zone.
+    """A row of a table. Values are checked when it is made: numbers are finite, times have a time zone, text is UTF-8.
 
     Raises:
         pydantic.ValidationError: a column is unknown or missing, or a value does not fit; the error names them.
@@ -47,6 +60,13 @@ class Row(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     table: ClassVar[str]
+
+    @field_validator("*")
+    @classmethod
+    def _check_text(cls, value: V) -> V:
+        for text in _texts(value):
+            text.encode()  # Parquet holds UTF-8, which has no lone surrogates; UnicodeEncodeError is a ValueError
+        return value
 
     def replace(self, **values: object) -> Self:
         """A copy with other values, which are checked as well."""

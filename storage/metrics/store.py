@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from slimline.storage.metrics import partitions
-from slimline.storage.metrics.connection import QueryRefused, answer, check_statement, connect
+from slimline.storage.metrics.connection import connect
+from slimline.storage.metrics.user_sql import QueryError, answer, check_statement
 from slimline.storage.metrics.partitions import LocalPartitions, Partitions, RemotePartitions
 from slimline.storage.metrics.rows import Row
 from slimline.storage.metrics.schema import TABLES, arrow_schema, stored_values
@@ -20,7 +21,7 @@ from slimline.storage.metrics.schema import TABLES, arrow_schema, stored_values
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["MetricsStore", "QueryRefused"]
+__all__ = ["MetricsStore", "QueryError"]
 
 TIME_LIMIT_S = 60.0
 READ_ATTEMPTS = 5
@@ -36,9 +37,16 @@ class MetricsStore:
         self._partitions: Partitions = self._remote or LocalPartitions(Path(path))
 
     def append(self, rows: Sequence[Row]) -> None:
-        """Add rows of one table as one whole file, durably. No rows, no file."""
+        """Add rows of one table as one whole file, durably. No rows, no file.
+
+        Raises:
+            ValueError: they are of several tables, or of one that cannot be appended to.
+        """
         if not rows:
             return
+        found = sorted({each.table for each in rows})
+        if len(found) > 1 or found[0] not in TABLES:
+            raise ValueError(f"rows: of the tables {', '.join(found)}; allowed: one of {', '.join(TABLES)}")
         import pyarrow as pa
 
         row = type(rows[0])
@@ -62,7 +70,7 @@ class MetricsStore:
         return {table: files[table] for table in TABLES}
 
     def query(self, sql: str, seconds: float = TIME_LIMIT_S) -> pa.Table:
-        """The answer to one statement that only reads; QueryRefused says why there is none.
+        """The answer to one statement that only reads; QueryError says why there is none.
 
         It runs in this process, where what one call of a function takes is not limited: what others write is for
         `sandbox.ask`.
@@ -74,7 +82,7 @@ class MetricsStore:
                     return answer(connection, sql, seconds)
             except (duckdb.IOException, FileNotFoundError) as error:
                 problem = error  # a merge may have replaced a file between the listing and the reading of it
-        raise QueryRefused(f"the store cannot be read: {problem}") from problem
+        raise QueryError(f"the store cannot be read: {problem}") from problem
 
     def compact(self, table: str, grace: timedelta = partitions.GRACE) -> int:
         """Merge each month's files into one; return how many files were replaced. Readers never see a row twice.

@@ -16,8 +16,8 @@ def test_what_is_measured_or_young_stays(tmp_path, tree, provenance):
         (tree / "config.json").write_text(f'{{"number": {number}}}')
         refs.append(store.publish(tree, "model", provenance.model_copy(update={"created": created})))
     used, unused, young = refs
-    metrics.append("runs", [run_row()])
-    metrics.append("measurements", [measured("original", "es", 50.0, artifact=used.digest)])
+    metrics.append([run_row()])
+    metrics.append([measured("original", "es", 50.0, artifact=used.digest)])
     assert collect_garbage(store, metrics, dry_run=True) == [unused]
     assert set(store.list()) == {used, unused, young}
     assert collect_garbage(store, metrics) == [unused]
