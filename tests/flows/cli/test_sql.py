@@ -19,7 +19,7 @@ from slimline.flows.cli.__main__ import app
 from slimline.flows.cli.sql_shell import Prompt
 from slimline.storage.metrics.catalog import END, START, relations, rewritten
 from slimline.storage.metrics.sandbox import Limits
-from slimline.storage.metrics.sql_text import is_whole, statements
+from slimline.storage.metrics.sql_text import is_complete, statements
 from slimline.storage.metrics.store import MetricsStore
 from tests.command import ROOT
 
@@ -125,7 +125,7 @@ def test_a_script_is_taken_apart_at_its_semicolons(text, found):
     ],
 )
 def test_input_goes_on_until_its_semicolon(text, whole):
-    assert is_whole(text) is whole
+    assert is_complete(text) is whole
 
 
 def typed(text, store, capsys):

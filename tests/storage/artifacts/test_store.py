@@ -125,11 +125,11 @@ def _line_break(tree):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_link, r"'link': expected a regular file or a directory, found a symlink"),
-        (_linked_directory, r"'link': .* found a symlink"),
-        (_pipe, r"'pipe': .* found a special file"),
-        (_empty_directory, r"directory 'hollow' is empty"),
-        (_backslash, r"holds a backslash"),
+        (_link, r"'link'.*symlink"),
+        (_linked_directory, r"'link'.*symlink"),
+        (_pipe, r"'pipe'.*special file"),
+        (_empty_directory, r"'hollow'.*empty"),
+        (_backslash, r"backslash"),
         (_not_unicode, r"not UTF-8"),
         (_line_break, r"control character"),
     ],
@@ -151,13 +151,13 @@ def test_an_absent_or_empty_directory_is_refused(store, tmp_path, provenance):
     with pytest.raises(ArtifactRefused, match="nowhere"):
         store.publish(tmp_path / "nowhere", "model", provenance)
     (tmp_path / "void").mkdir()
-    with pytest.raises(ArtifactRefused, match="is empty"):
+    with pytest.raises(ArtifactRefused, match="empty"):
         store.publish(tmp_path / "void", "model", provenance)
 
 
 @pytest.mark.parametrize("path", ["/a", "../a", "a/../b", "a//b", "./a", "", "a/.", "a\\b", "a\x00"])
 def test_a_manifest_cannot_name_an_escaping_path(path):
-    with pytest.raises(ValidationError, match="allowed: a relative path"):
+    with pytest.raises(ValidationError, match="path"):
         Manifest(kind="model", files=[{"path": path, "size": 0, "sha256": "0" * 64}])
 
 
@@ -181,9 +181,9 @@ def test_find_by_prefix(either, tree, provenance):
     assert either.find(f"model:{one.digest[:6]}") == one
     assert either.find(other.digest[:12]) == other
     assert either.find(str(one)) == one
-    with pytest.raises(ArtifactMissing, match=f"no artifact 'model:ffff' in .*; there are: {one}"):
+    with pytest.raises(ArtifactMissing, match=rf"'model:ffff'.*{one}"):
         either.find("model:ffff")
-    with pytest.raises(ArtifactMissing, match=r"names no artifact; allowed: 'kind:digest'"):
+    with pytest.raises(ArtifactMissing, match=r"'kind:digest'"):
         either.find("../etc")
 
 
@@ -193,15 +193,15 @@ def test_an_ambiguous_prefix_names_the_candidates(store, provenance, tmp_path):
         (tmp_path / "t").mkdir(exist_ok=True)
         (tmp_path / "t" / "number").write_text(str(len(refs)))
         refs.append(store.publish(tmp_path / "t", "slice", provenance))
-    with pytest.raises(ArtifactMissing, match=f"ambiguous.*{refs[-1]}"):
+    with pytest.raises(ArtifactMissing, match=rf"ambiguous.*{refs[-1]}"):
         store.find(refs[-1].digest[0])
 
 
 def test_a_store_that_does_not_exist_is_empty_and_stays_absent(store):
     assert store.list() == []
-    with pytest.raises(ArtifactMissing, match="there are: none"):
+    with pytest.raises(ArtifactMissing, match="none"):
         store.find("ab")
-    with pytest.raises(ArtifactMissing, match="model:000000000000 is not in"):
+    with pytest.raises(ArtifactMissing, match="model:000000000000"):
         store.path(ArtifactRef(kind="model", digest="0" * 64))
     assert not store._backend.root.exists()
 

@@ -37,7 +37,7 @@ def test_constant_values_give_a_degenerate_interval(interval):
 
 @pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf]])
 def test_undefined_input_is_refused(values):
-    with pytest.raises(ValueError, match="at least one value, all finite"):
+    with pytest.raises(ValueError, match="finite"):
         median_interval(values)
 
 
@@ -112,7 +112,7 @@ def test_only_shared_rounds_count():
 
 
 def test_a_ratio_needs_positive_values():
-    with pytest.raises(ValueError, match=r"positive values, got \[0\.0, 2\.0\]"):
+    with pytest.raises(ValueError, match=r"positive.*0\.0"):
         paired_ratio({0: 1.0, 1: 0.0}, {0: 1.0, 1: 2.0})
 
 
@@ -153,7 +153,7 @@ def test_a_paired_difference_sees_what_independent_scores_cannot():
 
 @pytest.mark.parametrize("test", [paired_difference, mcnemar])
 def test_pairs_must_match(test):
-    with pytest.raises(ValueError, match="differ in number: 2 and 1"):
+    with pytest.raises(ValueError, match="2 and 1"):
         test([True, False], [True])
 
 

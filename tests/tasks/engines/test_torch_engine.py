@@ -87,11 +87,11 @@ def test_drafts_save_passes(tmp_path: Path) -> None:
 def test_drafts_are_refused_where_they_would_change_completions(tmp_path: Path) -> None:
     directory = save(random_gpt2(), tmp_path / "model")
     quantize_linear_only(directory, tmp_path / "int8")
-    with pytest.raises(ValueError, match=r"draft_tokens: torch rounds bfloat16 differently .* allowed: 0"):
+    with pytest.raises(ValueError, match=r"draft_tokens.*bfloat16.*0"):
         load_engine(Engine(name="torch", dtype="bfloat16", draft_tokens=4), directory, 1)
-    with pytest.raises(ValueError, match=r"engine\.draft_tokens is 4; .* dynamic-int8 model: 0"):
+    with pytest.raises(ValueError, match=r"draft_tokens.*4.*dynamic-int8.*0"):
         load_engine(Engine(name="torch", draft_tokens=4), tmp_path / "int8", 1)
-    with pytest.raises(CheckpointError, match=r"engine\.dtype is bfloat16, allowed: float32"):
+    with pytest.raises(CheckpointError, match=r"dtype.*bfloat16.*float32"):
         load_engine(Engine(name="torch", dtype="bfloat16"), tmp_path / "int8", 1)
 
 
@@ -99,5 +99,5 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
     directory = save(random_gpt2(), tmp_path)
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps(config | {"vocab_size": VOCABULARY + 1}))
-    with pytest.raises(CheckpointError, match=r"tensors are mismatched: .*transformer\.wte\.weight"):
+    with pytest.raises(CheckpointError, match=r"mismatched.*transformer\.wte\.weight"):
         load_engine(Engine(name="torch"), directory, 1)

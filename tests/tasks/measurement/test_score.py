@@ -112,12 +112,12 @@ def test_a_blank_prediction_is_a_sample(files):
 @pytest.mark.parametrize(
     ("answers", "predictions", "message"),
     [
-        ('{"gt": "a"}\n', "a\nb\n", r"predictions.txt has 2 lines, .*answers.json has 1: expected one"),
+        ('{"gt": "a"}\n', "a\nb\n", r"predictions\.txt.*2.*answers\.json.*1"),
         ('{"gt": "a"}\n{"gt": \n', "a\nb\n", r"answers.json:2: not JSON"),
         ('{"gt": "a"}\n\n', "a\nb\n", r"answers.json:2: not JSON"),
-        ('{"gold": "a"}\n', "a\n", r'answers.json:1: expected an object with a string "gt"'),
-        ('["gt"]\n', "a\n", r"answers.json:1: expected an object"),
-        ('{"gt": null}\n', "a\n", r"answers.json:1: expected an object"),
+        ('{"gold": "a"}\n', "a\n", r'answers\.json:1: .*"gt"'),
+        ('["gt"]\n', "a\n", r'answers\.json:1: .*"gt"'),
+        ('{"gt": null}\n', "a\n", r'answers\.json:1: .*"gt"'),
         ('{"gt": "a"}\n', b"fine\n\xe9t\xe9\n", r"predictions.txt:2: not UTF-8 \(.*0xe9\)"),
         (b"\xff\n", "a\n", r"answers.json:1: not UTF-8"),
         ("", "a\n", r"answers.json: the file is empty"),

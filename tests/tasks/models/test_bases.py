@@ -63,9 +63,9 @@ def test_a_foreign_checkpoint_learns_codexglues_tokens(checkpoint: Path, tmp_pat
 def test_another_architecture_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps({**config, "model_type": "bert"}))
-    with pytest.raises(ValueError, match="'bert'; allowed: 'gpt2'"):
+    with pytest.raises(ValueError, match=r"model_type.*'bert'.*'gpt2'"):
         made(PathBase(directory=checkpoint), tmp_path / "base")
-    with pytest.raises(ValueError, match=r"base\.directory: .* has no config\.json"):
+    with pytest.raises(ValueError, match=r"base\.directory.*config\.json"):
         made(PathBase(directory=tmp_path), tmp_path / "base")
 
 
@@ -131,7 +131,7 @@ def test_the_prebuilt_form_is_of_the_bundled_model_only(checkpoint: Path, tmp_pa
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "slim")
     assert sum(weight.numel() for weight in model.parameters()) == notes["parameters"] < 0.4 * 6_967_296
     assert model.dtype == torch.float32 and notes["made_by"]["step"]["step"] == "distill"
-    with pytest.raises(ValueError, match="prebuilt: a form of the bundled model, but the step's input is another"):
+    with pytest.raises(ValueError, match=r"prebuilt.*bundled"):
         unpack_prebuilt(checkpoint, tmp_path / "other", Prebuilt())
-    with pytest.raises(ValueError, match=r"prebuilt\.name: 'thin', allowed: slim"):
+    with pytest.raises(ValueError, match=r"name.*'thin'.*slim"):
         unpack_prebuilt(base, tmp_path / "thin", Prebuilt(name="thin"))

@@ -193,7 +193,7 @@ def test_cubic_schedule_rises_to_the_sparsity(total: int, sparsity: float, warmu
 
 def test_refuses_a_ramp_longer_than_the_training(model_dir: Path, slice_dir: Path, tmp_path: Path) -> None:
     spec = SPEC.model_copy(update={"warmup_share": 0.5, "ramp_share": 0.6})
-    with pytest.raises(ValueError, match=r"warmup_share \+ ramp_share: 1\.1, allowed: at most 1"):
+    with pytest.raises(ValueError, match=r"warmup_share.*ramp_share.*1\.1"):
         group_lasso(spec, model_dir, slice_dir, tmp_path / "target", tmp_path / "work")
 
 
@@ -257,7 +257,7 @@ def test_a_strong_penalty_takes_no_more_than_asked(layout: Layout) -> None:
 
 def test_a_missed_sparsity_is_an_error_that_names_the_matrix(model_dir: Path) -> None:
     model = load_gpt2(model_dir)
-    with pytest.raises(RuntimeError, match=r"sparsity: 0\.6 asked for, missed by transformer\.wte\.weight: 0\.0000"):
+    with pytest.raises(RuntimeError, match=r"sparsity.*0\.6.*transformer\.wte\.weight.*0\.0000"):
         checked_sparsity(model, SPEC)
 
 

@@ -125,9 +125,7 @@ def test_timed_shapes_by_hand() -> None:
     "change", [{"layers": 5}, {"heads": 5, "width": 80}, {"width": 32}, {"inner": 257}, {"inner": 0}, {"vocabulary": 9}]
 )
 def test_a_shape_that_was_not_measured_is_refused(change: dict[str, int]) -> None:
-    with pytest.raises(
-        ValueError, match=r"up to 4 layers, 4 heads of 16 channels and 256 neurons, .* vocabulary of 97"
-    ):
+    with pytest.raises(ValueError, match=r"4 layers.*4 heads.*16.*256.*97"):
         table().seconds(ORIGINAL._replace(**change), PROMPT, 1)
 
 

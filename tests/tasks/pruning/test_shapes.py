@@ -68,7 +68,7 @@ def test_shape_of_a_checkpoints_configuration(tmp_path: Path) -> None:
 
 
 def test_shape_of_refuses_heads_that_do_not_divide_the_width() -> None:
-    with pytest.raises(ValueError, match="n_head is 3; allowed: a divisor of n_embd = 32"):
+    with pytest.raises(ValueError, match=r"n_head.*3.*n_embd.*32"):
         shape_of(gpt2_config(SMALL).to_dict() | {"n_head": 3})
 
 

@@ -174,12 +174,12 @@ def test_speedup_asks_the_latency_table(
 
 @pytest.mark.parametrize("target", [{}, {"sparsity": 0.5, "params_m": 1.0}])
 def test_exactly_one_target(target: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="one of sparsity, params_m, speedup is needed"):
+    with pytest.raises(ValueError, match="sparsity, params_m, speedup"):
         Slim(**target)
 
 
 def test_a_target_out_of_reach_names_its_field(tmp_path: Path, tokenizer_dir: Path, slice_dir: Path) -> None:
-    with pytest.raises(ValueError, match=r"slim\.params_m: 1e-06: no smaller shape"):
+    with pytest.raises(ValueError, match=r"params_m.*1e-06"):
         slim(Slim(params_m=1e-6), tokenizer_dir, slice_dir, tmp_path / "slim", tmp_path / "work")
 
 
@@ -222,7 +222,7 @@ def test_no_stock_model_has_layers_of_different_sizes() -> None:
     every = torch.arange
     with pytest.raises(ValueError, match=r"different \(heads, neurons\)"):
         take(gpt2(), Kept([0, 1], every(WIDTH), [every(HEADS)] * 2, [every(INNER), every(8)]))
-    with pytest.raises(ValueError, match="31 channels for 4 heads of 8; allowed: 32"):
+    with pytest.raises(ValueError, match=r"31 .*4 .*8.*32"):
         take(gpt2(), Kept([0], every(31), [every(HEADS)], [every(INNER)]))
 
 

@@ -25,7 +25,5 @@ def test_every_shape_is_timed_in_every_round(timed_on: TimedOn) -> None:
 
 
 def test_a_shape_the_engine_cannot_run_is_an_error_that_says_why() -> None:
-    with pytest.raises(
-        RuntimeError, match=r"timing on onnxruntime ended with status 1: .* n_embd / n_head is 12; .* multiples of 8"
-    ):
+    with pytest.raises(RuntimeError, match=r"onnxruntime.*status 1.*n_head.*12.*8"):
         time_shapes(request("onnxruntime", SMALL._replace(width=24)))

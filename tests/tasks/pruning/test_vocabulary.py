@@ -118,7 +118,7 @@ def test_placeholders_added_after_the_vocabulary_move_down_with_it(model_dir: Pa
 
 
 def test_fewer_than_bytes_and_placeholders_is_refused(model_dir: Path) -> None:
-    with pytest.raises(ValueError, match=r"tokens: 480, allowed: at least \d+, its bytes and placeholders"):
+    with pytest.raises(ValueError, match=r"tokens.*480.*\d+"):
         trim_tokenizer(load_tokenizer(model_dir), 480)
 
 

@@ -135,13 +135,13 @@ def test_a_pruned_graph_stays_finite(tmp_path: Path) -> None:
 
 
 def test_only_an_fp32_export_can_be_quantized(checkpoint: Path, exported: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"model\.onnx is missing; int8 quantization follows export-onnx"):
+    with pytest.raises(CheckpointError, match=r"model\.onnx.*export-onnx"):
         quantize_onnx(checkpoint, tmp_path / "a", per_channel=True)
     quantize_onnx(exported, tmp_path / "int8", per_channel=True)
-    with pytest.raises(CheckpointError, match="is it quantized already"):
+    with pytest.raises(CheckpointError, match="quantized"):
         quantize_onnx(tmp_path / "int8", tmp_path / "b", per_channel=True)
     (tmp_path / "int8" / "model.onnx").write_bytes(b"no graph")
-    with pytest.raises(CheckpointError, match="not an ONNX file"):
+    with pytest.raises(CheckpointError, match="ONNX"):
         quantize_onnx(tmp_path / "int8", tmp_path / "b", per_channel=True)
 
 
@@ -248,10 +248,10 @@ def test_ranges_leave_out_what_is_rare_and_far() -> None:
 
 def test_static_int8_wants_an_export_and_enough_text(words: Path, tmp_path: Path) -> None:
     spec = OnnxStaticInt8()
-    with pytest.raises(CheckpointError, match=r"model\.onnx is missing; int8 quantization follows export-onnx"):
+    with pytest.raises(CheckpointError, match=r"model\.onnx.*export-onnx"):
         quantize_onnx_static(words / "model", tmp_path / "a", spec, words)
     write_slice(tmp_path, train_files=0)
-    with pytest.raises(ValueError, match="window: 32 tokens, but the text has only 0"):
+    with pytest.raises(ValueError, match=r"window.*32 .*0"):
         quantize_onnx_static(words / "onnx", tmp_path / "b", spec, tmp_path)
 
 
@@ -291,14 +291,14 @@ def test_a_damaged_int8_checkpoint_is_refused(checkpoint: Path, tmp_path: Path) 
     tensors = load_file(tmp_path / "model.safetensors")
     head = tensors.pop("lm_head.weight")
     save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"tensors are missing: lm_head\.weight"):
+    with pytest.raises(CheckpointError, match=r"missing.*lm_head\.weight"):
         load_quantized(tmp_path)
     save_file(tensors | {"lm_head.weight": head.astype(np.float32)}, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"lm_head\.weight is torch\.float32; allowed: torch\.int8"):
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight.*float32.*int8"):
         load_quantized(tmp_path)
     (tmp_path / "quantization.json").write_text('{"method": "gptq", "modules": {}}')
-    with pytest.raises(CheckpointError, match="method is 'gptq'; allowed: 'torch-dynamic-int8'"):
+    with pytest.raises(CheckpointError, match=r"method.*'gptq'.*'torch-dynamic-int8'"):
         load_quantized(tmp_path)
     (tmp_path / "quantization.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="unreadable description"):
+    with pytest.raises(CheckpointError, match=r"quantization\.json"):
         load_quantized(tmp_path)

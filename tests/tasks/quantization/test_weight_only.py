@@ -187,9 +187,9 @@ def test_only_an_fp32_checkpoint_can_be_quantized(
     checkpoint: Path, quantized: dict[Any, Path], slice_dir: Path, tmp_path: Path
 ) -> None:
     quantize_linear_only(checkpoint, tmp_path / "int8")
-    with pytest.raises(CheckpointError, match="quantized by dynamic-int8; weight-only needs fp32 weights"):
+    with pytest.raises(CheckpointError, match=r"dynamic-int8.*weight-only.*fp32"):
         quantize_weights(tmp_path / "int8", tmp_path / "target", WeightOnly(), slice_dir)
-    with pytest.raises(CheckpointError, match="quantized by weight-only; weight-only needs fp32 weights"):
+    with pytest.raises(CheckpointError, match=r"weight-only.*weight-only.*fp32"):
         quantize_weights(quantized["rtn", 8], tmp_path / "target", WeightOnly(), slice_dir)
 
 
@@ -198,7 +198,7 @@ def test_what_cannot_be_quantized_is_refused(slice_dir: Path, tmp_path: Path) ->
     directory = checkpoint_of(model, tmp_path / "model")
     (tmp_path / "empty").mkdir()
     tiny.write_slice(tmp_path / "empty", train_files=1)
-    with pytest.raises(ValueError, match=r"window: 64 tokens, but the text has only 32"):
+    with pytest.raises(ValueError, match=r"window.*64 .*32"):
         quantize_weights(directory, tmp_path / "target", WeightOnly(method="gptq"), tmp_path / "empty")
     (directory / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match=r"tokenizer\.json is missing"):
@@ -206,7 +206,7 @@ def test_what_cannot_be_quantized_is_refused(slice_dir: Path, tmp_path: Path) ->
     directory = checkpoint_of(model, tmp_path / "model")
     model.transformer.h[0].mlp.c_fc.weight.data[0, 0] = 1e8
     model.save_pretrained(directory)
-    with pytest.raises(ValueError, match="a group of weights needs a scale above 65504"):
+    with pytest.raises(ValueError, match=r"scale.*65504"):
         quantize_weights(directory, tmp_path / "target", WeightOnly(), slice_dir)
 
 
@@ -220,9 +220,9 @@ def test_a_damaged_artifact_is_refused(quantized: dict[Any, Path], tmp_path: Pat
     name = "transformer.h.1.mlp.c_fc"
     for missing in (f"{name}.weight", f"{name}.scales", f"{name}.bias", "transformer.ln_f.weight"):
         save_file({key: tensor for key, tensor in tensors.items() if key != missing}, tmp_path / PACKED)
-        with pytest.raises(CheckpointError, match=f"tensors are missing: {missing}"):
+        with pytest.raises(CheckpointError, match=rf"missing.*{missing}"):
             load(tmp_path)
     for part, wrong in (("weight", torch.zeros(128, 15, dtype=torch.uint8)), ("scales", torch.zeros(127, 1))):
         save_file(tensors | {f"{name}.{part}": wrong}, tmp_path / PACKED)
-        with pytest.raises(CheckpointError, match=rf"{name} is .*; allowed: a packed matrix \[128, 32\]"):
+        with pytest.raises(CheckpointError, match=rf"{name}.*\[128, 32\]"):
             load(tmp_path)

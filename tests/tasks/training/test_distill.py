@@ -70,7 +70,7 @@ def test_alignment_by_hand() -> None:
 
 
 def test_a_student_of_another_vocabulary_is_refused(teacher_dir: Path, student_dir: Path) -> None:
-    with pytest.raises(ValueError, match="distill: the student cannot spell"):
+    with pytest.raises(ValueError, match="student"):
         spelling_of(load_tokenizer(teacher_dir), _without_a_byte(load_tokenizer(student_dir)))
 
 

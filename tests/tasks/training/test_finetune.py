@@ -78,7 +78,7 @@ def test_pack_does_not_depend_on_how_files_are_batched(tokenizer: Tokenizer, mon
 
 @pytest.mark.parametrize(("codes", "window", "message"), [([], 4, "only 0"), (["<s> w1 </s>"], 4, "only 3")])
 def test_pack_refuses_less_than_a_window(tokenizer: Tokenizer, codes: list[str], window: int, message: str) -> None:
-    with pytest.raises(ValueError, match=f"window: 4 tokens, but the text has {message}"):
+    with pytest.raises(ValueError, match=rf"window.* 4 .*{message}"):
         pack(codes, tokenizer, window)
 
 
@@ -190,26 +190,26 @@ def test_survives_sigkill(model_dir: Path, slice_dir: Path, tmp_path: Path) -> N
 def test_refuses_an_empty_slice(model_dir: Path, slice_dir: Path, tmp_path: Path) -> None:
     empty = pa.table({"name": pa.array([], pa.string()), "code": pa.array([], pa.string())})
     pq.write_table(empty, tmp_path / "train.parquet")
-    with pytest.raises(ValueError, match=r"train\.parquet: no files"):
+    with pytest.raises(ValueError, match=r"train\.parquet"):
         fine_tune(SPEC, model_dir, tmp_path, tmp_path / "target", tmp_path / "work")
 
 
 def test_refuses_a_slice_smaller_than_a_window(model_dir: Path, tmp_path: Path) -> None:
     write_slice(tmp_path, dev_files=0)
     pq.write_table(pa.table({"name": ["a"], "code": ["<s> w1 </s>"]}), tmp_path / "dev.parquet")
-    with pytest.raises(ValueError, match=r"dev\.parquet: window: 16 tokens, but the text has only 3"):
+    with pytest.raises(ValueError, match=r"dev\.parquet.*window.*16 .*3"):
         fine_tune(SPEC, model_dir, tmp_path, tmp_path / "target", tmp_path / "work")
 
 
 def test_refuses_a_window_longer_than_the_model(model_dir: Path, slice_dir: Path, tmp_path: Path) -> None:
     spec = SPEC.model_copy(update={"window": 33})
-    with pytest.raises(ValueError, match="window: 33, allowed: at most the model's 32 positions"):
+    with pytest.raises(ValueError, match=r"window.*33.*32"):
         fine_tune(spec, model_dir, slice_dir, tmp_path / "target", tmp_path / "work")
 
 
 def test_refuses_another_architecture(slice_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    with pytest.raises(ValueError, match="model_type is 'llama'; allowed: 'gpt2'"):
+    with pytest.raises(ValueError, match=r"model_type.*'llama'.*'gpt2'"):
         fine_tune(SPEC, tmp_path, slice_dir, tmp_path / "target", tmp_path / "work")
 
 
@@ -217,14 +217,14 @@ def test_refuses_weights_of_another_configuration(slice_dir: Path, tmp_path: Pat
     write_model(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"n_layer": 3}))
-    with pytest.raises(ValueError, match=r"not the weights config\.json describes: .*h\.2\."):
+    with pytest.raises(ValueError, match=r"config\.json.*h\.2\."):
         fine_tune(SPEC, tmp_path, slice_dir, tmp_path / "target", tmp_path / "work")
 
 
 def test_refuses_a_tokenizer_larger_than_the_vocabulary(slice_dir: Path, tmp_path: Path) -> None:
     write_model(tmp_path, words=40)
     write_model(tmp_path, words=30, tokenizer=False)
-    with pytest.raises(ValueError, match=r"tokenizer\.json: 43 tokens, allowed: at most config\.json's vocab_size 33"):
+    with pytest.raises(ValueError, match=r"tokenizer\.json.*43.*vocab_size.*33"):
         fine_tune(SPEC, tmp_path, slice_dir, tmp_path / "target", tmp_path / "work")
 
 
@@ -234,6 +234,6 @@ def test_says_when_training_diverged(model_dir: Path, slice_dir: Path, tmp_path:
             with torch.no_grad():
                 model.transformer.ln_f.bias.fill_(float("nan"))
 
-    with pytest.raises(FloatingPointError, match="lower learning_rate"):
+    with pytest.raises(FloatingPointError, match="learning_rate"):
         fine_tune(SPEC, model_dir, slice_dir, tmp_path / "target", tmp_path / "work", [Poison()])
     assert not (tmp_path / "target").exists()
