@@ -1,7 +1,6 @@
-"""GPT-2 as one ONNX graph with a key/value cache, built straight from the weights: the architecture is known, so
-nothing is traced and torch is not needed.
+"""GPT-2 as one ONNX graph with a key/value cache, built straight from the weights.
 
-Attention is onnxruntime's `GroupQueryAttention`, which takes rows of different lengths without a mask and updates the
+The architecture is known, so nothing is traced and torch is not needed. Attention is onnxruntime's `GroupQueryAttention`, which takes rows of different lengths without a mask and updates the
 cache in place. Only the tokens whose next token is asked for go through the last layer's feed-forward part and the
 head: no other logits are ever used. How matrices are applied is an `Arithmetic`; the ones in int8 are in
 tasks/quantization.
@@ -29,8 +28,9 @@ Weights = Callable[[str], NDArray[np.float32]]
 
 
 def export_onnx(model_dir: Path, target: Path) -> dict[str, Any]:
-    """Writes `model.onnx` (and its weights in `model.onnx.data`), `config.json` and `tokenizer.json` for the checkpoint
-    `model_dir` into `target`; `Gpt2Graph` describes the graph.
+    """Writes the checkpoint `model_dir` as a graph into `target`; `Gpt2Graph` describes it.
+
+    The files are `model.onnx`, its weights in `model.onnx.data`, `config.json` and `tokenizer.json`.
 
     Returns:
         Notes for provenance: matmuls, parameters, tied_head, opset.
@@ -94,7 +94,7 @@ class Arithmetic:
         return self.graph.node("Gather", [self.weight(table), ids])
 
     def project(self, name: str, tokens: str) -> str:
-        """tokens x weight + bias."""
+        """Tokens x weight + bias."""
         return self.graph.node("Add", [self._product(name, tokens), self.weight(f"{name}.bias")])
 
     def project_gelu(self, name: str, tokens: str) -> str:
@@ -103,11 +103,11 @@ class Arithmetic:
         return self.graph.node("FastGelu", inputs, domain=CONTRIB)
 
     def project_onto(self, name: str, tokens: str, residual: str) -> str:
-        """residual + tokens x weight + bias."""
+        """Residual + tokens x weight + bias."""
         return self.graph.node("Add", [residual, self.project(name, tokens)])
 
     def head(self, table: str, tokens: str, output: str) -> None:
-        """output = tokens x the transposed table."""
+        """Output = tokens x the transposed table."""
         self.graph.node("FusedMatMul", [tokens, self.weight(table)], output, domain=CONTRIB, transB=1)
 
     def _product(self, name: str, tokens: str) -> str:

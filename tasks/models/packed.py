@@ -55,8 +55,14 @@ class PackedMatrix(NamedTuple):
 
 
 def pack(integers: torch.Tensor, scales: torch.Tensor, bits: int, width: int) -> PackedMatrix:
-    """The packed form of `integers` [rows, columns], -8 to 7 or -128 to 127, with scales [rows, groups] that are each
-    for `width` columns, or fewer in the last group."""
+    """The packed form of integers with their scales.
+
+    Args:
+        integers: [rows, columns], -8 to 7 in 4 bits, -128 to 127 in 8.
+        scales: [rows, groups], each for `width` columns, or fewer in the last group.
+        bits: 4 or 8.
+        width: Columns of a group.
+    """
     rows, columns = integers.shape
     padded = torch.zeros(rows, scales.shape[1] * min(width, columns), dtype=torch.int8)
     padded[:, :columns] = integers

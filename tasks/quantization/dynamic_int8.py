@@ -24,8 +24,10 @@ from slimline.tasks.models.loading import load_fp32
 
 
 def quantize_linear_only(model_dir: Path, target: Path) -> dict[str, Any]:
-    """Quantizes the checkpoint `model_dir` into `target`: int8 weights in `model.safetensors`, their scales in
-    `quantization.json`, all other files as they were, but for the config's `tie_word_embeddings`, now false.
+    """Quantizes the checkpoint `model_dir` into `target`.
+
+    Weights in int8 are in `model.safetensors`, their scales in `quantization.json`; all other files are as they were,
+    but for the config's `tie_word_embeddings`, now false.
 
     Returns:
         Notes for provenance: matmuls (projections and head), int8_matmuls.

@@ -181,7 +181,7 @@ class DynamicInt8(Int8Arithmetic):
         return self.graph.node("Mul", list(self._unscaled(name, tokens)))
 
     def _unscaled(self, name: str, tokens: str) -> tuple[str, str]:
-        """tokens x weight but for the tokens' scales, and these [rows, tokens, 1]."""
+        """Tokens x weight but for the tokens' scales, and these [rows, tokens, 1]."""
         matrix, scales = self._matrix(name)
         rounded, scale = self._round(tokens, self.graph.constants[matrix].dims[0])
         inputs = [rounded, matrix, self._one(), scales, self._zero()]

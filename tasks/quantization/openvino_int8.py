@@ -90,7 +90,7 @@ def _quantize(model: openvino.Model, windows: NDArray[np.int32], weight_bits: in
 
 @contextmanager
 def _bars_on_standard_error() -> Iterator[None]:
-    """nncf draws its bars on rich's global console: keep them off standard output, and out of log files."""
+    """Nncf draws its bars on rich's global console: keep them off standard output, and out of log files."""
     console = rich.get_console()
     before = console.stderr, console.quiet
     console.stderr, console.quiet = True, not sys.stderr.isatty()
