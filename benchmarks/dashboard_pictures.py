@@ -1,4 +1,4 @@
-"""The pictures of docs/dashboard.md, from the runs in SLIMLINE_HOME: `python -m tests.dashboards.pictures`."""
+"""The pictures of docs/dashboard.md, from the runs in SLIMLINE_HOME: `python -m benchmarks.dashboard_pictures`."""
 
 from playwright.sync_api import Page
 
