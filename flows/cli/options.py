@@ -34,9 +34,9 @@ def exit_on_bad_input() -> Iterator[None]:
 def _refusals() -> tuple[type[Exception], ...]:
     # Asked for only once something was raised: naming these classes costs an import of DuckDB.
     from slimline.storage.artifacts.store import ArtifactError
-    from slimline.storage.metrics.store import QueryRefused
+    from slimline.storage.metrics.store import QueryError
 
-    return ValueError, LookupError, OSError, ArtifactError, QueryRefused
+    return ValueError, LookupError, OSError, ArtifactError, QueryError
 
 
 def fail(message: str, status: int = BAD_INPUT) -> NoReturn:

@@ -14,9 +14,9 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 from slimline.dashboards.reports.query_answer import render_answer
 from slimline.storage.metrics.catalog import Relation, relations
-from slimline.storage.metrics.connection import QueryRefused
+from slimline.storage.metrics.user_sql import QueryError
 from slimline.storage.metrics.sandbox import ask
-from slimline.storage.metrics.sql_text import is_whole, keywords, statements
+from slimline.storage.metrics.sql_text import is_complete, keywords, statements
 from slimline.storage.paths import home
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Prompt:
         """One command or some statements, as typed; what goes wrong is printed."""
         try:
             typer.echo(self._command(text) if text.startswith(".") else self._answers(text))
-        except (QueryRefused, ValueError) as reason:
+        except (QueryError, ValueError) as reason:
             typer.echo(f"error: {reason}", err=True)
         except KeyboardInterrupt:
             typer.echo("error: the query was cancelled", err=True)
@@ -112,7 +112,7 @@ def _keys() -> KeyBindings:
     def _(event: KeyPressEvent) -> None:
         buffer = event.current_buffer
         text = buffer.text.strip()
-        if not text or text.startswith(".") or is_whole(text):
+        if not text or text.startswith(".") or is_complete(text):
             buffer.validate_and_handle()
         else:
             buffer.insert_text("\n")

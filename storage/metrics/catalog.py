@@ -18,7 +18,7 @@ OF_METRICS = ("result_table", "pareto", "versus_published")  # views whose colum
 START, END = "<!-- schema -->", "<!-- /schema -->"
 
 
-class Described(NamedTuple):
+class ColumnDescription(NamedTuple):
     """A column: its name, its SQL type, and what it means where that is more than its name says."""
 
     name: str
@@ -32,13 +32,13 @@ class Relation(NamedTuple):
     name: str
     kind: str
     doc: str
-    columns: list[Described]
+    columns: list[ColumnDescription]
 
 
 def relations() -> list[Relation]:
     """Every table, then every view."""
     tables = [
-        Relation(name, "table", inspect.getdoc(row) or "", [_described(column) for column in columns(row)])
+        Relation(name, "table", inspect.getdoc(row) or "", [_describe(column) for column in columns(row)])
         for name, row in READABLE.items()
     ]
     docs: dict[str, str] = {}
@@ -46,14 +46,19 @@ def relations() -> list[Relation]:
         for column in table.columns:
             docs.setdefault(column.name, column.doc)
     views = [
-        Relation(view, "view", view_doc(view), [Described(name, kind, _doc(view, name, docs)) for name, kind in found])
+        Relation(
+            view,
+            "view",
+            view_doc(view),
+            [ColumnDescription(name, kind, _doc(view, name, docs)) for name, kind in found],
+        )
         for view, found in _view_columns().items()
     ]
     return tables + views
 
 
-def _described(column: Column) -> Described:
-    return Described(column.name, SQL_TYPES[column.type], column.doc)
+def _describe(column: Column) -> ColumnDescription:
+    return ColumnDescription(column.name, SQL_TYPES[column.type], column.doc)
 
 
 def _view_columns() -> dict[str, list[tuple[str, str]]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from slimline.storage.metrics.catalog import relations
+from slimline.storage.metrics.sql_text import quote_name, quote_text
 
 if TYPE_CHECKING:
     from slimline.storage.metrics.store import MetricsStore
@@ -20,9 +21,15 @@ BATCH_ROWS = 100_000
 
 
 def export_duckdb(store: MetricsStore, file: Path) -> dict[str, int]:
-    """Write every table, and every view as a table, with comments that say what they are; the rows of each.
+    """Write every table, and every view as a table, with comments that say what they are.
 
-    The file appears whole or not at all. Raises FileExistsError rather than write over anything.
+    The file appears complete or not at all.
+
+    Returns:
+        The number of rows of each.
+
+    Raises:
+        FileExistsError: the file exists; nothing is overwritten.
     """
     if file.exists():
         raise FileExistsError(f"{file} exists already; remove it, or choose another name")
@@ -30,7 +37,7 @@ def export_duckdb(store: MetricsStore, file: Path) -> dict[str, int]:
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=".export-") as directory:
         draft = Path(directory) / "draft.duckdb"
         counts = _write(store, draft)
-        os.link(draft, file)  # unlike a rename, never over what came meanwhile
+        os.link(draft, file)  # unlike a rename, this never overwrites a file that appeared meanwhile
     return counts
 
 
@@ -43,11 +50,9 @@ def _write(store: MetricsStore, draft: Path) -> dict[str, int]:
             target.execute(f"CREATE TABLE {relation.name} AS FROM rows_of_it")
             target.unregister("rows_of_it")
             counts[relation.name] = len(target.table(relation.name))
-            target.execute(f"COMMENT ON TABLE {relation.name} IS {_text(relation.doc)}")
+            target.execute(f"COMMENT ON TABLE {relation.name} IS {quote_text(relation.doc)}")
             for column in relation.columns:
-                target.execute(f'COMMENT ON COLUMN {relation.name}."{column.name}" IS {_text(column.doc)}')
+                target.execute(
+                    f"COMMENT ON COLUMN {relation.name}.{quote_name(column.name)} IS {quote_text(column.doc)}"
+                )
     return counts
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"

@@ -44,19 +44,19 @@ def ask(url: str, sql: str, limits: Limits = DEFAULT_LIMITS, cancelled: threadin
     """The answer of the metrics store at `url` to one statement from anyone, within limits of time and memory.
 
     Raises:
-        QueryRefused: it was not answered; also soon after `cancelled` is set.
+        QueryError: it was not answered; also soon after `cancelled` is set.
     """
     import pyarrow as pa
 
-    from slimline.storage.metrics.connection import QueryRefused
+    from slimline.storage.metrics.user_sql import QueryError
 
     with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as complaint:
         cancelled = cancelled or threading.Event()
         status = _run({"url": url, "sql": sql, "limits": limits}, (answer, complaint), cancelled)
         if cancelled.is_set():
-            raise QueryRefused("the query was cancelled")
+            raise QueryError("the query was cancelled")
         if status:
-            raise QueryRefused(_text(answer) if status == REFUSED else _why(status, _text(complaint), limits))
+            raise QueryError(_text(answer) if status == REFUSED else _why(status, _text(complaint), limits))
         answer.seek(0)
         return pa.ipc.open_stream(answer).read_all()
 
@@ -105,14 +105,14 @@ def main() -> None:
     output = io.FileIO(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing but the answer goes there
     _confine(limits)
-    from slimline.storage.metrics.connection import QueryRefused
     from slimline.storage.metrics.store import MetricsStore
+    from slimline.storage.metrics.user_sql import QueryError
 
     store = MetricsStore(request["url"])
     signal.setitimer(signal.ITIMER_REAL, limits.seconds + OVERTIME_S)  # ends the process whatever it is doing
     try:
         _send(store.query(request["sql"], limits.seconds), output)
-    except QueryRefused as error:
+    except QueryError as error:
         output.write(str(error).encode("utf8", "replace")[:LONGEST_REASON])
         os._exit(REFUSED)  # a query that was stopped may still hold its threads
     os._exit(0)

@@ -13,10 +13,10 @@ import duckdb
 
 from slimline.storage.metrics import partitions
 from slimline.storage.metrics.connection import connect
-from slimline.storage.metrics.user_sql import QueryError, answer, check_statement
 from slimline.storage.metrics.partitions import LocalPartitions, Partitions, RemotePartitions
 from slimline.storage.metrics.rows import Row
 from slimline.storage.metrics.schema import TABLES, arrow_schema, stored_values
+from slimline.storage.metrics.user_sql import QueryError, answer, check_statement
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -1,4 +1,4 @@
-"""A query that runs beside its page, so that the page can be used meanwhile, and can stop it."""
+"""A query that runs in a thread of its own, so that its page can be used meanwhile, and can stop it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from slimline.storage.metrics.sandbox import Limits, ask
-from slimline.storage.metrics.store import MetricsStore, QueryRefused
+from slimline.storage.metrics.store import MetricsStore, QueryError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,7 +33,7 @@ class Job:
         self._cancelled.set()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the end, at most so long; whether it has come."""
+        """Wait at most so long for the end of the query; whether it has ended."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
@@ -41,6 +41,6 @@ class Job:
         started = time.monotonic()
         try:
             self.answer = ask(store.url, self.sql, LIMITS, self._cancelled)
-        except QueryRefused as reason:
+        except QueryError as reason:
             self.error = str(reason)
         self.seconds = time.monotonic() - started

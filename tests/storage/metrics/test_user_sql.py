@@ -3,15 +3,15 @@
 import pyarrow as pa
 import pytest
 
-from slimline.storage.metrics import connection
-from slimline.storage.metrics.store import MetricsStore, QueryRefused
+from slimline.storage.metrics import user_sql
+from slimline.storage.metrics.store import MetricsStore, QueryError
 from tests.storage.factories import measured
 
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory):
     store = MetricsStore(tmp_path_factory.mktemp("metrics"))
-    store.append("measurements", [measured("original", "es", 40.0), measured("pruned", "es", 31.0)])
+    store.append([measured("original", "es", 40.0), measured("pruned", "es", 31.0)])
     return store
 
 
@@ -143,7 +143,7 @@ REFUSED = [
 @pytest.mark.parametrize(("sql", "reason"), REFUSED)
 def test_all_else_is_refused_with_the_reason(filled, tmp_path, sql, reason):
     python_variable = pa.table({"secret": [1]})
-    with pytest.raises(QueryRefused, match=f"(?s){reason}"):
+    with pytest.raises(QueryError, match=f"(?s){reason}"):
         filled.query(sql.replace("{here}", str(tmp_path)))
     assert list(tmp_path.iterdir()) == []
     assert python_variable.num_rows == 1
@@ -154,7 +154,7 @@ def test_the_stores_own_files_cannot_be_overwritten(filled):
     (file,) = (filled._partitions.root / "measurements").glob("*/*.parquet")
     before = file.read_bytes()
     for sql in (f"COPY published TO '{file}'", f"EXPLAIN ANALYZE COPY published TO '{file}' (FORMAT parquet)"):
-        with pytest.raises(QueryRefused):
+        with pytest.raises(QueryError):
             filled.query(sql)
     assert file.read_bytes() == before
 
@@ -169,19 +169,19 @@ def test_the_stores_own_files_cannot_be_overwritten(filled):
     ],
 )
 def test_an_error_says_the_line_and_points_to_the_place(filled, sql, place):
-    with pytest.raises(QueryRefused) as refusal:
+    with pytest.raises(QueryError) as refusal:
         filled.query(sql)
     assert place in str(refusal.value)
 
 
 def test_a_huge_result_is_refused_before_it_fills_the_memory(filled, monkeypatch):
-    monkeypatch.setattr(connection, "RESULT_LIMIT_BYTES", 2_000_000)
-    with pytest.raises(QueryRefused, match="the result is larger than 2 MB; aggregate, or add a LIMIT"):
+    monkeypatch.setattr(user_sql, "RESULT_LIMIT_BYTES", 2_000_000)
+    with pytest.raises(QueryError, match="the result is larger than 2 MB; aggregate, or add a LIMIT"):
         filled.query("SELECT * FROM range(100000000000)", seconds=20)
 
 
 def test_a_query_of_our_own_is_stopped_in_time(filled):
-    with pytest.raises(QueryRefused, match=r"the query was stopped after 0\.3 s"):
+    with pytest.raises(QueryError, match=r"the query was stopped after 0\.3 s"):
         filled.query("SELECT count(*) FROM range(100000000000) a, range(1000) b WHERE a.range + b.range = -1", 0.3)
 
 
@@ -197,8 +197,8 @@ def test_the_connection_itself_is_locked(filled):
 
 def test_through_a_dataset_the_same_is_answered_and_refused():
     remote = MetricsStore("memory://usersql")
-    remote.append("measurements", [measured("original", "es", 40.0)])
+    remote.append([measured("original", "es", 40.0)])
     assert remote.query("SELECT value FROM measurements WHERE variant = 'original'").to_pylist() == [{"value": 40.0}]
-    with pytest.raises(QueryRefused, match="disabled by configuration"):
+    with pytest.raises(QueryError, match="disabled by configuration"):
         remote.query("SELECT * FROM read_csv('/etc/passwd')")
     remote._partitions.fs.rm("/usersql", recursive=True)
