@@ -8,7 +8,8 @@ from slimline.flows.config.study import Study
 from slimline.flows.ui.progress import say
 from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore
 from slimline.tasks import steps
-from slimline.tasks.specs import Calibration, Distill, TrainingStep, Work
+from slimline.tasks.registry import row_of
+from slimline.tasks.specs import StepSpec
 
 
 @flow(name="build", flow_run_name="build {variant}", validate_parameters=False)
@@ -16,23 +17,23 @@ def build(study: Study, variant: str, base: ArtifactRef, slice_: ArtifactRef, st
     """Apply the variant's steps to the base; steps it shares with another variant are made once."""
     teacher = artifact = base
     for step in study.prepare:
-        teacher = artifact = _applied(step, artifact, base, slice_, store)
+        teacher = artifact = _apply(step, artifact, base, slice_, store)
     for step in study.variants[variant].steps:
-        artifact = _applied(step, artifact, teacher, slice_, store)
+        artifact = _apply(step, artifact, teacher, slice_, store)
     return artifact
 
 
-def _applied(
-    step: Work, artifact: ArtifactRef, teacher: ArtifactRef, slice_: ArtifactRef, store: ArtifactStore
+# The task that a step is in Prefect's view, by the first of these that the step needs.
+_TASKS = {"teacher": steps.distill, "work": steps.train, "data": steps.calibrate}
+
+
+def _apply(
+    step: StepSpec, artifact: ArtifactRef, teacher: ArtifactRef, slice_: ArtifactRef, store: ArtifactStore
 ) -> ArtifactRef:
-    if isinstance(step, Distill):
-        state = steps.distill(step, artifact, teacher, slice_, store, return_state=True)
-    elif isinstance(step, TrainingStep):
-        state = steps.train(step, artifact, slice_, store, return_state=True)
-    elif isinstance(step, Calibration):
-        state = steps.calibrate(step, artifact, slice_, store, return_state=True)
-    else:
-        state = steps.convert(step, artifact, store, return_state=True)
+    row = row_of(step)
+    task = next((task for need, task in _TASKS.items() if row.needs(need)), steps.convert)
+    others = [ref if row.needs(name) else None for name, ref in (("teacher", teacher), ("data", slice_))]
+    state = task(step, artifact, store, *others, return_state=True)
     made = state.result()
     say(f"  {step.step}: {'kept' if state.name == 'Cached' else 'made'} {made}")
     return made

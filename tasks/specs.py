@@ -32,9 +32,10 @@ class Spec(BaseModel):
     @classmethod
     def _fields_are_known(cls, content: Any) -> Any:
         # Pydantic's own message does not say which fields there are.
-        for name in content if isinstance(content, dict) else ():
+        is_open = cls.model_config.get("extra") == "allow"
+        for name in content if isinstance(content, dict) and not is_open else ():
             if name not in cls.model_fields:
-                raise ValueError(f"{name!r} is no field; allowed: {', '.join(cls.model_fields)}")
+                raise ValueError(f"{name!r} is not a field; allowed: {', '.join(cls.model_fields)}")
         return content
 
 
@@ -118,7 +119,27 @@ Base = Annotated[HubBase | PathBase | BundledBase | RandomBase, Field(discrimina
 # --------------------------------------------------------------------------------------------------------------- steps
 
 
-class Training(Spec):
+USER_STEP = r"^\w+(\.\w+)*:\w+$"
+
+
+class StepSpec(Spec):
+    """Base of what a recipe step's spec is, in slimline and in a user's own module."""
+
+    step: str = Field("", description="Its name: one of slimline's, or `module:function` of a user's own.")
+
+
+class UserStep(StepSpec):
+    """A step of a user's own: the fields that its own spec has checked, as plain data.
+
+    A host that only measures, and whoever reads the study in the store, has no need of the user's module.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    step: str = Field(pattern=USER_STEP)
+
+
+class Training(StepSpec):
     """What every step that trains shares."""
 
     window: PositiveInt = Field(512, le=1024, description="Tokens per packed training window.")
@@ -168,7 +189,7 @@ class GroupLasso(EpochTraining):
         return self
 
 
-class TrimVocabulary(Spec):
+class TrimVocabulary(StepSpec):
     """Keep the first entries of the byte-pair vocabulary: merges are dropped from the last one backwards."""
 
     step: Literal["trim-vocabulary"] = "trim-vocabulary"
@@ -219,60 +240,60 @@ class Distill(Training):
     checkpoint_minutes: PositiveFloat = 5.0
 
 
-class Prebuilt(Spec):
+class Prebuilt(StepSpec):
     """A compressed form of the bundled model that ships with slimline, made by the study of the same name."""
 
     step: Literal["prebuilt"] = "prebuilt"
     name: str = Field("slim", pattern=r"^[a-z0-9][a-z0-9-]*$")
 
 
-class DynamicInt8(Spec):
+class DynamicInt8(StepSpec):
     """Post-training dynamic int8 as published: torch's, which swaps nn.Linear only and so skips GPT-2's Conv1D."""
 
     step: Literal["dynamic-int8"] = "dynamic-int8"
 
 
-class ExportOnnx(Spec):
+class ExportOnnx(StepSpec):
     """One ONNX graph with key/value cache in and out."""
 
     step: Literal["export-onnx"] = "export-onnx"
 
 
-class OnnxInt8(Spec):
+class OnnxInt8(StepSpec):
     """Dynamic int8 of every projection of an ONNX graph, the tied head included."""
 
     step: Literal["onnx-int8"] = "onnx-int8"
     per_channel: bool = True
 
 
-class OnnxStaticInt8(Spec):
+class OnnxStaticInt8(StepSpec):
     """Static int8 of every projection of an ONNX graph: activation scales are calibrated, not computed at run time."""
 
     step: Literal["onnx-static-int8"] = "onnx-static-int8"
     calibration_samples: PositiveInt = Field(64, description="Windows of the training split the ranges are taken from.")
 
 
-class ExportOpenvino(Spec):
+class ExportOpenvino(StepSpec):
     """One OpenVINO model whose key/value cache is its own state."""
 
     step: Literal["export-openvino"] = "export-openvino"
 
 
-class OpenvinoInt8(Spec):
+class OpenvinoInt8(StepSpec):
     """Post-training int8 of an OpenVINO model by nncf, calibrated."""
 
     step: Literal["openvino-int8"] = "openvino-int8"
     calibration_samples: PositiveInt = Field(64, description="Windows of the training split the ranges are taken from.")
 
 
-class ExportCtranslate2(Spec):
+class ExportCtranslate2(StepSpec):
     """A CTranslate2 model directory, weights as they are or in int8."""
 
     step: Literal["export-ctranslate2"] = "export-ctranslate2"
     precision: Literal["float32", "int8"] = "float32"
 
 
-class WeightOnly(Spec):
+class WeightOnly(StepSpec):
     """Weights in int8 or int4, activations in floating point, by neural-compressor; stored packed."""
 
     step: Literal["weight-only"] = "weight-only"
@@ -282,7 +303,7 @@ class WeightOnly(Spec):
     calibration_samples: PositiveInt = Field(32, description="Windows of the training split (gptq only).")
 
 
-class Engine(Spec):
+class Engine(StepSpec):
     """What runs the artifact: the last step of every recipe."""
 
     step: Literal["engine"] = "engine"
@@ -307,13 +328,6 @@ class Engine(Spec):
             raise ValueError("draft_tokens: torch rounds bfloat16 differently for several tokens at once; allowed: 0")
         return self
 
-
-TrainingStep = Pretrain | FineTune | GroupLasso | Slim
-Calibration = OnnxStaticInt8 | OpenvinoInt8 | WeightOnly
-Conversion = TrimVocabulary | Prebuilt | DynamicInt8 | ExportOnnx | OnnxInt8 | ExportOpenvino | ExportCtranslate2
-Work = TrainingStep | Distill | Conversion | Calibration
-Step = Annotated[Work | Engine, Field(discriminator="step")]
-Preparation = Annotated[Work, Field(discriminator="step")]
 
 # ----------------------------------------------------------------------------------------------------------- measuring
 

@@ -77,9 +77,11 @@ def _purpose(step: str) -> str:
     return f"{step} of {context.flow_run.name!r}" if context and context.flow_run else step
 
 
-def _built(function: Callable[P, ArtifactRef], sentence: str, retries: int = 0) -> Task[P, ArtifactRef]:
+def _built(
+    function: Callable[P, ArtifactRef], sentence: str, retries: int = 0, name: str | None = None
+) -> Task[P, ArtifactRef]:
     """A task that makes an artifact: cached exactly. Only what reads from outside can fail for a moment."""
-    name = function.__name__.replace("_", "-")
+    name = name or function.__name__.replace("_", "-")
 
     @wraps(function)
     def build_alone(*args: P.args, **kwargs: P.kwargs) -> ArtifactRef:
@@ -114,9 +116,9 @@ def _timed(function: Callable[P, R], sentence: str) -> Task[P, R]:
 
 prepare_data = _built(build.prepare_data, "cut {spec.samples} lines from {spec.origin.source}", retries=1)
 make_base = _built(build.make_base, "get the {spec.source} base model", retries=1)
-train = _built(build.train, "{spec.step} on {model}")
-distill = _built(build.distill, "distil {teacher} into {model}")
-convert = _built(build.convert, "{spec.step} of {model}")
-calibrate = _built(build.calibrate, "{spec.step} of {model}, calibrated")
+train = _built(build.apply_step, "{spec.step} on {model}", name="train")
+distill = _built(build.apply_step, "distil {teacher} into {model}", name="distill")
+convert = _built(build.apply_step, "{spec.step} of {model}", name="convert")
+calibrate = _built(build.apply_step, "{spec.step} of {model}, calibrated", name="calibrate")
 complete = _built(build.complete, "complete lines with {model} on {spec.engine.name}")
-measure_speed = _timed(rounds.measure_speed, "round {visit.round}: time {visit.variant}")
+measure_speed = _timed(rounds.measure_speed, "round {turn.round}: time {turn.variant}")

@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
 from slimline.flows.config.host import Local, Pool, Slurm, load_hosts
-from slimline.flows.config.loader import StudyError, find_file, names_in, problems_of, read_fields, unknown
-from slimline.tasks.specs import (
-    Base,
-    BundledBase,
-    Data,
-    Distill,
-    DynamicInt8,
-    Engine,
-    ExportCtranslate2,
-    ExportOnnx,
-    ExportOpenvino,
-    FineTune,
-    GroupLasso,
-    Measuring,
-    OnnxInt8,
-    OnnxStaticInt8,
-    OpenvinoInt8,
-    Prebuilt,
-    Preparation,
-    Pretrain,
-    Slim,
-    Spec,
-    Step,
-    TrimVocabulary,
-    WeightOnly,
-    Work,
-)
+from slimline.flows.config.loader import StudyError, find_file, problem_lines, read_fields, unknown_name, yaml_names
+from slimline.flows.config.recipe import USER_MODULES, Preparation, Step, can_check, form_after
+from slimline.tasks.registry import forms_run_by
+from slimline.tasks.specs import Base, BundledBase, Data, Engine, EngineName, Measuring, Spec, StepSpec
 
 __all__ = [
     "STUDIES",
@@ -52,65 +30,6 @@ __all__ = [
 
 STUDIES = Path(__file__).parents[1] / "studies"
 
-Form = Literal[
-    "checkpoint",
-    "quantized checkpoint",
-    "packed checkpoint",
-    "graph",
-    "quantized graph",
-    "OpenVINO model",
-    "quantized OpenVINO model",
-    "CTranslate2 model",
-]
-# What a step can be applied to, and what becomes of it. What is quantized goes into an engine only, or into a
-# distillation that leaves its integers as they are: no recipe can quantize twice.
-_TAKES: dict[type[Spec], dict[Form, Form]] = {
-    Pretrain: {"checkpoint": "checkpoint"},
-    FineTune: {"checkpoint": "checkpoint"},
-    GroupLasso: {"checkpoint": "checkpoint"},
-    Slim: {"checkpoint": "checkpoint"},
-    Distill: {"checkpoint": "checkpoint", "packed checkpoint": "packed checkpoint"},
-    TrimVocabulary: {"checkpoint": "checkpoint"},
-    Prebuilt: {"checkpoint": "checkpoint"},
-    WeightOnly: {"checkpoint": "packed checkpoint"},
-    DynamicInt8: {"checkpoint": "quantized checkpoint"},
-    ExportOnnx: {"checkpoint": "graph"},
-    OnnxInt8: {"graph": "quantized graph"},
-    OnnxStaticInt8: {"graph": "quantized graph"},
-    ExportOpenvino: {"checkpoint": "OpenVINO model"},
-    OpenvinoInt8: {"OpenVINO model": "quantized OpenVINO model"},
-    ExportCtranslate2: {"checkpoint": "CTranslate2 model"},
-}
-_RUNS: dict[str, tuple[Form, ...]] = {
-    "torch": ("checkpoint", "quantized checkpoint", "packed checkpoint"),
-    "onnxruntime": ("graph", "quantized graph"),
-    "openvino": ("OpenVINO model", "quantized OpenVINO model"),
-    "ctranslate2": ("CTranslate2 model",),
-}
-
-
-def form_after(steps: Sequence[Step], field: str) -> Form:
-    """What a checkpoint has become after these steps of a study's field.
-
-    Raises:
-        ValueError: a step cannot follow the one before it.
-    """
-    form: Form = "checkpoint"
-    for number, step in enumerate(steps):
-        if isinstance(step, Engine):
-            raise ValueError(f"{field}.{number}: engine {step.name} stands before the end; it must be the last step")
-        made = _TAKES[type(step)]
-        if form not in made:
-            if _is_quantized(form) and any(map(_is_quantized, made.values())):
-                raise ValueError(f"{field}.{number}: {step.step} quantizes what is quantized already; allowed: once")
-            raise ValueError(f"{field}.{number}: {step.step} takes a {' or '.join(made)}, but here stands a {form}")
-        form = made[form]
-    return form
-
-
-def _is_quantized(form: Form) -> bool:
-    return form.startswith(("quantized", "packed"))
-
 
 class Variant(Spec):
     """A recipe with a label that says what it claims to be."""
@@ -119,18 +38,20 @@ class Variant(Spec):
     recipe: tuple[Step, ...]
 
     @model_validator(mode="after")
-    def _recipe_fits_together(self) -> Self:
+    def _recipe_fits_together(self, info: ValidationInfo) -> Self:
         if not self.recipe or not isinstance(self.recipe[-1], Engine):
             end = f"ends with {self.recipe[-1].step}" if self.recipe else "is empty"
-            raise ValueError(f"recipe: {end}; the last step must be an engine ({', '.join(_RUNS)})")
-        form = form_after(self.recipe[:-1], "recipe")
-        if form not in _RUNS[self.engine.name]:
-            allowed = " or ".join(_RUNS[self.engine.name])
-            raise ValueError(f"recipe.{len(self.steps)}: engine {self.engine.name} runs a {allowed}, not a {form}")
+            raise ValueError(f"recipe: {end}; the last step must be an engine ({', '.join(get_args(EngineName))})")
+        if can_check(self.recipe, info):
+            form, allowed = form_after(self.recipe[:-1], "recipe"), forms_run_by(self.engine.name)
+            if form not in allowed:
+                raise ValueError(
+                    f"recipe.{len(self.steps)}: engine {self.engine.name} runs a {' or '.join(allowed)}, not a {form}"
+                )
         return self
 
     @property
-    def steps(self) -> tuple[Work, ...]:
+    def steps(self) -> tuple[StepSpec, ...]:
         """The recipe without its engine."""
         return tuple(step for step in self.recipe if not isinstance(step, Engine))
 
@@ -169,7 +90,7 @@ class Study(Spec):
     def _baseline_is_there(cls, baseline: str, others: ValidationInfo) -> str:
         variants = others.data.get("variants", {baseline: None})  # absent where they are refused themselves
         if baseline not in variants:
-            raise ValueError(unknown(baseline, variants))
+            raise ValueError(unknown_name(baseline, variants))
         return baseline
 
     @field_validator("hosts")
@@ -182,8 +103,8 @@ class Study(Spec):
 
     @field_validator("prepare")
     @classmethod
-    def _prepares_a_checkpoint(cls, prepare: tuple[Preparation, ...]) -> tuple[Preparation, ...]:
-        if (form := form_after(prepare, "prepare")) != "checkpoint":
+    def _prepares_a_checkpoint(cls, prepare: tuple[Preparation, ...], info: ValidationInfo) -> tuple[Preparation, ...]:
+        if can_check(prepare, info) and (form := form_after(prepare, "prepare")) != "checkpoint":
             raise ValueError(f"leaves a {form}; every variant starts from a checkpoint")
         return prepare
 
@@ -203,7 +124,7 @@ class Study(Spec):
         """
         for name in names:
             if name not in self.variants:
-                raise StudyError(f"variants: {unknown(name, self.variants)}")
+                raise StudyError(f"variants: {unknown_name(name, self.variants)}")
         kept = {name: variant for name, variant in self.variants.items() if name in {*names, self.baseline}}
         return self.model_copy(update={"variants": kept})
 
@@ -241,7 +162,7 @@ class Study(Spec):
 
 def study_names() -> list[str]:
     """The studies that ship with slimline."""
-    return names_in(STUDIES)
+    return yaml_names(STUDIES)
 
 
 # A choice in a form; the path of a file is another choice wherever names are typed.
@@ -258,18 +179,24 @@ def as_study(study: str | Study) -> Study:
 
 
 def load_study(name: str) -> Study:
-    """A study by name, or from a YAML file.
+    """A study by name, or from a YAML file; a module of the user's own steps may be beside the file.
 
     Raises:
         StudyError: there is no such study, or it is invalid; the message names every offending field.
     """
     path = find_file("study", name, STUDIES)
+    if path.parent != STUDIES and (folder := str(path.resolve().parent)) not in sys.path:
+        sys.path.append(folder)  # at its end: a module of the user's replaces no other one
     return parse_study({"name": path.stem, **read_fields(path, "a study")})
 
 
 def parse_study(content: Mapping[str, Any]) -> Study:
-    """A study from plain data, or a `StudyError` that lists every problem."""
+    """A study that can be built, from plain data; imports the modules of a user's own steps.
+
+    Raises:
+        StudyError: it cannot; the message lists every problem.
+    """
     try:
-        return Study.model_validate(content)
+        return Study.model_validate(content, context=USER_MODULES)
     except ValidationError as error:
-        raise StudyError("\n".join(problems_of(error))) from error
+        raise StudyError("\n".join(problem_lines(error))) from error

@@ -29,8 +29,8 @@ def base(store: ArtifactStore) -> ArtifactRef:
 
 
 def test_conversions_are_checked_and_remember_where_they_come_from(store: ArtifactStore, base: ArtifactRef) -> None:
-    graph = build.convert(ExportOnnx(), base, store)
-    int8 = build.convert(OnnxInt8(), graph, store)
+    graph = build.apply_step(ExportOnnx(), base, store)
+    int8 = build.apply_step(OnnxInt8(), graph, store)
     assert store.provenance(graph).inputs == [base] and store.provenance(int8).inputs == [graph]
     assert store.provenance(graph).notes["parity_max_abs"] <= 1e-3
     notes = rounds.all_notes(int8, store)

@@ -81,19 +81,19 @@ REFUSED = {  # name: content, field, value, what is allowed
     "dynamic-int8, then onnx": (
         recipe(DYNAMIC, EXPORT, ONNX_INT8, ONNXRUNTIME),
         "variants.odd: recipe.1",
-        "here stands a quantized checkpoint",
+        "it would get a quantized checkpoint",
         "export-onnx takes a checkpoint",
     ),
     "onnx-int8 of a checkpoint": (
         recipe(ONNX_INT8, ONNXRUNTIME),
         "variants.odd: recipe.0",
-        "here stands a checkpoint",
+        "it would get a checkpoint",
         "onnx-int8 takes a graph",
     ),
     "training of a graph": (
         recipe(EXPORT, {"step": "fine-tune"}, ONNXRUNTIME),
         "variants.odd: recipe.1",
-        "here stands a graph",
+        "it would get a graph",
         "fine-tune takes a checkpoint",
     ),
     "no engine": (
@@ -451,7 +451,7 @@ def test_an_engine_is_asked_for_what_it_can_do_only(engine, message):
 def test_only_weight_only_can_be_distilled_after_quantization():
     distill, packed = {"step": "distill"}, {"step": "weight-only"}
     assert parse_study(recipe(packed, distill, TORCH)).variants["odd"]
-    with pytest.raises(StudyError, match="distill takes a checkpoint or packed checkpoint, but here stands a graph"):
+    with pytest.raises(StudyError, match="distill takes a checkpoint or packed checkpoint, but it would get a graph"):
         parse_study(recipe(EXPORT, distill, TORCH))
     with pytest.raises(StudyError, match="weight-only quantizes what is quantized already"):
         parse_study(recipe(packed, packed, TORCH))

@@ -1,0 +1,338 @@
+"""One row a recipe step: what slimline knows of it besides the code of its function.
+
+To add a step, write its spec in `specs`, its function in a module of tasks/, and its row here: studies, builds, cache
+keys, forms and parity checks follow. A step of a user's own has no row: `user_row` makes one of its function.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from slimline.storage.paths import BUNDLED
+from slimline.tasks.runtime.host import describe_host, usable_threads
+from slimline.tasks.specs import (
+    BundledBase,
+    Data,
+    Distill,
+    DynamicInt8,
+    EngineName,
+    ExportCtranslate2,
+    ExportOnnx,
+    ExportOpenvino,
+    FineTune,
+    GroupLasso,
+    HubBase,
+    OnnxInt8,
+    OnnxStaticInt8,
+    OpenvinoInt8,
+    PathBase,
+    Prebuilt,
+    Pretrain,
+    RandomBase,
+    Scoring,
+    Slim,
+    Spec,
+    StepSpec,
+    TrimVocabulary,
+    UserStep,
+    WeightOnly,
+)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+Form = Literal[
+    "checkpoint",
+    "quantized checkpoint",
+    "packed checkpoint",
+    "graph",
+    "quantized graph",
+    "OpenVINO model",
+    "quantized OpenVINO model",
+    "CTranslate2 model",
+]
+Kind = Literal["slice", "model", "packed", "onnx", "openvino", "ctranslate2", "predictions"]
+KIND_OF: dict[Form, Kind] = {
+    "checkpoint": "model",
+    "quantized checkpoint": "model",
+    "packed checkpoint": "packed",
+    "graph": "onnx",
+    "quantized graph": "onnx",
+    "OpenVINO model": "openvino",
+    "quantized OpenVINO model": "openvino",
+    "CTranslate2 model": "ctranslate2",
+}
+"""The kind of artifact that a model of each form is stored as."""
+ENGINE_OF: dict[str, EngineName] = {
+    "model": "torch",
+    "packed": "torch",
+    "onnx": "onnxruntime",
+    "openvino": "openvino",
+    "ctranslate2": "ctranslate2",
+}
+"""The engine that runs each kind of artifact."""
+
+
+class Bound(NamedTuple):
+    """How far a result's logits may be from its input's: what only rounds differently is bounded."""
+
+    max_abs: float = 1e-3
+
+    def of(self, spec: Spec) -> float | None:
+        """The bound of one step; none if it quantizes, which is left to EM and ES to judge."""
+        return None if getattr(spec, "precision", "float32") == "int8" else self.max_abs
+
+
+def _nothing(spec: Any) -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """A row of the registry."""
+
+    spec: type[Spec]
+    function: str
+    """`module:function`; imported only when it runs, so that a step whose result is cached costs no import of torch."""
+    gets: str
+    """What the function is called with, in order: `spec`, a field of the spec, or one of these paths: `model` (the
+    step's input), `teacher` (the study's prepared base), `data` (the slice), `target` (the empty directory for the
+    result), `work` (a directory that outlives a kill, so that the step can resume)."""
+    takes: Mapping[Form, Form]
+    """The forms that the step can be applied to, and what becomes of each; empty for what is not in recipes."""
+    makes: Kind | None = None
+    """The kind of artifact, where no form says it."""
+    bound: Bound | None = None
+    """Of the logits' parity. None: parity is reported only. Steps that leave the form as it is have none."""
+    reads: Callable[[Any], str] = _nothing
+    """Digest of what the step looks at outside the store and outside its code: files, or the host it runs on."""
+
+    @property
+    def module(self) -> str:
+        """The module that the function is in."""
+        return self.function.partition(":")[0]
+
+    def needs(self, name: str) -> bool:
+        """Whether the function gets that path, such as `teacher`."""
+        return name in self.gets.split()
+
+    def call(self, spec: Spec, paths: Mapping[str, Path]) -> dict[str, Any]:
+        """Run the function; its notes for the provenance."""
+        values = {"spec": spec, **paths}
+        function = getattr(import_module(self.module), self.function.partition(":")[2])
+        notes = function(*(values[name] if name in values else getattr(spec, name) for name in self.gets.split()))
+        return dict(notes or {})
+
+    def kind_made(self, taken: str | None) -> Kind:
+        """The kind of artifact that is made of one of kind `taken`."""
+        kinds: dict[str | None, Kind] = {KIND_OF[form]: KIND_OF[made] for form, made in self.takes.items()}
+        return self.makes or kinds[taken]
+
+    def changes_form(self) -> bool:
+        """Whether the result is the same model in another form, which is compared with the input."""
+        return any(taken != made for taken, made in self.takes.items())
+
+
+# ------------------------------------------------------------------------------------- what is read outside the store
+
+
+def _source_files(spec: Data) -> str:
+    from slimline.tasks.data.sources import source_digest  # multiprocessing and more, which no recipe step needs
+
+    return source_digest(spec.origin)
+
+
+def _bundled_files(spec: Spec) -> str:
+    return directory_digest(BUNDLED)
+
+
+def _timing_host(spec: Slim) -> str:
+    """For `speedup`, the host whose latency table decides."""
+    return f"{describe_host().fingerprint} {usable_threads()}" if spec.speedup is not None else ""
+
+
+def directory_digest(directory: Path) -> str:
+    """SHA-256 over the names and contents of a directory's files; of a missing one, that of nothing."""
+    digest = sha256()
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(directory)}\0".encode() + sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------------- the registry
+
+_TRAINS = "spec model data target work"
+_CHECKPOINT: dict[Form, Form] = {"checkpoint": "checkpoint"}
+RECIPE_ROWS = (
+    StepRow(Pretrain, "slimline.tasks.training.pretrain:pretrain", _TRAINS, _CHECKPOINT),
+    StepRow(FineTune, "slimline.tasks.training.finetune:fine_tune", _TRAINS, _CHECKPOINT),
+    StepRow(GroupLasso, "slimline.tasks.pruning.group_lasso:group_lasso", _TRAINS, _CHECKPOINT),
+    StepRow(Slim, "slimline.tasks.pruning.slim:slim", _TRAINS, _CHECKPOINT, reads=_timing_host),
+    StepRow(
+        Distill,
+        "slimline.tasks.training.distill:distill",
+        "spec model teacher data target work",
+        {"checkpoint": "checkpoint", "packed checkpoint": "packed checkpoint"},  # its integers stay as they are
+    ),
+    StepRow(TrimVocabulary, "slimline.tasks.pruning.vocabulary:trim_vocabulary", "model target spec", _CHECKPOINT),
+    StepRow(
+        Prebuilt,
+        "slimline.tasks.models.bases:unpack_prebuilt",
+        "model target spec",
+        _CHECKPOINT,
+        reads=_bundled_files,
+    ),
+    StepRow(
+        DynamicInt8,
+        "slimline.tasks.quantization.dynamic_int8:quantize_linear_only",
+        "model target",
+        {"checkpoint": "quantized checkpoint"},
+    ),
+    StepRow(
+        WeightOnly,
+        "slimline.tasks.quantization.weight_only:quantize_weights",
+        "model target spec data",
+        {"checkpoint": "packed checkpoint"},
+    ),
+    StepRow(
+        ExportOnnx,
+        "slimline.tasks.export.onnx_export:export_onnx",
+        "model target",
+        {"checkpoint": "graph"},
+        bound=Bound(),
+    ),
+    StepRow(
+        OnnxInt8,
+        "slimline.tasks.quantization.onnx_int8:quantize_onnx",
+        "model target per_channel",
+        {"graph": "quantized graph"},
+    ),
+    StepRow(
+        OnnxStaticInt8,
+        "slimline.tasks.quantization.onnx_static_int8:quantize_onnx_static",
+        "model target spec data",
+        {"graph": "quantized graph"},
+    ),
+    StepRow(
+        ExportOpenvino,
+        "slimline.tasks.export.openvino_export:export_openvino",
+        "model target",
+        {"checkpoint": "OpenVINO model"},
+        bound=Bound(),
+    ),
+    StepRow(
+        OpenvinoInt8,
+        "slimline.tasks.quantization.openvino_int8:quantize_openvino",
+        "model target spec data",
+        {"OpenVINO model": "quantized OpenVINO model"},
+    ),
+    StepRow(
+        ExportCtranslate2,
+        "slimline.tasks.export.ctranslate2_export:export_ctranslate2",
+        "model target spec",
+        {"checkpoint": "CTranslate2 model"},
+        bound=Bound(),
+    ),
+)
+_BASE = "slimline.tasks.models.bases:make_base"
+_OTHER_ROWS = (
+    StepRow(Data, "slimline.tasks.data.slices:prepare_slice", "spec target", {}, "slice", reads=_source_files),
+    StepRow(HubBase, _BASE, "spec data target", {}, "model", reads=lambda spec: str(spec.revision)),
+    StepRow(PathBase, _BASE, "spec data target", {}, "model", reads=lambda spec: directory_digest(spec.directory)),
+    StepRow(BundledBase, _BASE, "spec data target", {}, "model", reads=_bundled_files),
+    StepRow(RandomBase, _BASE, "spec data target", {}, "model", reads=_bundled_files),
+    StepRow(
+        Scoring,
+        "slimline.tasks.measurement.completions:complete_samples",
+        "spec model data target",
+        {},
+        "predictions",
+    ),
+)
+_ROWS: dict[type[Spec], StepRow] = {row.spec: row for row in RECIPE_ROWS + _OTHER_ROWS}
+
+
+def row_of(spec: Spec) -> StepRow:
+    """The row of a step.
+
+    Raises:
+        ValueError: it is a user's own, and as `user_row`.
+    """
+    return user_row(spec.step) if isinstance(spec, UserStep) else _ROWS[type(spec)]
+
+
+def forms_run_by(engine: EngineName) -> list[Form]:
+    """The forms of a model that an engine runs."""
+    return [form for form, kind in KIND_OF.items() if ENGINE_OF[kind] == engine]
+
+
+# ---------------------------------------------------------------------------------------------- steps of a user's own
+
+_PATHS = ("model", "teacher", "data", "target", "work")
+
+
+def recipe_step(takes: Form = "checkpoint", makes: Form = "checkpoint") -> Callable[[F], F]:
+    """Decorator of a step's function in a user's own module, for a step that does not make a checkpoint of another.
+
+    Args:
+        takes: The form of a model that the step can be applied to.
+        makes: The form that it makes of it.
+    """
+
+    def declare(function: F) -> F:
+        vars(function)["takes"] = {takes: makes}
+        return function
+
+    return declare
+
+
+@lru_cache(maxsize=256)
+def user_row(name: str) -> StepRow:
+    """The row of a step of a user's own, from its function; imports the module that the function is in.
+
+    Args:
+        name: `module:function`.
+
+    Raises:
+        ValueError: there is no such function, or it is not one of a step; the message says what is needed.
+    """
+    module, _, attribute = name.partition(":")
+    function = getattr(_user_module(name, module), attribute, None)
+    if not inspect.isfunction(function):
+        raise ValueError(f"step: {name!r}: {module} has no function {attribute}")
+    try:
+        first, *others = inspect.signature(function, eval_str=True).parameters.values()
+    except (NameError, ValueError) as error:
+        raise ValueError(
+            f"step: {name!r}: its parameters cannot be read: {error}; allowed: spec, {_ALLOWED}"
+        ) from error
+    if not (inspect.isclass(first.annotation) and issubclass(first.annotation, StepSpec)):
+        raise ValueError(
+            f"step: {name!r}: parameter {first.name} is {first.annotation!r}; allowed: a StepSpec of yours"
+        )
+    for parameter in others:
+        if parameter.name not in _PATHS:
+            raise ValueError(f"step: {name!r}: parameter {parameter.name}; allowed after the spec: {_ALLOWED}")
+    gets = " ".join(["spec", *(parameter.name for parameter in others)])
+    return StepRow(first.annotation, name, gets, getattr(function, "takes", _CHECKPOINT))
+
+
+_ALLOWED = ", ".join(_PATHS)
+
+
+def _user_module(name: str, module: str) -> ModuleType:
+    try:
+        return import_module(module)
+    except Exception as error:  # whatever a user's module does when it is imported
+        if isinstance(error, ModuleNotFoundError) and module.startswith(str(error.name)):
+            reason = f"there is no module {error.name}; allowed: one beside the study's file, or an installed one"
+        else:
+            reason = f"{module} cannot be imported: {type(error).__name__}: {error}"
+        raise ValueError(f"step: {name!r}: {reason}") from error
