@@ -1,9 +1,9 @@
 """GPT-2 as one ONNX graph with a key/value cache, built straight from the weights.
 
-The architecture is known, so nothing is traced and torch is not needed. Attention is onnxruntime's `GroupQueryAttention`, which takes rows of different lengths without a mask and updates the
-cache in place. Only the tokens whose next token is asked for go through the last layer's feed-forward part and the
-head: no other logits are ever used. How matrices are applied is an `Arithmetic`; the ones in int8 are in
-tasks/quantization.
+The architecture is known, so nothing is traced and torch is not needed. Attention is onnxruntime's
+`GroupQueryAttention`, which takes rows of different lengths without a mask and updates the cache in place. Only the
+tokens whose next token is asked for go through the last layer's feed-forward part and the head: no other logits are
+ever used. How matrices are applied is an `Arithmetic`; the ones in int8 are in tasks/quantization.
 """
 
 from __future__ import annotations
