@@ -27,7 +27,7 @@ def environment(home: Path) -> dict[str, str]:
     inherited = {
         name: value
         for name, value in os.environ.items()
-        if name == LOCK_DIRECTORY or not name.startswith(("PREFECT_", "SLIMLINE_"))
+        if name == LOCK_DIRECTORY or not name.startswith(("PREFECT_", "SLIMLINE_", "PYTHONSAFEPATH"))
     }
     return {**inherited, "SLIMLINE_HOME": str(home)}
 
