@@ -1,0 +1,31 @@
+"""`slimline serve` with nothing to supervise, started as by a script's background job: SIGINT is ignored."""
+
+import signal
+import sys
+from threading import Event
+
+from slimline.flows.server import supervisor
+from slimline.flows.server.supervisor import ServeOptions, serve
+
+
+class Idle:
+    """Starts nothing, and waits for its end."""
+
+    def __init__(self, options: ServeOptions, stop: Event) -> None:
+        self._stop = stop
+
+    def start(self) -> None:
+        print("ready", flush=True)
+
+    def supervise(self) -> None:
+        self._stop.wait()
+
+    def stop(self) -> None:
+        print("stopped", flush=True)
+
+
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+if "nohup" in sys.argv:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+supervisor.Supervisor = Idle  # type: ignore[assignment, misc] # it has what `serve` calls
+print(serve(ServeOptions("127.0.0.1", 4200, ())))
