@@ -27,7 +27,7 @@ setup: .venv/.ready ## Virtual environment at .venv with every dependency pinned
 bench: setup ## Build every variant of the default study, measure it here, print the result table
 	$(BIN)/slimline run
 
-# Test files run side by side, a core each; those that take longest come first by name.
+# Test files run side by side, a core each; tests/conftest.py puts those that take longest first.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test: setup ## Run the tests

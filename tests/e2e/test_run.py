@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -101,56 +100,63 @@ def test_a_second_run_builds_and_scores_nothing(smoke_home: Path) -> None:
     assert records(smoke_home) == keys
 
 
-def test_an_edit_of_the_pruning_code_rebuilds_pruned_and_what_follows(smoke_home: Path, source_copy: Path) -> None:
+def test_after_an_edit_and_damage_what_they_touch_is_built_again_and_nothing_else(
+    smoke_home: Path, source_copy: Path
+) -> None:
     before = built(smoke_home)
     code = source_copy / "slimline" / "tasks" / "pruning" / "group_lasso.py"
     assert "** 3" in code.read_text("utf8")
     code.write_text(code.read_text("utf8").replace("** 3", "** 2"), "utf8")
+    damaged = damage_int8(smoke_home)
     run_command("run", "smoke", "--variants", "onnx,int8", "--rounds", "1", home=smoke_home, source=source_copy)
-    store = ArtifactStore(smoke_home / "artifacts")
-    new = [store.provenance(ref).step["step"] for ref in built(smoke_home).keys() - before.keys()]
+    run_command("artifacts", "verify", home=smoke_home)
+    store, after = ArtifactStore(smoke_home / "artifacts"), built(smoke_home)
+    new = [store.provenance(ref).step["step"] for ref in after.keys() - before.keys()]
     assert sorted(new) == ["export-onnx", "group-lasso", "score"]
+    assert [ref for ref in before if after[ref] != before[ref]] == [damaged]
 
 
-def test_a_damaged_artifact_is_built_again(smoke_home: Path) -> None:
-    store = ArtifactStore(smoke_home / "artifacts")
+def damage_int8(home: Path) -> ArtifactRef:
+    """Flip a bit of the int8 model, which `artifacts verify` finds."""
+    store = ArtifactStore(home / "artifacts")
     damaged = next(ref for ref in store.list() if store.provenance(ref).step["step"] == "onnx-int8")
     weights = store.path(damaged) / "model.onnx"
     content = bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1
     weights.chmod(0o644)
     weights.write_bytes(content)
-    verified = run_command("artifacts", "verify", home=smoke_home, check=False)
+    verified = run_command("artifacts", "verify", home=home, check=False)
     assert verified.returncode == 1 and "model.onnx" in verified.stderr
-    run_command("run", "smoke", "--variants", "int8", "--rounds", "1", home=smoke_home)
-    run_command("artifacts", "verify", home=smoke_home)
+    return damaged
 
 
-@pytest.mark.parametrize("seconds", [6.0, 14.0, 24.0])
-def test_kill_at_any_second_leaves_the_store_whole(tmp_path_factory: pytest.TempPathFactory, seconds: float) -> None:
-    home = tmp_path_factory.getbasetemp() / "killed"  # one home for all kills: each run goes on where the last ended
-    home.mkdir(exist_ok=True)
-    before = built(home) if (home / "artifacts").exists() else {}
-    process = subprocess.Popen(
+# What a run prints when it begins to train, and when it has measured for the first time.
+STAGES = ("building pruned", "round 1 of 1")
+
+
+def kill_at(stage: str, home: Path) -> None:
+    """Start a run, and kill it and all its processes when it prints a text."""
+    with subprocess.Popen(
         [sys.executable, "-m", "slimline.flows.cli", *SHORT_RUN],
         cwd=ROOT,
         env=environment(home),
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
         start_new_session=True,
-    )
-    time.sleep(seconds)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    run_command("artifacts", "verify", home=home)
-    after = built(home)
-    assert before.items() <= after.items()
+    ) as process:
+        assert process.stderr and any(stage in line for line in process.stderr), f"the run ended before {stage!r}"
+        os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_the_run_after_kills_finishes(tmp_path_factory: pytest.TempPathFactory) -> None:
-    home = tmp_path_factory.getbasetemp() / "killed"
-    before = built(home)
-    run_command(*SHORT_RUN, home=home)
-    assert before.items() <= built(home).items()
-    rows = json.loads(run_command("table", "--format", "json", home=home).stdout)
+def test_kills_leave_the_store_whole_and_the_run_after_them_finishes(tmp_path: Path) -> None:
+    kept: dict[ArtifactRef, str] = {}
+    for stage in STAGES:  # each run goes on where the last one was killed
+        kill_at(stage, tmp_path)
+        run_command("artifacts", "verify", home=tmp_path)
+        assert kept.items() <= built(tmp_path).items()
+        kept = built(tmp_path)
+    run_command(*SHORT_RUN, home=tmp_path)
+    assert kept.items() <= built(tmp_path).items()
+    rows = json.loads(run_command("table", "--format", "json", home=tmp_path).stdout)
     assert [row["variant"] for row in rows] == ["original", "pruned"]
