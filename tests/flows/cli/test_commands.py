@@ -109,9 +109,9 @@ def test_score_equals_what_is_computed_by_hand(slimline: Slimline, scored: tuple
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ('{"gt": "x"}\n' * 3, "predictions.txt has 4 lines, {answers} has 3"),
-        ('{"gt": "x"}\n\nx\n\n', "{answers}:2: not JSON"),
-        ('{"gt": "x"}\n{"gt": 3}\n{"gt": "x"}\n{"gt": "x"}\n', '{answers}:2: expected an object with a string "gt"'),
+        ('{"gt": "x"}\n' * 3, "{answers} has 3"),
+        ('{"gt": "x"}\n\nx\n\n', "{answers}:2: "),
+        ('{"gt": "x"}\n{"gt": 3}\n{"gt": "x"}\n{"gt": "x"}\n', "{answers}:2: "),
         (None, "No such file or directory: '{answers}'"),
     ],
 )
@@ -221,13 +221,13 @@ READERS = {"text": read_text, "md": read_markdown, "csv": read_csv, "json": read
 @pytest.mark.parametrize(
     ("query", "reason"),
     [
-        ("INSERT INTO published (host) VALUES ('x')", "INSERT is refused: queries only read"),
-        ("DROP VIEW measurements", "DROP is refused: queries only read"),
-        ("COPY published TO '{target}'", "COPY is refused: queries only read"),
-        ("ATTACH '{target}'", "ATTACH is refused: queries only read"),
-        ("SET enable_external_access = true", "SET is refused: queries only read"),
-        ("SELECT 1; SELECT 2", "found 2 statements; allowed: one statement of SELECT"),
-        ("SELECT * FROM read_csv('/etc/passwd')", "disabled by configuration"),
+        ("INSERT INTO published (host) VALUES ('x')", "INSERT"),
+        ("DROP VIEW measurements", "DROP"),
+        ("COPY published TO '{target}'", "COPY"),
+        ("ATTACH '{target}'", "ATTACH"),
+        ("SET enable_external_access = true", "SET"),
+        ("SELECT 1; SELECT 2", "2 statements"),
+        ("SELECT * FROM read_csv('/etc/passwd')", "disabled"),
     ],
 )
 def test_sql_refuses_what_does_more_than_read(
@@ -247,7 +247,7 @@ def test_sql_refuses_what_does_more_than_read(
 def test_table_of_an_empty_store_says_what_to_do(slimline: Slimline, home: Path) -> None:
     answer = slimline("table")
     assert (answer.status, answer.out) == (2, "")
-    assert answer.err.startswith(f"error: no run is stored in {home / 'metrics'}")
+    assert answer.err.startswith("error: ") and str(home / "metrics") in answer.err
     assert "slimline run" in answer.err
     assert not answer.imported & HEAVY and not home.exists()
 
@@ -298,10 +298,10 @@ def test_recommend_ends_with_1_where_nothing_fits(slimline: Slimline, measured: 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--host", "bix"], "no host 'bix' measured it; there are: box"),
-        (["--study", "yours"], "no study 'yours'"),
-        (["--run", "r2"], "no run 'r2'"),
-        (["--max-disk-mb", "nan"], "max_disk_mb: nan is no bound; allowed: a finite number"),
+        (["--host", "bix"], "'bix'"),
+        (["--study", "yours"], "'yours'"),
+        (["--run", "r2"], "'r2'"),
+        (["--max-disk-mb", "nan"], "max_disk_mb"),
     ],
 )
 def test_recommend_refuses_what_is_not_there(
@@ -315,7 +315,7 @@ def test_recommend_refuses_what_is_not_there(
 def test_recommend_of_an_empty_store_says_what_to_do(slimline: Slimline, home: Path) -> None:
     answer = slimline("recommend")
     assert (answer.status, answer.out) == (2, "")
-    assert answer.err.startswith(f"error: no run is stored in {home / 'metrics'}")
+    assert answer.err.startswith("error: ") and str(home / "metrics") in answer.err
     assert not home.exists()
 
 
@@ -327,21 +327,15 @@ ODD = "variants: {{original: {{recipe: [{{step: engine, name: torch}}]}}}}\n{mor
 @pytest.mark.parametrize(
     ("arguments", "messages"),
     [
-        (["smok"], ["study: 'smok' is unknown; did you mean smoke?", *study_names()]),
+        (["smok"], ["study", "'smok'", *study_names()]),
         (["none.yaml"], ["'none.yaml'", *study_names()]),
-        (
-            ["smoke", "--variants", "int8,prunned"],
-            ["variants: 'prunned' is unknown; did you mean pruned?", "quantized"],
-        ),
-        (
-            ["smoke", "--host", "locl"],
-            ["host: 'locl' is unknown; did you mean local?", "allowed: delftblue, laptop, local"],
-        ),
-        (["smoke", "--rounds", "0"], ["measuring.rounds: ", "greater than 0", "found 0"]),
-        (["smoke", "--samples", "-3"], ["data.samples: ", "greater than 0", "found -3"]),
-        (["{home}.yaml", "hosts: [nowhere]"], ["'nowhere' is unknown", "allowed: delftblue, laptop, local"]),
-        (["{home}.yaml", "measuring: {rounds: 0}\ndata: {samples: 0}"], ["measuring.rounds: ", "data.samples: "]),
-        (["{home}.yaml", "hosts: [}"], ["home.yaml: ", "line 2"]),
+        (["smoke", "--variants", "int8,prunned"], ["variants", "'prunned'", "quantized"]),
+        (["smoke", "--host", "locl"], ["host", "'locl'", "delftblue, laptop, local"]),
+        (["smoke", "--rounds", "0"], ["measuring.rounds", "0"]),
+        (["smoke", "--samples", "-3"], ["data.samples", "-3"]),
+        (["{home}.yaml", "hosts: [nowhere]"], ["'nowhere'", "delftblue, laptop, local"]),
+        (["{home}.yaml", "measuring: {rounds: 0}\ndata: {samples: 0}"], ["measuring.rounds", "data.samples"]),
+        (["{home}.yaml", "hosts: [}"], ["home.yaml", "line 2"]),
     ],
 )
 def test_a_wrong_run_is_refused_before_anything_is_computed(
