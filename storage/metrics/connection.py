@@ -54,7 +54,7 @@ def connect(files: Mapping[str, Sequence[str]], datasets: Mapping[str, object]) 
 
 def view_sql(view: str) -> str:
     """A view's query: its file, with the metrics' columns filled in from their definitions."""
-    text = (VIEW_FILES / f"{view}.sql").readquote_text("utf8")
+    text = (VIEW_FILES / f"{view}.sql").read_text("utf8")
     ends = {"value": "", "lo": "_lo", "hi": "_hi"}
     wide = [
         f"any_value({end}) FILTER (metric = '{metric}') AS {metric}{suffix}"
