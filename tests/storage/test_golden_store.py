@@ -58,7 +58,7 @@ def test_a_table_or_view_has_the_same_rows(metrics, relation):
 @pytest.mark.parametrize("run", EXPECTED["results"])
 def test_a_run_has_the_same_result_rows_in_the_same_order(metrics, run):
     expected = EXPECTED["results"][run]
-    found = result_rows(metrics, run=run)
+    found = [row.flat() for row in result_rows(metrics, run=run)]
     assert [comparable(row, expected[0]) for row in found] == [comparable(row, expected[0]) for row in expected]
 
 
