@@ -2,17 +2,17 @@ from datetime import UTC, datetime
 
 import pytest
 
-from slimline.storage.metrics.schema import TABLES
+from slimline.storage.metrics.metric import METRICS
+from slimline.storage.metrics.rows import MeasurementRow
 from slimline.tasks.measurement.peaks import Peaks
-from slimline.tasks.measurement.probe import ProbeFailed, ProbeResult, Timing
-from slimline.tasks.measurement.roofline import Work
+from slimline.tasks.measurement.probe import ProbeError, ProbeResult, Timing
+from slimline.tasks.measurement.roofline import ModelWork
 from slimline.tasks.measurement.score import score_pairs
 from slimline.tasks.measurement.size import DiskSize, Parameters
 from slimline.tasks.measurement.summary import (
-    UNITS,
     Subject,
-    Visit,
-    failed_round_row,
+    Turn,
+    failure_row,
     limit_measurements,
     measurement_rows,
     quality_measurements,
@@ -22,11 +22,12 @@ from slimline.tasks.measurement.summary import (
     speed_measurements,
 )
 
+NOT_OF_A_TURN = {"node", "slurm_job"}  # but of where the process is
 T0, T1 = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
 
 
-def visit(variant, number=0, replicate=0):
-    return Visit(run="r", host="h", round=number, position=1, variant=variant, replicate=replicate)
+def turn(variant, number=0, replicate=0):
+    return Turn(run="r", host="h", round=number, position=1, variant=variant, replicate=replicate)
 
 
 def result(latencies=(0.1, 0.2, 0.3, 0.4), **change):
@@ -40,12 +41,12 @@ def result(latencies=(0.1, 0.2, 0.3, 0.4), **change):
 
 
 def row(variant, samples_per_s, number=0, replicate=0):
-    return {**round_row(visit(variant, number, replicate), result()), "samples_per_s": samples_per_s}
+    return round_row(turn(variant, number, replicate), result()).replace(samples_per_s=samples_per_s)
 
 
 def failed_row(variant, number=0):
-    failure = ProbeFailed("ended with exit status 1", 1, ["Traceback", "  File", "ValueError: no"])
-    return failed_round_row(visit(variant, number), failure, T0, T1)
+    failure = ProbeError("ended with exit status 1", 1, ["Traceback", "  File", "ValueError: no"])
+    return failure_row(turn(variant, number), failure, T0, T1)
 
 
 def by_metric(measured, variant):
@@ -53,8 +54,8 @@ def by_metric(measured, variant):
 
 
 def test_a_round_row_of_known_timings():
-    made = round_row(visit("ours"), result(energy_j=8.0, energy_source="rapl"))
-    assert made == {
+    made = round_row(turn("ours"), result(energy_j=8.0, energy_source="rapl"))
+    assert made.model_dump(exclude=NOT_OF_A_TURN) == {
         **{"run": "r", "host": "h", "round": 0, "position": 1, "variant": "ours", "replicate": 0},
         **{"pid": 7, "started": T0, "finished": T1, "samples": 4, "passes": 1, "tokens": 40},
         **{"prompt_tokens": 400, "prefill_context": 50.5, "decode_context": 105.0},
@@ -72,40 +73,53 @@ def test_a_round_row_of_known_timings():
 
 
 def test_of_several_passes_counts_are_of_one_and_the_fastest_of_each_sample_is_undisturbed():
-    made = round_row(visit("ours"), result((0.1, 0.5, 0.3, 0.2), passes=2))
-    assert (made["samples"], made["passes"], made["tokens"], made["prompt_tokens"]) == (2, 2, 20, 200)
-    assert made["samples_per_s"] == pytest.approx(4 / 1.1)
-    assert made["undisturbed_per_s"] == pytest.approx(2 / (0.1 + 0.2))
+    made = round_row(turn("ours"), result((0.1, 0.5, 0.3, 0.2), passes=2))
+    assert (made.samples, made.passes, made.tokens, made.prompt_tokens) == (2, 2, 20, 200)
+    assert made.samples_per_s == pytest.approx(4 / 1.1)
+    assert made.undisturbed_per_s == pytest.approx(2 / (0.1 + 0.2))
 
 
 def test_what_took_no_pass_has_no_rate():
     (timing,) = result((0.1,)).timings
-    made = round_row(visit("ours"), result(timings=[timing.model_copy(update={"decode_passes": 0, "decode_s": 0.0})]))
-    assert made["decode_tokens_per_s"] is made["decode_context"] is None
-    assert made["prefill_context"] == 50.5
+    made = round_row(turn("ours"), result(timings=[timing.model_copy(update={"decode_passes": 0, "decode_s": 0.0})]))
+    assert made.decode_tokens_per_s is made.decode_context is None
+    assert made.prefill_context == 50.5
 
 
 def test_contexts_are_means_over_tokens_not_over_samples():
     long, short = result((0.1, 0.1)).timings
     timings = [long, short.model_copy(update={"prompt_tokens": 1, "decode_passes": 1})]
-    made = round_row(visit("ours"), result(timings=timings))
-    assert made["prompt_tokens"] == 101
-    assert made["prefill_context"] == pytest.approx((sum(range(1, 101)) + 1) / 101)
-    assert made["decode_context"] == pytest.approx((sum(range(101, 110)) + 2) / 10)
+    made = round_row(turn("ours"), result(timings=timings))
+    assert made.prompt_tokens == 101
+    assert made.prefill_context == pytest.approx((sum(range(1, 101)) + 1) / 101)
+    assert made.decode_context == pytest.approx((sum(range(101, 110)) + 2) / 10)
 
 
 def test_rows_fill_the_tables_exactly():
-    columns = {column.name for column in TABLES["rounds"]} - {"node", "slurm_job"}  # of the place, not of the turn
-    assert sorted(round_row(visit("ours"), result())) == sorted(failed_row("ours")) == sorted(columns)
+    made = round_row(turn("ours"), result(energy_j=8.0, energy_source="rapl"))
+    assert {name for name, value in made if value is None} == {*NOT_OF_A_TURN, "error"}
     subjects = {"ours": Subject(artifact="ab" * 32, label="repaired", random_weights=False)}
     measured = size_measurements("ours", DiskSize(5.0, 4.0), Parameters(1_500_000, 500_000))
     rows = measurement_rows(measured, subjects, run="r", study="s", host="h", time=T0)
-    assert {tuple(sorted(made)) for made in rows} == {tuple(sorted(column.name for column in TABLES["measurements"]))}
-    assert rows[2] == {
-        **{"run": "r", "study": "s", "host": "h", "time": T0, "variant": "ours", "metric": "params_m"},
-        **{"value": 1.5, "lo": None, "hi": None, "unit": "M", "n": 1, "metric_version": 1, "error": None},
-        **{"artifact": "ab" * 32, "label": "repaired", "random_weights": False},
-    }
+    assert rows[2] == MeasurementRow(
+        run="r",
+        study="s",
+        host="h",
+        time=T0,
+        variant="ours",
+        metric="params_m",
+        value=1.5,
+        unit="M",
+        n=1,
+        metric_version=1,
+        artifact="ab" * 32,
+        label="repaired",
+        random_weights=False,
+    )
+    with pytest.raises(KeyError, match="theirs"):
+        measurement_rows([measured[0]._replace(variant="theirs")], subjects, run="r", study="s", host="h", time=T0)
+    with pytest.raises(KeyError, match="unheard"):
+        measurement_rows([measured[0]._replace(metric="unheard")], subjects, run="r", study="s", host="h", time=T0)
 
 
 def test_an_export_without_counts_has_no_count_rows():
@@ -114,9 +128,9 @@ def test_an_export_without_counts_has_no_count_rows():
 
 def test_a_failed_round_keeps_the_whole_reason():
     made = failed_row("ours")
-    assert made["error"] == "measuring process: ended with exit status 1\nTraceback\n  File\nValueError: no"
-    assert made["samples_per_s"] is made["pid"] is None
-    assert (made["started"], made["finished"]) == (T0, T1)
+    assert made.error == "measuring process: ended with exit status 1\nTraceback\n  File\nValueError: no"
+    assert made.samples_per_s is made.pid is None
+    assert (made.started, made.finished) == (T0, T1)
 
 
 def test_speeds_are_medians_over_rounds_and_ratios_are_paired():
@@ -130,7 +144,7 @@ def test_speeds_are_medians_over_rounds_and_ratios_are_paired():
     assert measured["speed_ratio"][2:] == (pytest.approx(2.0), pytest.approx(2.0), pytest.approx(3.0), 3, None)
     assert measured["memory_mb"][2:] == (140.0, 140.0, 140.0, 3, None)
     assert "energy_j_per_sample" not in measured
-    assert set(measured) < set(UNITS)
+    assert set(measured) < set(METRICS)
 
 
 def test_the_baselines_two_passes_are_one_value_a_round():
@@ -142,7 +156,7 @@ def test_the_baselines_two_passes_are_one_value_a_round():
 
 
 def test_energy_appears_where_it_was_counted():
-    rounds = [round_row(visit("base"), result(energy_j=2.0, energy_source="rapl"))]
+    rounds = [round_row(turn("base"), result(energy_j=2.0, energy_source="rapl"))]
     assert by_metric(speed_measurements(rounds, "base"), "base")["energy_j_per_sample"].value == pytest.approx(0.5)
 
 
@@ -165,7 +179,7 @@ def test_without_a_baseline_only_the_ratio_is_missing():
     assert measured["speed_ratio"][2:] == (None, None, None, 0, "no round has both it and the baseline (base)")
 
 
-WORK = Work(
+WORK = ModelWork(
     operations_per_token=900.0,
     operations_per_position=2.0,
     operations_per_prompt=99.0,
@@ -189,21 +203,21 @@ PEAKS = Peaks(
 
 def test_limit_shares_by_hand():
     """800 prompt tokens a second at 900 + 2 * 50.5 + 99 / 100 operations each; 144 tokens at 895 + 105 bytes."""
-    rounds = [round_row(visit("ours", number), result()) for number in range(2)] + [failed_row("ours", 2)]
+    rounds = [round_row(turn("ours", number), result()) for number in range(2)] + [failed_row("ours", 2)]
     measured = by_metric(limit_measurements(rounds, "ours", WORK, PEAKS, beams=1), "ours")
     assert measured["prefill_limit_share"].value == pytest.approx(100 * 800 * (900 + 101 + 0.99) / 2e6)
     assert measured["decode_limit_share"].value == pytest.approx(100 * 144 * 1000 / 5e5)
     assert [each.n for each in measured.values()] == [2, 2]
     wider = by_metric(limit_measurements(rounds, "ours", WORK, PEAKS, beams=5), "ours")
     assert wider["decode_limit_share"].value == pytest.approx(100 * 144 * (895 + 5 * 105) / 5e5)
-    assert set(measured) < set(UNITS)
+    assert set(measured) < set(METRICS)
 
 
 def test_a_share_above_the_limit_is_not_clipped_and_what_has_no_rate_has_no_share():
     fast = Peaks(**{**PEAKS.model_dump(), "read_gb_s": 1e-6})
-    rounds = [round_row(visit("ours"), result())]
+    rounds = [round_row(turn("ours"), result())]
     assert by_metric(limit_measurements(rounds, "ours", WORK, fast, 1), "ours")["decode_limit_share"].value > 100
-    rounds[0]["decode_tokens_per_s"] = rounds[0]["decode_context"] = None
+    rounds = [rounds[0].replace(decode_tokens_per_s=None, decode_context=None)]
     assert list(by_metric(limit_measurements(rounds, "ours", WORK, fast, 1), "ours")) == ["prefill_limit_share"]
     assert limit_measurements([failed_row("ours")], "ours", WORK, fast, 1) == []
 
