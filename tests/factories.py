@@ -35,3 +35,10 @@ def as_figure(value: FigureValue) -> Figure:
     if isinstance(value, Figure):
         return value
     return Figure(*value) if isinstance(value, tuple) else Figure(value)
+
+
+def with_figures(row: ResultRow, **figures: FigureValue) -> ResultRow:
+    """The row with other figures."""
+    return row.model_copy(
+        update={"figures": {**row.figures, **{name: as_figure(value) for name, value in figures.items()}}}
+    )

@@ -1,4 +1,4 @@
-"""Serve the dashboard: `python -m dashboards HOST PORT`, which `slimline dashboard` runs."""
+"""Serve the dashboard: `python -m slimline.dashboards.app HOST PORT`, which `slimline dashboard` runs."""
 
 from __future__ import annotations
 
@@ -15,43 +15,50 @@ from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
 from slimline.dashboards import PATHS
-from slimline.storage.queries.results import NotMeasured
+from slimline.storage.queries.results import NotMeasured, result_rows
 from slimline.storage.stores import artifact_store, metrics_store
 
 SCRIPT = Path(__file__).with_name("app.py")
-# A page's address does not end where the server's does: without this, the browser would look for it below each page.
-HERE = '<script>window.__streamlit = {BACKEND_BASE_URL: window.location.origin + "/"}</script>'
+# Without it, the browser would look for the server below the address of each page.
+BASE_URL = '<script>window.__streamlit = {BACKEND_BASE_URL: window.location.origin + "/"}</script>'
 
 
 def serve(host: str, port: int) -> None:
     """Serve until stopped."""
-    index = (Path(st.__file__).parent / "static" / "index.html").read_text("utf8").replace("<head>", f"<head>{HERE}")
+    index = (
+        (Path(st.__file__).parent / "static" / "index.html").read_text("utf8").replace("<head>", f"<head>{BASE_URL}")
+    )
 
     async def page(request: Request) -> HTMLResponse:
         return HTMLResponse(index, headers={"Cache-Control": "no-cache"})
 
     routes = [Route("/report", _report), *(Route(f"/{path}", page) for path in PATHS)]
-    app = st.App(SCRIPT, routes=routes, lifespan=_warm)
+    app = st.App(SCRIPT, routes=routes, lifespan=_fill_caches)
     app.run(config={"server.address": host, "server.port": port})
 
 
 async def _report(request: Request) -> HTMLResponse:
     """The report of the run that the query names, by default of the newest."""
-    from slimline.dashboards.reports.html_report import report
-
     run = request.query_params.get("run")
     try:
-        return HTMLResponse(await anyio.to_thread.run_sync(report, metrics_store(), artifact_store(), None, run))
+        return HTMLResponse(await anyio.to_thread.run_sync(_report_page, run))
     except NotMeasured as problem:
         return HTMLResponse(html.escape(str(problem)), status_code=404)
 
 
+def _report_page(run: str | None) -> str:
+    from slimline.dashboards.reports.html_report import report
+
+    store = metrics_store()
+    return report(result_rows(store, run=run), store, artifact_store())
+
+
 @asynccontextmanager
-async def _warm(app: st.App) -> AsyncIterator[None]:
-    """What every first visitor would wait for is read before there is one."""
+async def _fill_caches(app: st.App) -> AsyncIterator[None]:
+    """Read what every first visitor would wait for, before there is one."""
     from slimline.dashboards.app import navigation  # its caches are for a running server
 
-    await anyio.to_thread.run_sync(navigation.warm)
+    await anyio.to_thread.run_sync(navigation.fill_caches)
     yield
 
 

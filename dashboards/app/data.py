@@ -1,21 +1,27 @@
-"""What the pages read, kept for as long as the store's files are the same: any visitor's answer is the next one's."""
+"""What the pages read, kept for as long as the store's files are the same: visitors share the answers.
+
+Answers are frozen rows, so they are shared without a copy.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import duckdb
 import streamlit as st
 
 from slimline.storage.metrics.store import READ_ATTEMPTS, MetricsStore
-from slimline.storage.queries.results import result_rows
+from slimline.storage.queries.results import ResultRow, result_rows
 from slimline.storage.stores import artifact_store, metrics_store
 
 if TYPE_CHECKING:
     from slimline.storage.artifacts.store import ArtifactStore
 
-Row = dict[str, Any]
+P = ParamSpec("P")
+T = TypeVar("T")
+
 LISTED_FOR_S = 2  # a click's queries share one listing of the store's files
 ANSWERS_KEPT = 300
 
@@ -38,25 +44,35 @@ def store_state() -> tuple[str, ...]:
     return tuple(name for names in metrics().files().values() for name in names)
 
 
-def ask(sql: str, *parameters: object) -> list[Row]:
-    """The rows that answer a query of ours, with `?` for each parameter.
+def ask(query: Callable[Concatenate[duckdb.DuckDBPyConnection, P], T], *values: P.args, **options: P.kwargs) -> T:
+    """The answer of a function of `storage.queries` to these values.
 
-    Raises duckdb.IOException if files vanish, as merging replaces them, as often as one tries.
+    Raises:
+        duckdb.IOException: files vanished, as merging replaces them, in each of READ_ATTEMPTS attempts.
     """
-    for _ in range(READ_ATTEMPTS - 1):
+    attempts = 1
+    while True:
         try:
-            return _answer(store_state(), sql, parameters)
+            answer: T = _answer(store_state(), query, values, options)
+            return answer
         except duckdb.IOException:
             store_state.clear()
-    return _answer(store_state(), sql, parameters)
+            attempts += 1
+            if attempts > READ_ATTEMPTS:
+                raise
 
 
-@st.cache_data(max_entries=ANSWERS_KEPT, show_spinner=False)
-def _answer(state: Sequence[str], sql: str, parameters: Sequence[object]) -> list[Row]:
+def _query_name(query: FunctionType) -> str:
+    return f"{query.__module__}.{query.__qualname__}"
+
+
+@st.cache_resource(max_entries=ANSWERS_KEPT, show_spinner=False, hash_funcs={FunctionType: _query_name})
+def _answer(
+    state: Sequence[str], query: Callable[..., Any], values: Sequence[object], options: Mapping[str, object]
+) -> Any:
+    # Without the query's types, which the cache's decorator cannot keep; `ask` has them.
     with _connection(state).cursor() as cursor:
-        found = cursor.execute(sql, list(parameters))
-        names = [column[0] for column in found.description]
-        return [dict(zip(names, values, strict=True)) for values in found.fetchall()]
+        return query(cursor, *values, **options)
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)
@@ -65,20 +81,15 @@ def _connection(state: Sequence[str]) -> duckdb.DuckDBPyConnection:
     return metrics().connect()
 
 
-def runs() -> list[Row]:
-    """Every run, the newest first: run, study, started, and whether it measured anything."""
-    return ask(
-        "SELECT run, any_value(study) AS study, min(started) AS started, "
-        "run IN (SELECT DISTINCT run FROM measurements) AS measured "
-        "FROM runs GROUP BY run ORDER BY started DESC, run DESC"
-    )
+def results(run: str) -> list[ResultRow]:
+    """The result rows of a run.
 
-
-def results(run: str) -> list[Row]:
-    """A run's rows of the result table, with the published figures. Raises NotMeasured."""
+    Raises:
+        NotMeasured: it is not stored, or measured nothing.
+    """
     return _results(store_state(), run)
 
 
-@st.cache_data(max_entries=ANSWERS_KEPT, show_spinner=False)
-def _results(state: Sequence[str], run: str) -> list[Row]:
+@st.cache_resource(max_entries=ANSWERS_KEPT, show_spinner=False)
+def _results(state: Sequence[str], run: str) -> list[ResultRow]:
     return result_rows(metrics(), run=run)

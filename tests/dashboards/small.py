@@ -1,48 +1,58 @@
-"""A store with one run of three variants."""
+"""A store with one run of two variants."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 
+from slimline.storage.metrics.rows import RunRow
 from slimline.storage.metrics.store import MetricsStore
+from tests.storage.factories import measured, prediction_row, run_row
 
-NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
-FIGURES = {
-    "original": {"speed_ratio": (1.0, 1.0, 1.0), "samples_per_s": (2.0, 1.9, 2.1), "es": (40.0, 38.0, 42.0)},
-    "int8": {"speed_ratio": (8.0, 7.5, 8.5), "samples_per_s": (16.0, 15.0, 17.0), "es": (39.0, 37.0, 41.0)},
+FIGURES: dict[str, dict[str, tuple[float, float | None, float | None]]] = {
+    "original": {
+        "speed_ratio": (1.0, 1.0, 1.0),
+        "samples_per_s": (2.0, 1.9, 2.1),
+        "es": (40.0, 38.0, 42.0),
+        "es_drop": (0.0, 0.0, 0.0),
+        "disk_mb": (30.0, None, None),
+        "memory_over_base_mb": (400.0, None, None),
+    },
+    "int8": {
+        "speed_ratio": (8.0, 7.5, 8.5),
+        "samples_per_s": (16.0, 15.0, 17.0),
+        "es": (39.0, 37.0, 41.0),
+        "es_drop": (1.0, -1.0, 3.0),
+        "disk_mb": (10.0, None, None),
+        "memory_over_base_mb": (100.0, None, None),
+    },
 }
-SIZES = {"original": (30.0, 400.0), "int8": (10.0, 100.0)}
+
+
+def small_run(run: str = "r1", **values: object) -> RunRow:
+    """A run of two samples."""
+    return run_row(run, **({"samples": 2, "versions": {"torch": "1"}} | values))
 
 
 def fill(root: Path, variant: str = "int8") -> None:
     """Write a run of the baseline and of one other variant, which is faster and smaller, and may be as good."""
     store = MetricsStore(root)
-    run = {"run": "r1", "study": "embedded", "host": "box"}
-    trust = {"noise_floor": 0.02, "tainted": False, "samples": 2, "rounds": 3, "baseline": "original"}
-    store.append("runs", [run | trust | {"started": NOON, "versions": {"torch": "1"}}])
-    rows = []
-    for name, known in (("original", "original"), (variant, "int8")):
-        figures = dict(FIGURES[known])
-        disk, memory = SIZES[known]
-        figures |= {"disk_mb": (disk, None, None), "memory_over_base_mb": (memory, None, None)}
-        figures |= {"es_drop": (0.0, 0.0, 0.0) if known == "original" else (1.0, -1.0, 3.0)}
-        label = "baseline" if known == "original" else "repaired"
-        rows += [
-            run
-            | {"variant": name, "label": label, "metric": metric, "time": NOON, "metric_version": 1}
-            | dict(zip(("value", "lo", "hi"), values, strict=True))
-            for metric, values in figures.items()
-        ]
-    store.append("measurements", rows)
+    store.append([small_run()])
     store.append(
-        "predictions",
         [
-            run_of
-            | {"sample": sample, "target": f"x = {sample}", "prediction": f"x = {sample * right}"}
-            | {"es": 100 if sample * right == sample else 50, "em": sample * right == sample}
-            for run_of, right in (
-                ({"run": "r1", "host": "box", "variant": "original"}, 1),
-                ({"run": "r1", "host": "box", "variant": variant}, 0),
+            measured(name, metric, value, lo=lo, hi=hi, label="baseline" if known == "original" else "repaired")
+            for name, known in (("original", "original"), (variant, "int8"))
+            for metric, (value, lo, hi) in FIGURES[known].items()
+        ]
+    )
+    predictions = [("original", 0, 0), ("original", 1, 1), (variant, 0, 0), (variant, 1, 0)]
+    store.append(
+        [
+            prediction_row(
+                name,
+                sample,
+                target=f"x = {sample}",
+                prediction=f"x = {answer}",
+                es=100 if answer == sample else 50,
+                em=answer == sample,
             )
-            for sample in (0, 1)
-        ],
+            for name, sample, answer in predictions
+        ]
     )

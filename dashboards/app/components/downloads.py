@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import streamlit as st
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 class Form(NamedTuple):
@@ -30,8 +26,8 @@ FORMS = {
 }
 
 
-def downloads(name: str, contents: Mapping[str, Callable[[], str | bytes]]) -> None:
-    """A button for each form, which makes its file when it is pressed."""
+def draw_downloads(name: str, contents: Mapping[str, Callable[[], str | bytes]]) -> None:
+    """Draw a button for each form in FORMS of these contents; it makes its file when it is pressed."""
     with st.container(horizontal=True, gap="small"):
         for form, content in contents.items():
             st.download_button(
@@ -43,12 +39,3 @@ def downloads(name: str, contents: Mapping[str, Callable[[], str | bytes]]) -> N
                 key=f"save-{form}",
                 icon=":material/download:",
             )
-
-
-def parquet(table: pa.Table) -> bytes:
-    """A table as a Parquet file."""
-    import pyarrow.parquet as pq
-
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()

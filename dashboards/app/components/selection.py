@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final, NoReturn
+from collections.abc import Iterable, Sequence
+from typing import Final, NoReturn, TypeVar
 
 import streamlit as st
 
 from slimline.dashboards.app import data
-from slimline.dashboards.app.data import Row
-from slimline.storage.queries.results import NotMeasured
+from slimline.storage.queries.results import NotMeasured, ResultRow
+from slimline.storage.queries.runs import RunSummary, run_summaries
+
+Host = TypeVar("Host", bound=str | None)
 
 IN_ADDRESS: Final = "query-params"
 NEWEST = "newest"
-EVERY_HOST = "all hosts"
-NOTHING_YET = """
+NO_RUN = """
 Nothing has been measured yet. Fill the store, then reload this page:
 
 ```sh
@@ -24,16 +25,13 @@ slimline run smoke
 
 
 def choose_run() -> str:
-    """The run that the visitor chose, by default a study's newest with figures; a page without any run ends here."""
-    runs = data.runs()
-    if not runs:
-        empty(NOTHING_YET)
+    """The run that the visitor chose, by default a study's newest with results; a page without any run ends here."""
     study = choose_study()
-    of_study = [row for row in runs if row["study"] == study]
-    newest: str = newest_measured(of_study)["run"]
+    of_study = [each for each in _runs() if each.study == study]
+    newest = newest_with_results(of_study).run
     chosen: str = st.sidebar.selectbox(
         "Run",
-        [NEWEST, *(row["run"] for row in of_study)],
+        [NEWEST, *(each.run for each in of_study)],
         format_func=lambda name: f"newest: {newest}" if name == NEWEST else name,
         key="run",
         bind=IN_ADDRESS,
@@ -42,25 +40,27 @@ def choose_run() -> str:
 
 
 def choose_study() -> str:
-    """One of the studies that were run, by default the newest run's."""
-    runs = data.runs()
-    if not runs:
-        empty(NOTHING_YET)
-    studies = list(dict.fromkeys(row["study"] for row in runs))
+    """One of the studies that were run, by default the newest run's; a page without any run ends here."""
+    runs = _runs()
+    studies = list(dict.fromkeys(each.study for each in runs))
     # A link to a run may leave its study out, because that was the default when the link was made.
-    linked = [row["study"] for row in runs if row["run"] == st.query_params.get("run")]
-    default = studies.index(linked[0] if linked else newest_measured(runs)["study"])
+    linked = [each.study for each in runs if each.run == st.query_params.get("run")]
+    default = studies.index(linked[0] if linked else newest_with_results(runs).study)
     chosen: str = st.sidebar.selectbox("Study", studies, index=default, key="study", bind=IN_ADDRESS)
     return chosen
 
 
-def newest_measured(runs: Sequence[Row]) -> Row:
-    """The newest run that measured anything, or if none did the newest."""
-    return next((row for row in runs if row["measured"]), runs[0])
+def _runs() -> list[RunSummary]:
+    return data.ask(run_summaries) or end_page(NO_RUN)
 
 
-def results_of(run: str) -> list[Row]:
-    """The run's rows of the result table; a page without any ends here, with the reason."""
+def newest_with_results(runs: Sequence[RunSummary]) -> RunSummary:
+    """The newest run that measured anything; if none did, the newest."""
+    return next((each for each in runs if each.has_results), runs[0])
+
+
+def results_of(run: str) -> list[ResultRow]:
+    """The run's result rows; a page without any ends here, with the reason."""
     try:
         return data.results(run)
     except NotMeasured as reason:
@@ -68,18 +68,12 @@ def results_of(run: str) -> list[Row]:
         st.stop()
 
 
-def choose_host(hosts: Sequence[str], every: bool = False) -> str:
-    """One of these hosts, or with `every` by default all of them."""
-    options = [EVERY_HOST, *hosts] if every else list(hosts)
-    return st.sidebar.selectbox("Host", options, key="host", bind=IN_ADDRESS)
+def choose_host(hosts: Iterable[Host]) -> Host:
+    """One of these hosts, by default the first."""
+    return st.sidebar.selectbox("Host", list(dict.fromkeys(hosts)), key="host", bind=IN_ADDRESS)
 
 
-def hosts_of(rows: Sequence[Row]) -> list[str]:
-    """The hosts of these rows, each once."""
-    return list(dict.fromkeys(row["host"] for row in rows))
-
-
-def empty(text: str) -> NoReturn:
-    """End the page, saying what is missing and how to get it."""
+def end_page(text: str) -> NoReturn:
+    """End the page with a text that says what is missing and how to get it."""
     st.info(text)
     st.stop()

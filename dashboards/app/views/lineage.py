@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import streamlit as st
 
 from slimline.dashboards.app import data
 from slimline.dashboards.app.components import selection
-from slimline.dashboards.app.data import Row
 from slimline.storage.artifacts.lineage import ancestry
 from slimline.storage.artifacts.store import ArtifactError, ArtifactRef, Manifest, Provenance
+from slimline.storage.queries.predictions import PredictionPair
+from slimline.storage.queries.runs import RecipeStep, recipe_steps
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    pass
 
 SLICE, PREDICTIONS = "slice", "predictions"
 
 
-class Made(NamedTuple):
+class Artifact(NamedTuple):
     """An artifact of the store, and how it came to be."""
 
     ref: ArtifactRef
@@ -32,33 +33,31 @@ def page() -> None:
     """Draw it."""
     st.title("Lineage")
     found = selection.results_of(selection.choose_run())
-    host = selection.choose_host(selection.hosts_of(found))
-    rows = [row for row in found if row["host"] == host]
-    variant = st.selectbox("Variant", [row["variant"] for row in rows], key="variant", bind=selection.IN_ADDRESS)
-    run = rows[0]["run"]
-    sql = "SELECT any_value(artifact) AS digest FROM measurements WHERE run = ? AND host = ? AND variant = ?"
-    digest = data.ask(sql, run, host, variant)[0]["digest"]
+    host = selection.choose_host(row.host for row in found)
+    rows = {row.variant: row for row in found if row.host == host}
+    variant = st.selectbox("Variant", list(rows), key="variant", bind=selection.IN_ADDRESS)
+    digest, run = rows[variant].artifact, rows[variant].run
     if digest is None:
-        selection.empty(f"{variant} was not built in this run, so there is nothing to trace.")
+        selection.end_page(f"{variant} was not built in this run, so it has no lineage.")
     chain = lineage(digest)
     if not chain:
-        selection.empty(f"Artifact {digest} is no longer in the store; a run of the study builds it again.")
+        selection.end_page(f"Artifact {digest} is no longer in the store; a run of the study builds it again.")
     _recipe(run, variant)
     st.graphviz_chart(graph(chain))
     _table(chain)
-    for made in chain:
-        _details(made)
+    for artifact in chain:
+        _details(artifact)
 
 
-def lineage(digest: str) -> list[Made]:
+def lineage(digest: str) -> list[Artifact]:
     """The artifact, its predictions, and all they were made of, each after its inputs; without what is gone."""
-    everything = {made.ref.digest: made for made in _everything(_published())}
+    everything = {artifact.ref.digest: artifact for artifact in _everything(_published())}
     if digest not in everything:
         return []
     scores = [
-        made.ref
-        for made in everything.values()
-        if made.ref.kind == PREDICTIONS and digest in {ref.digest for ref in made.provenance.inputs}
+        artifact.ref
+        for artifact in everything.values()
+        if artifact.ref.kind == PREDICTIONS and digest in {ref.digest for ref in artifact.provenance.inputs}
     ]
     chain = ancestry([everything[digest].ref, *scores], data.artifacts())
     return [everything[ref.digest] for ref in chain if ref.digest in everything]
@@ -70,91 +69,91 @@ def _published() -> tuple[str, ...]:
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)
-def _everything(published: Sequence[str]) -> list[Made]:
+def _everything(published: Sequence[str]) -> list[Artifact]:
     """Every artifact that can be read. Provenance never changes, so that a listing is all there is to know."""
     store, found = data.artifacts(), []
     for text in published:
         ref = ArtifactRef.model_validate_json(text)
         try:
-            found.append(Made(ref, store.manifest(ref), store.provenance(ref)))
+            found.append(Artifact(ref, store.manifest(ref), store.provenance(ref)))
         except ArtifactError:  # removed since, or damaged: `slimline artifacts verify` tells
             continue
     return found
 
 
-def inputs_of(pairs: Sequence[Row]) -> dict[int, Any] | None:
+def inputs_of(pairs: Sequence[PredictionPair]) -> dict[int, str] | None:
     """The context of each sample, from the slice that has these samples' targets; null if no slice has."""
-    targets = {int(pair["sample"]): str(pair["target"]) for pair in pairs}
-    for made in _everything(_published()):
-        if made.ref.kind == SLICE:
-            samples = _samples(made.ref.model_dump_json()).to_pylist()
-            known = {row["id"]: row for row in samples}
-            if all(known.get(sample, {}).get("gt") == target for sample, target in targets.items()):
-                return {sample: row["input"] for sample, row in known.items()}
+    targets = {(pair.sample, pair.target) for pair in pairs}
+    for artifact in _everything(_published()):
+        if artifact.ref.kind == SLICE:
+            samples = _samples(artifact.ref.model_dump_json())
+            if targets <= samples.keys():
+                return {sample: text for (sample, _), text in samples.items()}
     return None
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _samples(slice_: str) -> pa.Table:
+def _samples(slice_: str) -> dict[tuple[int, str], str]:
+    """The inputs of a slice by sample and target."""
     import pyarrow.parquet as pq
 
     directory = data.artifacts().path(ArtifactRef.model_validate_json(slice_))
-    return pq.read_table(directory / "samples.parquet", columns=["id", "input", "gt"])
+    columns = pq.read_table(directory / "samples.parquet", columns=["id", "gt", "input"]).to_pydict()
+    return dict(zip(zip(columns["id"], columns["gt"], strict=True), columns["input"], strict=True))
 
 
-def graph(chain: Sequence[Made]) -> str:
+def graph(chain: Sequence[Artifact]) -> str:
     """The chain in Graphviz's language: an arrow from what was taken to what was made."""
-    known = {made.ref.digest for made in chain}
-    nodes = [f'"{made.ref.digest}" [label={json.dumps(_title(made))}]' for made in chain]
+    known = {artifact.ref.digest for artifact in chain}
+    nodes = [f'"{artifact.ref.digest}" [label={json.dumps(_title(artifact))}]' for artifact in chain]
     arrows = [
-        f'"{ref.digest}" -> "{made.ref.digest}"'
-        for made in chain
-        for ref in made.provenance.inputs
+        f'"{ref.digest}" -> "{artifact.ref.digest}"'
+        for artifact in chain
+        for ref in artifact.provenance.inputs
         if ref.digest in known
     ]
     style = 'rankdir=LR; bgcolor="transparent"; node [shape=box, style="rounded,filled", fillcolor="#F2F4F7"]; '
     return f'digraph {{ {style}edge [color="#8C8C8C"]; {"; ".join([*nodes, *arrows])} }}'
 
 
-def _title(made: Made) -> str:
-    return f"{_step(made)}\n{made.ref}\n{made.manifest.size / 1e6:.2f} MB"
+def _title(artifact: Artifact) -> str:
+    return f"{_step(artifact)}\n{artifact.ref}\n{artifact.manifest.size / 1e6:.2f} MB"
 
 
-def _step(made: Made) -> str:
-    return str(made.provenance.step.get("step", made.ref.kind))
+def _step(artifact: Artifact) -> str:
+    return str(artifact.provenance.step.get("step", artifact.ref.kind))
 
 
 def _recipe(run: str, variant: str) -> None:
     """The variant's recipe, as the study of the run had it."""
-    specs = data.ask("SELECT spec FROM runs WHERE run = ? AND spec IS NOT NULL LIMIT 1", run)
-    recipe = json.loads(specs[0]["spec"])["variants"].get(variant, {}).get("recipe", []) if specs else []
-    if recipe:
-        st.markdown("Recipe: " + " → ".join(f"`{_named(step)}`" for step in recipe))
+    steps = data.ask(recipe_steps, run, variant)
+    if steps:
+        st.markdown("Recipe: " + " → ".join(f"`{_step_text(step)}`" for step in steps))
 
 
-def _named(step: Row) -> str:
-    return f"{step['step']} {step['name']}" if step["step"] == "engine" else str(step["step"])
+def _step_text(step: RecipeStep) -> str:
+    return f"{step.step} {step.name}" if step.step == "engine" else step.step
 
 
-def _table(chain: Sequence[Made]) -> None:
+def _table(chain: Sequence[Artifact]) -> None:
     st.header("Artifacts")
     rows = [
         {
-            "step": _step(made),
-            "artifact": str(made.ref),
-            "MB": f"{made.manifest.size / 1e6:.2f}",
-            "files": len(made.manifest.files),
-            "made (UTC)": f"{made.provenance.created:%Y-%m-%d %H:%M:%S}",
-            "seconds": f"{made.provenance.seconds:.1f}",
-            "host": made.provenance.host,
+            "step": _step(artifact),
+            "artifact": str(artifact.ref),
+            "MB": f"{artifact.manifest.size / 1e6:.2f}",
+            "files": len(artifact.manifest.files),
+            "made (UTC)": f"{artifact.provenance.created:%Y-%m-%d %H:%M:%S}",
+            "seconds": f"{artifact.provenance.seconds:.1f}",
+            "host": artifact.provenance.host,
         }
-        for made in chain
+        for artifact in chain
     ]
     st.table(rows)
 
 
-def _details(made: Made) -> None:
-    with st.expander(f"{_step(made)}: {made.ref}"):
-        st.code(f"{made.ref.kind}:{made.ref.digest}", language=None)
-        st.json(json.loads(made.provenance.model_dump_json()), expanded=1)
-        st.table([{"file": f.path, "bytes": f"{f.size:,}", "SHA-256": f.sha256} for f in made.manifest.files])
+def _details(artifact: Artifact) -> None:
+    with st.expander(f"{_step(artifact)}: {artifact.ref}"):
+        st.code(f"{artifact.ref.kind}:{artifact.ref.digest}", language=None)
+        st.json(json.loads(artifact.provenance.model_dump_json()), expanded=1)
+        st.table([{"file": f.path, "bytes": f"{f.size:,}", "SHA-256": f.sha256} for f in artifact.manifest.files])

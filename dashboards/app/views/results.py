@@ -11,11 +11,12 @@ import streamlit as st
 from streamlit.navigation.page import Page
 
 from slimline.dashboards.app.components import chart, selection
-from slimline.dashboards.app.components.downloads import downloads, parquet
-from slimline.dashboards.app.data import Row
+from slimline.dashboards.app.components.downloads import draw_downloads
 from slimline.dashboards.reports import charts
 from slimline.dashboards.reports.formats import render
-from slimline.dashboards.reports.result_table import html, sheets
+from slimline.dashboards.reports.query_answer import parquet
+from slimline.dashboards.reports.result_table import html, rows_by_host, sheets
+from slimline.storage.queries.results import ResultRow
 
 STYLE = """
 <style>
@@ -36,6 +37,7 @@ STYLE = """
 """
 ALL, PUBLISHED, REPAIRED = "all", "as published", "repaired"
 BASELINE = "baseline"
+EVERY_HOST = "all hosts"
 
 
 def page_link() -> Page:
@@ -48,35 +50,39 @@ def page() -> None:
     st.title("Results")
     run = selection.choose_run()
     found = selection.results_of(run)
-    host = selection.choose_host(selection.hosts_of(found), every=True)
-    shown = st.radio("Variants", [ALL, PUBLISHED, REPAIRED], horizontal=True, key="show", bind=selection.IN_ADDRESS)
-    rows = [row for row in found if host in (selection.EVERY_HOST, row["host"]) and _belongs(row, shown)]
+    host = selection.choose_host([EVERY_HOST, *(row.host for row in found)])
+    choice = st.radio("Variants", [ALL, PUBLISHED, REPAIRED], horizontal=True, key="show", bind=selection.IN_ADDRESS)
+    rows = [row for row in found if host in (EVERY_HOST, row.host) and _is_chosen(row, choice)]
     _warn(rows)
-    st.html(tables(rows))
-    _save(run, rows)
-    for name in selection.hosts_of(rows):
+    st.html(tables_html(rows))
+    _draw_downloads(run, rows)
+    for name, its_rows in rows_by_host(rows).items():
         st.header(f"Speed on {name}")
-        chart.draw(charts.speedups([row for row in rows if row["host"] == name]), key=f"speed-{name}")
+        chart.draw(charts.speedups(its_rows), key=f"speed-{name}")
 
 
-def _belongs(row: Row, shown: str) -> bool:
-    """The baseline is what the others are compared with, so it is in every choice."""
-    published = row["label"] == PUBLISHED
-    return shown == ALL or row["label"] == BASELINE or published == (shown == PUBLISHED)
+def _is_chosen(row: ResultRow, choice: str) -> bool:
+    """Whether a variant belongs to a choice; the baseline belongs to each, as the others are compared with it."""
+    return choice == ALL or row.label == BASELINE or (row.label == PUBLISHED) == (choice == PUBLISHED)
 
 
-def _warn(rows: Sequence[Row]) -> None:
-    for host in dict.fromkeys(row["host"] for row in rows if row["tainted"]):
+def _warn(rows: Sequence[ResultRow]) -> None:
+    for host in dict.fromkeys(row.host for row in rows if row.tainted):
         st.warning(f"{host} was too noisy to trust its speeds: the baseline differed from itself by more than 5 %.")
 
 
-def tables(rows: Sequence[Row]) -> str:
-    """The tables of these rows in HTML, one a host; rows as `result_rows` gives them."""
+def tables_html(rows: Sequence[ResultRow]) -> str:
+    """The tables of these rows, one a host."""
     # A region that can be scrolled has to be reachable with the keyboard, and then needs a name.
     region = '<div class="sheet" role="region" tabindex="0" aria-label="{}">\n{}</div>'
     return STYLE + "\n".join(region.format(escape(sheet.caption), html(sheet)) for sheet in sheets(rows))
 
 
-def _save(run: str, rows: Sequence[Row]) -> None:
+def _draw_downloads(run: str, rows: Sequence[ResultRow]) -> None:
     forms = {form: partial(render, rows, form) for form in ("csv", "latex", "md", "html", "json")}
-    downloads(f"slimline-{run}", {**forms, "parquet": lambda: parquet(pa.Table.from_pylist(list(rows)))})
+    as_parquet = partial(_parquet, rows)
+    draw_downloads(f"slimline-{run}", {**forms, "parquet": as_parquet})
+
+
+def _parquet(rows: Sequence[ResultRow]) -> bytes:
+    return parquet(pa.Table.from_pylist([row.flat() for row in rows]))

@@ -10,20 +10,20 @@ import streamlit as st
 
 from slimline.dashboards.app import data
 from slimline.dashboards.app.components import chart, selection
-from slimline.dashboards.app.components.downloads import downloads, parquet
+from slimline.dashboards.app.components.downloads import draw_downloads
 from slimline.dashboards.app.components.query_job import LIMITS, Job
 from slimline.dashboards.reports import charts
-from slimline.dashboards.reports.query_answer import render_answer
-from slimline.storage.metrics.connection import MEMORY_LIMIT, VIEWS
-from slimline.storage.metrics.schema import PUBLISHED, SQL_TYPES, TABLES, Column
+from slimline.dashboards.reports.query_answer import parquet, render_answer
+from slimline.storage.metrics.catalog import ColumnDescription, Relation, relations
+from slimline.storage.metrics.connection import MEMORY_LIMIT
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 QUICK_S = 1.0
-"""A query that ends sooner never shows that it runs."""
-SHOWN_ROWS = 1_000
-DRAWN_ROWS = 2_000
+"""Of a query that ends sooner, the page never says that it runs."""
+TABLE_ROWS = 1_000
+CHART_ROWS = 2_000
 NO_CHART = "none"
 MARKS = {"bar": alt.Chart.mark_bar, "line": alt.Chart.mark_line, "point": alt.Chart.mark_point}
 EXAMPLES = {
@@ -88,17 +88,18 @@ def _take(example: str | None) -> None:
 
 def _schema() -> None:
     st.header("Schema")
-    for table, columns in {**TABLES, "published": PUBLISHED}.items():
-        with st.expander(table):
-            st.markdown("\n".join(_described(column) for column in columns))
-    for view in VIEWS:
-        with st.expander(f"{view} (view)"):
-            names = data.ask(f"DESCRIBE {view}")
-            st.markdown("\n".join(f"- `{row['column_name']}` {row['column_type'].lower()}" for row in names))
+    for relation in _relations():
+        with st.expander(f"{relation.name} (view)" if relation.kind == "view" else relation.name):
+            st.markdown("\n".join(map(_column_text, relation.columns)))
 
 
-def _described(column: Column) -> str:
-    return f"- `{column.name}` {SQL_TYPES[column.type].lower()}: {column.doc}"
+@st.cache_resource(show_spinner=False)
+def _relations() -> list[Relation]:
+    return relations()
+
+
+def _column_text(column: ColumnDescription) -> str:
+    return f"- `{column.name}` {column.type.lower()}{f': {column.doc}' if column.doc else ''}"
 
 
 def _job(sql: str) -> Job:
@@ -131,12 +132,12 @@ def _running(job: Job) -> None:
 
 
 def _show(answer: pa.Table, seconds: float) -> None:
-    part = f", the first {SHOWN_ROWS:,} shown" if answer.num_rows > SHOWN_ROWS else ""
+    part = f", the first {TABLE_ROWS:,} shown" if answer.num_rows > TABLE_ROWS else ""
     st.caption(f"{answer.num_rows:,} rows in {seconds:.2f} s{part}")
-    st.dataframe(answer.slice(0, SHOWN_ROWS), hide_index=True)
+    st.dataframe(answer.slice(0, TABLE_ROWS), hide_index=True)
     _chart(answer)
     text = {form: partial(render_answer, answer, form) for form in ("csv", "json", "md")}
-    downloads("slimline-query", {**text, "parquet": lambda: parquet(answer)})
+    draw_downloads("slimline-query", {**text, "parquet": lambda: parquet(answer)})
 
 
 def _chart(answer: pa.Table) -> None:
@@ -148,16 +149,18 @@ def _chart(answer: pa.Table) -> None:
         x = st.selectbox("across", names, key="across", bind=selection.IN_ADDRESS)
         y = st.selectbox("up", names, len(names) - 1, key="up", bind=selection.IN_ADDRESS)
     if mark != NO_CHART:
-        chart.draw(_drawn(answer.slice(0, DRAWN_ROWS), mark, x, y), key="quick")
+        chart.draw(_quick_chart(answer.slice(0, CHART_ROWS), mark, x, y), key="quick")
 
 
-def _drawn(answer: pa.Table, mark: str, x: str, y: str) -> alt.LayerChart:
+def _quick_chart(answer: pa.Table, mark: str, x: str, y: str) -> alt.LayerChart:
     values = [
         {"x": _plain(across), "y": _plain(up)}
         for across, up in zip(answer[x].to_pylist(), answer[y].to_pylist(), strict=True)
     ]
     encoded = MARKS[mark](alt.Chart(alt.InlineData(values=values)), color=charts.BLUE).encode(
-        alt.X("x", type=_kind(answer, x), title=x), alt.Y("y", type=_kind(answer, y), title=y), tooltip=["x:N", "y:N"]
+        alt.X("x", type=_vega_type(answer, x), title=x),
+        alt.Y("y", type=_vega_type(answer, y), title=y),
+        tooltip=["x:N", "y:N"],
     )
     return alt.LayerChart(layer=[encoded], width=charts.WIDTH, height=300, description=f"{y} against {x}")
 
@@ -166,7 +169,7 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, int | float) else str(value)
 
 
-def _kind(answer: pa.Table, name: str) -> Any:
+def _vega_type(answer: pa.Table, name: str) -> Any:
     import pyarrow as pa
 
     kind = answer.schema.field(name).type

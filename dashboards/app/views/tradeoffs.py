@@ -9,9 +9,10 @@ from typing import NamedTuple
 import streamlit as st
 
 from slimline.dashboards.app.components import chart, selection
-from slimline.dashboards.app.data import Row
 from slimline.dashboards.reports import charts
+from slimline.dashboards.reports.axes import AXES
 from slimline.dashboards.reports.recommendation import render_recommendation
+from slimline.storage.queries.results import ResultRow
 from slimline.tasks.analysis.recommendation import DEFAULT, Constraints, Recommendation, recommend
 
 # By the names that the page's address has for them.
@@ -47,19 +48,19 @@ def page() -> None:
     """Draw it."""
     st.title("Trade-offs")
     found = selection.results_of(selection.choose_run())
-    host = selection.choose_host(selection.hosts_of(found))
-    rows = [row for row in found if row["host"] == host]
+    host = selection.choose_host(row.host for row in found)
+    rows = [row for row in found if row.host == host]
     x, y = _axes()
     st.header("Constraints")
     st.caption("A slider at its loosest end excludes nothing.")
     verdict = recommend(rows, Constraints(**_bounds(rows)))
-    _name_the_winner(verdict)
+    _say_winner(verdict)
     excluded = [candidate.variant for candidate in verdict.candidates if candidate.unkept]
-    if not any(row[x] is not None for row in rows):
-        st.info(f"{host} has no figures for: {charts.AXES[x].title}.")
+    if all(row.value(x) is None for row in rows):
+        st.info(f"{host} has no figures for: {AXES[x]}.")
     else:
         chart.draw(charts.tradeoff(rows, x, y, excluded, verdict.winner), key="tradeoff")
-    with st.expander("Why: the frontier, and what speaks against each other variant"):
+    with st.expander("Why: the frontier, and why each other variant loses"):
         st.markdown(render_recommendation(verdict, "md"))
 
 
@@ -70,7 +71,7 @@ def _axes() -> tuple[str, str]:
     return COSTS[x], QUALITIES[y]
 
 
-def _bounds(rows: Sequence[Row]) -> dict[str, float]:
+def _bounds(rows: Sequence[ResultRow]) -> dict[str, float]:
     """The constraints that the sliders set."""
     found: dict[str, float] = {}
     columns = st.columns(len(BOUNDS))
@@ -82,14 +83,14 @@ def _bounds(rows: Sequence[Row]) -> dict[str, float]:
     return found
 
 
-def _slider(bound: Bound, rows: Sequence[Row]) -> float | None:
-    """What a slider over the metric's figures is set to; null where that excludes nothing, or without any figures."""
-    figures = [row[name] for row in rows for name in (bound.metric, f"{bound.metric}_hi", f"{bound.metric}_lo")]
-    measured = [figure for figure in figures if figure is not None]
-    if not measured:
+def _slider(bound: Bound, rows: Sequence[ResultRow]) -> float | None:
+    """The value of a slider over the metric's figures; null where it excludes nothing, or without any figures."""
+    figures = [row.figure(bound.metric) for row in rows]
+    ends = [end for figure in figures for end in (figure.value, figure.lo, figure.hi) if end is not None]
+    if not ends:
         st.caption(f"{bound.label}: not measured")
         return None
-    lower, upper, step = slider_range(0.0, max(measured))
+    lower, upper, step = slider_range(0.0, max(ends))
     loosest = lower if bound.constraint.startswith("min_") else upper
     default = DEFAULT.given().get(bound.constraint)
     value = st.slider(
@@ -115,7 +116,7 @@ def slider_range(least: float, greatest: float) -> tuple[float, float, float]:
     return round(lower * step, 10), round(max(upper * step, lower * step + step), 10), step
 
 
-def _name_the_winner(verdict: Recommendation) -> None:
+def _say_winner(verdict: Recommendation) -> None:
     if verdict.winner is None:
         st.warning(f"Ship none: {verdict.rule}.")
     else:

@@ -1,6 +1,5 @@
 """What the pages compute, without a page."""
 
-import json
 import threading
 import time
 
@@ -10,13 +9,14 @@ from hypothesis import strategies as st
 
 from slimline.dashboards.app.components.query_job import Job
 from slimline.dashboards.app.components.source_code import as_source
-from slimline.dashboards.app.views.compare import mcnemar
 from slimline.dashboards.app.views.history import upgrades
-from slimline.dashboards.app.views.results import tables
+from slimline.dashboards.app.views.results import tables_html
 from slimline.dashboards.app.views.tradeoffs import slider_range
 from slimline.storage.metrics.store import MetricsStore
 from slimline.storage.queries.results import result_rows
+from slimline.storage.queries.series import RunVersions
 from tests.dashboards.small import fill
+from tests.storage.factories import NOON
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def store(tmp_path):
 
 def test_a_table_can_be_scrolled_by_keyboard_and_shows_names_as_text(tmp_path):
     fill(tmp_path, variant="<script>alert(1)</script>")
-    shown = tables(result_rows(MetricsStore(tmp_path)))
+    shown = tables_html(result_rows(MetricsStore(tmp_path)))
     assert "<script>" not in shown and 'tabindex="0"' in shown
     assert "poster, delftblue" in shown and "noise floor 2.0 %" in shown
 
@@ -45,16 +45,10 @@ def test_a_slider_reaches_over_what_was_measured(least, spread):
     assert (upper - lower) / step < 60
 
 
-def test_mcnemar_is_the_exact_test():
-    assert mcnemar(0, 0) == 1
-    assert mcnemar(1, 9) == pytest.approx(0.021484375)  # 2 * (1 + 10) / 2**10
-    assert mcnemar(9, 1) == mcnemar(1, 9)
-
-
 def test_an_upgrade_is_where_a_version_differs_from_the_run_before():
     versions = [{"torch": "1", "onnx": "1"}, {"torch": "1", "onnx": "2"}, {"torch": "1", "onnx": "2", "new": "1"}]
-    runs = [{"time": n, "run": f"r{n}", "versions": json.dumps(each)} for n, each in enumerate(versions)]
-    assert upgrades(runs) == [{"time": 1, "text": "onnx 1 → 2", "kind": "upgrade", "run": "r1"}]
+    runs = [RunVersions(time=NOON, run=f"r{number}", versions=each) for number, each in enumerate(versions)]
+    assert upgrades(runs) == [(runs[1], "onnx 1 → 2")]
 
 
 def test_a_job_answers_or_says_why_not(store):

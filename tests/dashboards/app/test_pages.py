@@ -5,7 +5,8 @@ import streamlit
 from streamlit.testing.v1 import AppTest
 
 from slimline.storage.metrics.store import MetricsStore
-from tests.dashboards.small import NOON, fill
+from tests.dashboards.small import fill, small_run
+from tests.storage.factories import NOON, measured, run_row, verdict_row
 
 PAGES = ("results", "tradeoffs", "history", "compare", "lineage", "sql")
 
@@ -52,8 +53,7 @@ def test_results_filter_what_is_shown(home):
 
 
 def test_a_run_that_measured_nothing_says_why(home):
-    row = {"run": "r0", "study": "embedded", "host": "box", "started": NOON, "error": "the disk was full"}
-    MetricsStore(home / "metrics").append("runs", [row])
+    MetricsStore(home / "metrics").append([run_row("r0", error="the disk was full")])
     assert "the disk was full" in opened("results").warning[0].value
 
 
@@ -71,7 +71,7 @@ def test_constraints_choose_another_variant(home):
 def test_a_link_to_a_run_without_its_study_finds_it(home):
     fill(home / "metrics")
     later = NOON.replace(day=2)
-    MetricsStore(home / "metrics").append("runs", [{"run": "r2", "study": "paper", "host": "box", "started": later}])
+    MetricsStore(home / "metrics").append([run_row("r2", later, study="paper")])
     streamlit.cache_data.clear()
     assert opened("results").selectbox(key="study").value == "embedded"  # the newest that measured something
     assert opened("results", run="r2").selectbox(key="study").value == "paper"
@@ -80,12 +80,10 @@ def test_a_link_to_a_run_without_its_study_finds_it(home):
 def test_history_marks_upgrades_and_change_points(home):
     fill(home / "metrics")
     store, later = MetricsStore(home / "metrics"), NOON.replace(day=2)
-    run = {"run": "r2", "study": "embedded", "host": "box"}
-    store.append("runs", [run | {"started": later, "versions": {"torch": "2"}}])
-    speed = {"variant": "int8", "metric": "samples_per_s", "metric_version": 1, "value": 9.0, "time": later}
-    store.append("measurements", [run | speed])
-    change = {"verdict": "regression", "change_point": "r2", "change_time": later, "ratio": 0.5, "time": later}
-    store.append("verdicts", [run | {"variant": "int8", "metric": "samples_per_s"} | change])
+    store.append([small_run("r2", started=later, versions={"torch": "2"})])
+    store.append([measured("int8", "samples_per_s", 9.0, "r2", later)])
+    change = {"verdict": "regression", "change_point": "r2", "change_time": later, "ratio": 0.5}
+    store.append([verdict_row("r2", later, metric="samples_per_s", **change)])
     app = opened("history")
     changes, upgrades, figures = (element.value for element in app.dataframe)
     assert changes["run"].tolist() == ["r2"] and upgrades["text"].tolist() == ["torch 1 → 2"]

@@ -2,29 +2,21 @@
 
 import re
 import xml.etree.ElementTree as ET
+from datetime import timedelta
 
 import pytest
 
 from slimline.dashboards.reports import charts
-from slimline.dashboards.reports.label_layout import CHARACTER, LINE, Point, placed
+from slimline.dashboards.reports.label_layout import CHARACTER, LINE, Anchor, place_labels
+from slimline.storage.queries.series import SeriesPoint
+from tests.factories import result_row
+from tests.storage.factories import NOON
 
 
 def row(variant, samples_per_s, es, **changes):
-    figures = {"disk_mb": 10.0, "memory_mb": 100.0, "speed_ratio": samples_per_s / 10}
-    return {
-        "variant": variant,
-        "baseline": "original",
-        "error": None,
-        "random_weights": False,
-        "samples_per_s": samples_per_s,
-        "samples_per_s_lo": None if samples_per_s is None else samples_per_s * 0.9,
-        "samples_per_s_hi": None if samples_per_s is None else samples_per_s * 1.1,
-        "es": es,
-        "es_lo": None,
-        "es_hi": None,
-        **figures,
-        **changes,
-    }
+    figures = {"disk_mb": 10.0, "memory_mb": 100.0, "speed_ratio": samples_per_s / 10, "es": es}
+    speed = (samples_per_s, samples_per_s * 0.9, samples_per_s * 1.1)
+    return result_row(variant, **({"samples_per_s": speed} | figures | changes))
 
 
 ROWS = [row("original", 10.0, 50.0), row("int8", 30.0, 49.0), row("slow", 20.0, 45.0), row("bad", 45.0, 20.0)]
@@ -84,7 +76,7 @@ def test_what_has_no_such_figure_is_left_out(unfit):
 
 @pytest.mark.parametrize("draw", [charts.tradeoff, charts.speedups, charts.history])
 def test_without_rows_the_chart_says_so(draw):
-    assert texts(charts.svg(draw([]))) == [charts.NOTHING]
+    assert texts(charts.svg(draw([]))) == [charts.NO_DATA]
 
 
 def test_a_wide_range_is_drawn_on_a_logarithmic_axis_and_said_so():
@@ -93,13 +85,13 @@ def test_a_wide_range_is_drawn_on_a_logarithmic_axis_and_said_so():
 
 
 def test_an_unknown_axis_is_refused():
-    with pytest.raises(ValueError, match=r"axis: 'colour', allowed: samples_per_s, .*disk_mb"):
+    with pytest.raises(ValueError, match=r"axis.*'colour'.*samples_per_s.*disk_mb"):
         charts.tradeoff(ROWS, x="colour")
 
 
 def test_speedups_are_sorted_and_written_out():
     written = texts(charts.svg(charts.speedups(ROWS)))
-    assert [name for name in written if name in {each["variant"] for each in ROWS}] == [
+    assert [name for name in written if name in {each.variant for each in ROWS}] == [
         "bad",
         "int8",
         "slow",
@@ -108,34 +100,29 @@ def test_speedups_are_sorted_and_written_out():
     assert {"4.50", "3.00", "2.00", "1.00", "speed, times the baseline"} <= set(written)
 
 
-def measured_over_time(host="box"):
-    figures = {"metric": "samples_per_s", "unit": "samples/s", "lo": None, "hi": None, "host": host}
-    return [
-        {"time": f"2026-11-{day:02}T12:00:00Z", "variant": "int8", "value": 30.0 + day, "run": f"r{day}", **figures}
-        for day in range(1, 5)
-    ]
+def points(host="box", days=range(1, 5)):
+    what = {"variant": "int8", "host": host, "metric": "samples_per_s", "unit": "samples/s"}
+    return [SeriesPoint(time=NOON.replace(day=day), run=f"r{day}", value=30.0 + day, **what) for day in days]
 
 
 def test_history_marks_changes_and_upgrades_and_tells_hosts_apart():
     marks = [
-        {"time": "2026-11-02T18:00:00Z", "kind": "upgrade", "text": "onnxruntime 1.30 to 1.31"},
-        {"time": "2026-11-03T12:00:00Z", "kind": "change", "text": "int8 +10 %"},
+        charts.Mark(NOON.replace(day=2, hour=18), "onnxruntime 1.30 to 1.31", "upgrade"),
+        charts.Mark(NOON.replace(day=3), "int8 +10 %", "change"),
     ]
-    written = texts(charts.svg(charts.history(measured_over_time() + measured_over_time("laptop"), marks)))
+    written = texts(charts.svg(charts.history(points() + points("laptop"), marks)))
     expected = {"onnxruntime 1.30 to 1.31", "int8 +10 %", "int8 on box", "int8 on laptop", "speed, samples/s"}
     assert expected <= set(written)
 
 
 def test_history_is_not_limited_in_rows():
-    many = [
-        {**measured_over_time()[0], "time": f"2026-11-01T12:{at // 60 % 60:02}:{at % 60:02}Z"} for at in range(6000)
-    ]
+    many = [points()[0].model_copy(update={"time": NOON + timedelta(seconds=at)}) for at in range(6000)]
     assert len(data(charts.history(many))) >= 6000
 
 
 @pytest.mark.parametrize(
     "chart",
-    [lambda: charts.tradeoff(ROWS), lambda: charts.speedups(ROWS), lambda: charts.history(measured_over_time())],
+    [lambda: charts.tradeoff(ROWS), lambda: charts.speedups(ROWS), lambda: charts.history(points())],
 )
 def test_the_same_rows_give_the_same_bytes_and_nothing_from_outside(chart):
     one, other = charts.svg(chart()), charts.svg(chart())
@@ -157,8 +144,8 @@ def boxes(labels):
 
 
 def test_names_of_crowded_points_do_not_cover_each_other():
-    crowd = [Point(f"variant-{index}", 300 + 9 * (index % 5), 200 + 7 * (index // 5)) for index in range(20)]
-    found = boxes(placed(crowd, 720, 440))
+    crowd = [Anchor(f"variant-{index}", 300 + 9 * (index % 5), 200 + 7 * (index // 5)) for index in range(20)]
+    found = boxes(place_labels(crowd, 720, 440))
     overlaps = [
         (one, other)
         for index, one in enumerate(found)

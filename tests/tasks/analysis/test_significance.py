@@ -6,6 +6,7 @@ from slimline.dashboards.reports.formats import render
 from slimline.storage.metrics.store import MetricsStore
 from slimline.storage.queries.results import result_rows
 from tests.dashboards.small import fill
+from tests.factories import with_figures
 
 
 @pytest.fixture
@@ -32,9 +33,9 @@ def test_markdown_and_latex_have_them_beside_but_for_quality(rows):
 def test_equals_and_failures_are_never_the_best(rows):
     original, int8 = rows
     assert "**" not in render([original, original], "md")
-    failed = int8 | {"error": "died"}
+    failed = int8.model_copy(update={"error": "died"})
     assert "**10.00**" not in render([original, failed], "md")
-    assert "**10.00**" in render([original, original | {"disk_mb": 20.0}, int8], "md")
+    assert "**10.00**" in render([original, with_figures(original, disk_mb=20.0), int8], "md")
 
 
 def test_a_terminal_gets_none_of_it(rows):
