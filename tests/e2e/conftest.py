@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.serving import Server, serving
+from tests.e2e.server import Server, run_server
 
 
 @pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with its pools, its deployments and a worker."""
-    with serving(tmp_path_factory.mktemp("served") / "home") as server:
-        yield server
+    with run_server(tmp_path_factory.mktemp("server") / "home") as running:
+        yield running

@@ -1,4 +1,4 @@
-"""One benchmark on many hosts, many benchmarks on one host: pools with workers, a real Slurm, one server."""
+"""One benchmark on many hosts, many benchmarks on one host: pools with workers, a real Slurm, one pool_server."""
 
 import platform
 import re
@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from slimline.storage.metrics.store import MetricsStore
-from tests.command import ROOT, environment
-from tests.e2e.serving import Server, wait_until
+from tests.command import ROOT, environment, program_command
+from tests.e2e.server import Server, wait_until
 from tests.e2e.slurm import slurm_cluster
 
 pytestmark = [pytest.mark.e2e, pytest.mark.operations]
@@ -38,62 +38,7 @@ HOSTS = {
     "asleep": "{kind: pool, pool: asleep, start_within_minutes: 0.05}",
     "elsewhere": "{kind: slurm, partition: none, cores: 1, memory: 1GB, walltime: '01:00:00'}",
 }
-PARENTS = """
-import multiprocessing, sys
-import slimline.flows.benchmark
-from slimline.flows.cli.flow_runner import run_benchmark
-from slimline.flows.config.study import load_study
-slimline.flows.benchmark.show_run = lambda *_: None  # pictures of ten tables are not what this is about
-study = load_study(sys.argv[1]).with_options()
-def parent(number):
-    assert not run_benchmark(study).failed
-context = multiprocessing.get_context("fork")  # ten times the imports would take longer than the test
-parents = [context.Process(target=parent, args=(number,)) for number in range(10)]
-for each in parents: each.start()
-for each in parents: each.join()
-assert [each.exitcode for each in parents] == [0] * 10
-"""
-AGAIN = """
-import sys
-from unittest.mock import patch
-import slimline.flows.benchmark
-from slimline.flows.benchmark import benchmark
-from slimline.flows.measure import measure
-from slimline.flows.config.study import load_study
-from slimline.storage.stores import metrics_store
-orders = []
-with patch.object(slimline.flows.benchmark, "measure_everywhere", lambda order, hosts: orders.append(order)), \\
-     patch.object(slimline.flows.benchmark, "show_run", lambda *_: None):
-    benchmark(load_study(sys.argv[1]).with_options(rounds=2))
-order, metrics = orders[0], metrics_store()
-measure(order)
-first = metrics.query(f"FROM rounds WHERE run = '{order.run}' AND round = 1").to_pylist()
-metrics.append([row | {"run": "killed"} for row in first])  # a run that was killed in its second round
-for _ in range(2):
-    measure(order.model_copy(update={"run": "killed"}))
-print(order.run)
-"""
-LOST = """
-from uuid import UUID
-import flows
-from prefect import flow, get_client
-from storage import home
-from slimline.tasks.steps import _timed
-turns = []
-def turn():
-    turns.append("measured")
-    if len(turns) == 1:  # what a server does that was away for too long
-        (lease,) = home().glob("measuring-*.lease")
-        with get_client(sync_client=True) as client:
-            client.release_concurrency_slots_with_lease(UUID(lease.read_text()))
-    return len(turns)
-timed = _timed(turn, "turn")
-@flow
-def measuring():
-    return timed()
-assert measuring() == 2
-assert not list(home().glob("measuring-*.lease"))
-"""
+PROGRAMS = Path(__file__).parent / "programs"
 
 
 @pytest.fixture(scope="module")
@@ -114,31 +59,31 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, s
 
 
 @pytest.fixture(scope="module")
-def server(served: Server) -> Iterator[Server]:
+def pool_server(server: Server) -> Iterator[Server]:
     """A server, and the workers of two pools; a third pool has none."""
     workers = []
     for pool in ("laptop", "desk"):
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
         assert " ".join(command[2:]).replace(pool, "desk") in GUIDE
-        told = seen_by(served) | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
-        workers.append(subprocess.Popen(command, cwd=ROOT, env=told, stdout=subprocess.DEVNULL))
-    wait_until(lambda: _has_workers(served, "laptop", "desk"), "workers of both pools")
-    yield served
+        variables = variables_for(server) | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
+        workers.append(subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.DEVNULL))
+    wait_until(lambda: _has_workers(server, "laptop", "desk"), "workers of both pools")
+    yield server
     for worker in workers:
-        worker.kill()  # it may outlive a SIGTERM
+        worker.kill()  # after a SIGTERM it may go on
         worker.wait()
-    gone = [f"deployments/{served.deployment(f'measure/{pool}')['id']}" for pool in ("desk", "asleep")]
+    gone = [f"deployments/{server.deployment(f'measure/{pool}')['id']}" for pool in ("desk", "asleep")]
     for path in [*gone, "work_pools/desk", "work_pools/asleep"]:
-        wait_until(lambda path=path: httpx.delete(f"{served.url}/api/{path}", timeout=60).is_success, f"{path} goes")
+        wait_until(lambda path=path: httpx.delete(f"{server.url}/api/{path}", timeout=60).is_success, f"{path} goes")
 
 
-def _has_workers(served: Server, *pools: str) -> bool:
-    asked = [f"{served.url}/api/work_pools/{pool}/workers/filter" for pool in pools]
+def _has_workers(server: Server, *pools: str) -> bool:
+    asked = [f"{server.url}/api/work_pools/{pool}/workers/filter" for pool in pools]
     answers = [httpx.post(url, json={}, timeout=60) for url in asked]
     return all(answer.is_success and answer.json() for answer in answers)
 
 
-def seen_by(server: Server) -> dict[str, str]:
+def variables_for(server: Server) -> dict[str, str]:
     return environment(server.home) | {"PREFECT_API_URL": f"{server.url}/api"}
 
 
@@ -147,11 +92,12 @@ def rows(server: Server, query: str) -> list[dict[str, Any]]:
     return found
 
 
-def script(server: Server, content: str, study: Path) -> str:
+def run_program(server: Server, name: str, study: Path) -> str:
+    """The output of a program of tests/e2e/programs that works with the server."""
     finished = subprocess.run(
-        [sys.executable, "-c", content, str(study)],
+        program_command(PROGRAMS / name, study),
         cwd=ROOT,
-        env=seen_by(server),
+        env=variables_for(server),
         capture_output=True,
         text=True,
         check=False,
@@ -161,14 +107,14 @@ def script(server: Server, content: str, study: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def fanned_out(place: Path, server: Server, cluster: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+def fanned_out(place: Path, pool_server: Server, cluster: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     """One benchmark on this machine, two pools and Slurm, twice; with two hosts that are down."""
     hosts = ["local", "laptop", "delftblue"]
     hosts += [str(place / f"{name}.yaml") for name in ("desk", "cluster", "asleep", "elsewhere")]
     named = [word for host in hosts for word in ("--host", host)]
     command = [sys.executable, "-m", "slimline.flows.cli", "run", str(place / "tiny.yaml"), *named]
-    told = seen_by(server) | cluster
-    return subprocess.run(command, cwd=ROOT, env=told, capture_output=True, text=True, check=False)
+    variables = variables_for(pool_server) | cluster
+    return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -178,65 +124,63 @@ def run(fanned_out: subprocess.CompletedProcess[str]) -> str:
 
 
 def test_one_benchmark_fills_a_table_grouped_by_host(
-    fanned_out: subprocess.CompletedProcess[str], run: str, server: Server
+    fanned_out: subprocess.CompletedProcess[str], run: str, pool_server: Server
 ) -> None:
     counted = f"SELECT host, count(*) AS n FROM rounds WHERE {run} AND samples_per_s > 0 GROUP BY host ORDER BY host"
     expected = sorted(["cluster", "delftblue", "desk", "laptop", platform.node()])
-    assert rows(server, counted) == [{"host": host, "n": 2} for host in expected], fanned_out.stderr
-    table = rows(server, f"SELECT host, es FROM result_table WHERE {run} AND error IS NULL ORDER BY host")
+    assert rows(pool_server, counted) == [{"host": host, "n": 2} for host in expected], fanned_out.stderr
+    table = rows(pool_server, f"SELECT host, es FROM result_table WHERE {run} AND error IS NULL ORDER BY host")
     assert [row["host"] for row in table] == expected
     assert len({row["es"] for row in table}) == 1
     assert all(host in fanned_out.stdout for host in expected)
-    (known,) = rows(server, f"SELECT DISTINCT run, flow_run FROM runs WHERE {run}")
+    (known,) = rows(pool_server, f"SELECT DISTINCT run, flow_run FROM runs WHERE {run}")
     assert known["run"].endswith(known["flow_run"][-6:])
 
 
 def test_rows_from_slurm_name_job_and_node(
-    fanned_out: subprocess.CompletedProcess[str], run: str, server: Server
+    fanned_out: subprocess.CompletedProcess[str], run: str, pool_server: Server
 ) -> None:
     for table in ("rounds", "hosts"):
-        for row in rows(server, f"SELECT host, node, slurm_job FROM {table} WHERE {run}"):
+        for row in rows(pool_server, f"SELECT host, node, slurm_job FROM {table} WHERE {run}"):
             assert row["node"] == platform.node()
             assert (row["slurm_job"] or "").isdigit() == (row["host"] in ("cluster", "delftblue")), fanned_out.stderr
 
 
 def test_a_host_that_is_down_has_rows_that_say_so(
-    fanned_out: subprocess.CompletedProcess[str], run: str, server: Server
+    fanned_out: subprocess.CompletedProcess[str], run: str, pool_server: Server
 ) -> None:
-    failed = rows(server, f"SELECT host, error FROM runs WHERE {run} AND status = 'failed'")
+    failed = rows(pool_server, f"SELECT host, error FROM runs WHERE {run} AND status = 'failed'")
     said = {row["host"]: row["error"] for row in failed}
     assert sorted(said) == ["asleep", "elsewhere"]
     assert "no worker of pool asleep took it within 0.05 minutes" in said["asleep"]
     assert "prefect worker start --pool asleep" in said["asleep"]
     assert "sbatch refuses" in said["elsewhere"] and "partition" in said["elsewhere"]
-    absent = rows(server, f"SELECT host, variant, error FROM result_table WHERE {run} AND error IS NOT NULL")
+    absent = rows(pool_server, f"SELECT host, variant, error FROM result_table WHERE {run} AND error IS NOT NULL")
     assert {row["host"]: row["error"] for row in absent} == said
     assert fanned_out.returncode == 1
     assert "failed: original on asleep: no worker" in fanned_out.stderr
 
 
-def test_an_order_given_again_measures_only_what_is_missing(server: Server, place: Path) -> None:
-    run = script(server, AGAIN, place / "tiny.yaml").split()[-1]
-    found = {name: rows(server, f"FROM rounds WHERE run = '{name}'") for name in (run, "killed")}
+def test_an_order_given_again_measures_only_what_is_missing(pool_server: Server, place: Path) -> None:
+    run = run_program(pool_server, "measure_again.py", place / "tiny.yaml").split()[-1]
+    found = {name: rows(pool_server, f"FROM rounds WHERE run = '{name}'") for name in (run, "killed")}
     for turns in found.values():
         assert sorted((row["round"], row["replicate"]) for row in turns) == [(1, 0), (1, 1), (2, 0), (2, 1)]
     pids = {name: {row["pid"] for row in turns if row["round"] == 1} for name, turns in found.items()}
     assert pids[run] == pids["killed"]
     for table in ("runs", "hosts"):
-        assert rows(server, f"SELECT count(*) AS n FROM {table} WHERE run = 'killed'") == [{"n": 1}]
+        assert rows(pool_server, f"SELECT count(*) AS n FROM {table} WHERE run = 'killed'") == [{"n": 1}]
     for table, key in (("measurements", "metric"), ("predictions", "sample")):
-        (counted,) = rows(server, f"SELECT count(*) AS n, count(DISTINCT {key}) AS d FROM {table} WHERE run = 'killed'")
+        (counted,) = rows(
+            pool_server, f"SELECT count(*) AS n, count(DISTINCT {key}) AS d FROM {table} WHERE run = 'killed'"
+        )
         assert counted["n"] == counted["d"] > 0
 
 
-def test_a_turn_that_others_may_have_disturbed_is_measured_again(server: Server, place: Path) -> None:
-    script(server, LOST, place)
-
-
-def test_ten_benchmarks_at_once_measure_one_after_the_other(server: Server, place: Path) -> None:
-    before = rows(server, "SELECT count(*) AS n FROM runs")[0]["n"]
-    script(server, PARENTS, place / "tiny.yaml")
-    assert rows(server, "SELECT count(*) AS n FROM runs")[0]["n"] == before + 10
-    turns = rows(server, "SELECT node, started, finished FROM rounds WHERE run <> 'killed' ORDER BY node, started")
+def test_ten_benchmarks_at_once_measure_one_after_the_other(pool_server: Server, place: Path) -> None:
+    before = rows(pool_server, "SELECT count(*) AS n FROM runs")[0]["n"]
+    run_program(pool_server, "ten_benchmarks.py", place / "tiny.yaml")
+    assert rows(pool_server, "SELECT count(*) AS n FROM runs")[0]["n"] == before + 10
+    turns = rows(pool_server, "SELECT node, started, finished FROM rounds WHERE run <> 'killed' ORDER BY node, started")
     assert [one for one, after in pairwise(turns) if one["finished"] > after["started"]] == []
-    assert list((server.home / "work").glob("*.lock")) == []
+    assert list((pool_server.home / "work").glob("*.lock")) == []

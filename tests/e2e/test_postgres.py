@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.serving import TINY, Server, free_port, serving, turns
+from tests.e2e.server import TINY, Server, free_port, run_server, turn_places
 from tests.system import require
 
 pytestmark = [pytest.mark.e2e, pytest.mark.operations]
@@ -52,12 +52,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def interrupted(database: str, home: Path) -> str:
     """A run that was under way when Ctrl-C stopped everything; nightly's schedule was paused by then."""
-    with serving(home, "--database", database) as server:
+    with run_server(home, "--database", database) as server:
         nightly = server.deployment("nightly/nightly")
         path = f"{server.url}/api/deployments/{nightly['id']}/schedules/{nightly['schedules'][0]['id']}"
         httpx.patch(path, json={"active": False}).raise_for_status()
         run = server.trigger("benchmark/benchmark", **TINY)
-        server.measuring(run, 1)
+        server.wait_for_turns(run, 1)
         server.stop()
     assert not (home / "prefect.db").exists()
     return run
@@ -66,13 +66,13 @@ def interrupted(database: str, home: Path) -> str:
 @pytest.fixture(scope="module")
 def again(database: str, home: Path, interrupted: str) -> Iterator[Server]:
     """The same, started again, and for other machines, too."""
-    with serving(home, "--database", database, "--host", "0.0.0.0") as server:
+    with run_server(home, "--database", database, "--host", "0.0.0.0") as server:
         yield server
 
 
 def test_a_run_that_was_interrupted_goes_on(again: Server, interrupted: str) -> None:
-    assert again.finish(interrupted)["type"] == "COMPLETED"
-    assert turns(again.rows(interrupted)) == [(number, position) for number in (1, 2, 3) for position in (0, 1)]
+    assert again.wait_for_end(interrupted)["type"] == "COMPLETED"
+    assert turn_places(again.rows(interrupted)) == [(number, position) for number in (1, 2, 3) for position in (0, 1)]
     assert len(again.rows(interrupted, "runs")) == 1
 
 
@@ -85,7 +85,7 @@ def test_deployments_are_there_once_and_a_paused_schedule_stays_so(again: Server
 
 def test_it_says_how_other_machines_reach_it(again: Server) -> None:
     command = f"slimline serve --connect http://{platform.node()}:{again.port}/api --pools laptop"
-    assert command in again.said.read_text("utf8")
+    assert command in again.output.read_text("utf8")
     assert httpx.get(f"{again.url}/ui-settings").json()["api_url"] == f"http://{platform.node()}:{again.port}/api"
 
 
@@ -98,6 +98,6 @@ def test_after_a_kill_the_next_one_ends_what_was_left_and_sigterm_ends_it(
     assert {"slimline.flows.server.prefect_server", "worker"} <= {
         word for process in left for word in process.cmdline()
     }
-    with serving(home, "--database", database) as next_one:
+    with run_server(home, "--database", database) as next_one:
         assert not any(process.is_running() for process in left)
         next_one.stop(signal.SIGTERM)

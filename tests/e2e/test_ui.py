@@ -12,7 +12,7 @@ import httpx
 import pytest
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
-from tests.e2e.serving import Server, wait_until
+from tests.e2e.server import Server, wait_until
 from tests.system import require
 
 pytestmark = [pytest.mark.e2e, pytest.mark.operations]
@@ -27,7 +27,7 @@ Snap = Callable[[str], None]
 
 
 @pytest.fixture(scope="module")
-def page(served: Server) -> Iterator[Page]:
+def page(server: Server) -> Iterator[Page]:
     """A browser's page; that every request of it stays on this machine is asserted in the end."""
     asked: list[str] = []
     with sync_playwright() as playwright:
@@ -57,31 +57,31 @@ def snap(page: Page) -> Snap:
     return take
 
 
-def test_only_the_ui_that_keeps_to_this_machine_is_there(served: Server) -> None:
-    told = httpx.get(f"{served.url}/ui-settings").json()
+def test_only_the_ui_that_keeps_to_this_machine_is_there(server: Server) -> None:
+    told = httpx.get(f"{server.url}/ui-settings").json()
     assert told["available_uis"] == ["v1"]
-    assert httpx.get(f"{served.url}/v2/", headers={"Accept": "text/html"}).status_code == 307
+    assert httpx.get(f"{server.url}/v2/", headers={"Accept": "text/html"}).status_code == 307
 
 
-def open_deployment(page: Page, served: Server, name: str) -> None:
-    page.goto(served.url)
+def open_deployment(page: Page, server: Server, name: str) -> None:
+    page.goto(server.url)
     page.get_by_text("Deployments", exact=True).first.click()
     page.locator("a[href*='/deployments/deployment/']", has_text=name).first.click()
     expect(page.get_by_role("button", name="Run", exact=True)).to_be_visible()
 
 
-def newest_run(served: Server, known: set[str]) -> str:
+def newest_run(server: Server, known: set[str]) -> str:
     states = ("SCHEDULED", "PENDING", "RUNNING", "COMPLETED")
     return wait_until(
         lambda: next(
-            (run["id"] for run in served.runs_of("benchmark/benchmark", *states) if run["id"] not in known), ""
+            (run["id"] for run in server.runs_of("benchmark/benchmark", *states) if run["id"] not in known), ""
         ),
         "the run is on the schedule",
     )
 
 
-def known_runs(served: Server) -> set[str]:
-    return {run["id"] for run in served.runs_of("benchmark/benchmark", "COMPLETED", "FAILED", "CRASHED")}
+def known_runs(server: Server) -> set[str]:
+    return {run["id"] for run in server.runs_of("benchmark/benchmark", "COMPLETED", "FAILED", "CRASHED")}
 
 
 def field(page: Page, name: str) -> Locator:
@@ -89,9 +89,9 @@ def field(page: Page, name: str) -> Locator:
     return page.locator("form .schema-form-property", has_text=f"{name} (Optional)").last
 
 
-def see_results(page: Page, served: Server, run: str, snap: Snap) -> None:
+def see_results(page: Page, server: Server, run: str, snap: Snap) -> None:
     """The result table among the run's artifacts."""
-    page.goto(f"{served.url}/runs/flow-run/{run}")
+    page.goto(f"{server.url}/runs/flow-run/{run}")
     page.get_by_text("Artifacts", exact=True).click()
     page.locator("a[href*='/artifacts/artifact/']", has_text="smoke-results").first.click()
     for column in ("variant", "speed", "original"):
@@ -100,11 +100,11 @@ def see_results(page: Page, served: Server, run: str, snap: Snap) -> None:
 
 
 @pytest.fixture(scope="module")
-def shorter(served: Server) -> Iterator[None]:
+def shorter(server: Server) -> Iterator[None]:
     """A Quick run that takes a minute: the study in full takes several; what is clicked is the same."""
-    deployment = served.deployment("benchmark/benchmark")
+    deployment = server.deployment("benchmark/benchmark")
     assert deployment["parameters"] == {"study": "smoke"}
-    place = f"{served.url}/api/deployments/{deployment['id']}"
+    place = f"{server.url}/api/deployments/{deployment['id']}"
     quick = {"study": "smoke", "variants": ["int8"], "rounds": 1, "samples": 8}
     httpx.patch(place, json={"parameters": quick}).raise_for_status()
     yield
@@ -112,30 +112,30 @@ def shorter(served: Server) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("shorter")
-def test_quick_run_ends_in_a_result_table(page: Page, served: Server, snap: Snap) -> None:
-    known = known_runs(served)
-    open_deployment(page, served, "benchmark")
+def test_quick_run_ends_in_a_result_table(page: Page, server: Server, snap: Snap) -> None:
+    known = known_runs(server)
+    open_deployment(page, server, "benchmark")
     page.get_by_text("Description", exact=True).click()
     page.get_by_role("button", name="Run", exact=True).click()
     expect(page.locator(ENTRY, has_text="Quick run")).to_be_visible()
     snap("run")
     page.locator(ENTRY, has_text="Quick run").click()
-    run = newest_run(served, known)
-    page.goto(f"{served.url}/runs/flow-run/{run}")
+    run = newest_run(server, known)
+    page.goto(f"{server.url}/runs/flow-run/{run}")
     expect(page.get_by_text("Running", exact=True).first).to_be_visible()
     snap("running")
     page.goto("about:blank")  # what moves on the page would slow down what is measured
-    assert served.finish(run)["type"] == "COMPLETED"
-    page.goto(f"{served.url}/runs/flow-run/{run}")
+    assert server.wait_for_end(run)["type"] == "COMPLETED"
+    page.goto(f"{server.url}/runs/flow-run/{run}")
     expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
-    assert served.ask(f"flow_runs/{run}")["name"] == "benchmark smoke"
-    see_results(page, served, run, snap)
+    assert server.ask(f"flow_runs/{run}")["name"] == "benchmark smoke"
+    see_results(page, server, run, snap)
 
 
 @pytest.mark.usefixtures("shorter")
-def test_custom_run_takes_what_is_filled_in(page: Page, served: Server, snap: Snap) -> None:
-    known = known_runs(served)
-    open_deployment(page, served, "benchmark")
+def test_custom_run_takes_what_is_filled_in(page: Page, server: Server, snap: Snap) -> None:
+    known = known_runs(server)
+    open_deployment(page, server, "benchmark")
     page.get_by_role("button", name="Run", exact=True).click()
     page.locator(ENTRY, has_text="Custom run").click()
     for name, value in (("rounds", "2"), ("samples", "4")):
@@ -143,16 +143,16 @@ def test_custom_run_takes_what_is_filled_in(page: Page, served: Server, snap: Sn
         field(page, name).get_by_role("spinbutton").fill(value)
     snap("custom-run")
     page.get_by_role("button", name="Submit").click()
-    run = newest_run(served, known)
+    run = newest_run(server, known)
     page.goto("about:blank")
-    assert served.finish(run)["type"] == "COMPLETED"
-    parameters = served.ask(f"flow_runs/{run}")["parameters"]
+    assert server.wait_for_end(run)["type"] == "COMPLETED"
+    parameters = server.ask(f"flow_runs/{run}")["parameters"]
     assert (parameters["study"], parameters["rounds"], parameters["samples"]) == ("smoke", 2, 4)
-    assert {row["round"] for row in served.rows(run)} == {1, 2}
-    see_results(page, served, run, snap)
+    assert {row["round"] for row in server.rows(run)} == {1, 2}
+    see_results(page, server, run, snap)
 
 
-def test_the_schedule_is_there_to_be_paused(page: Page, served: Server) -> None:
-    open_deployment(page, served, "nightly")
+def test_the_schedule_is_there_to_be_paused(page: Page, server: Server) -> None:
+    open_deployment(page, server, "nightly")
     page.get_by_text("Details", exact=True).click()
     expect(page.get_by_role("tabpanel", name="Details").get_by_text("daily-0230-amsterdam")).to_be_visible()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from slimline.flows.config.host import HostFailed, Local, Pool, Slurm
+from slimline.flows.config.host import HostError, Local, Pool, Slurm
 from slimline.flows.config.study import load_study
 from slimline.flows.executors import dispatch, slurm
 from slimline.flows.executors.dispatch import measure_everywhere
@@ -67,7 +67,7 @@ def test_every_host_gets_the_order_with_its_own_name_and_limit(hosts: Hosts) -> 
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"), [(HostFailed("no worker"), "no worker"), (OSError("disk"), "OSError: disk")]
+    ("error", "reason"), [(HostError("no worker"), "no worker"), (OSError("disk"), "OSError: disk")]
 )
 def test_a_host_that_fails_has_rows_that_say_so_and_the_others_finish(
     error: Exception, reason: str, hosts: Hosts
@@ -92,7 +92,7 @@ def test_ctrl_c_here_stops_what_was_started_elsewhere_without_rows(hosts: Hosts)
     def wait(order: Order, stop: Event) -> None:
         assert stop.wait(60)
         stopped.append(order.host)
-        raise HostFailed("the run was stopped")
+        raise HostError("the run was stopped")
 
     hosts.local, hosts.remote = interrupt, wait
     with pytest.raises(KeyboardInterrupt):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from prefect.states import Completed, Failed
 
-from slimline.flows.config.host import HostFailed, Slurm
+from slimline.flows.config.host import HostError, Slurm
 from slimline.flows.config.study import load_study
 from slimline.flows.executors import slurm
 from slimline.flows.executors.slurm import measure_in_job
@@ -180,14 +180,14 @@ def test_a_job_is_tested_submitted_awaited_and_those_of_a_killed_benchmark_are_c
 def test_a_job_that_slurm_refuses_is_not_tried_again(jobs: Jobs) -> None:
     jobs.answer("sbatch", "sbatch: error:\nsbatch: error: invalid partition specified: none\n", is_error=True)
     jobs.plan()
-    with pytest.raises(HostFailed, match=r"sbatch refuses.*invalid partition specified: none"):
+    with pytest.raises(HostError, match=r"sbatch refuses.*invalid partition specified: none"):
         jobs.measure()
     assert jobs.clusters[0].scale_calls == 0 and len(jobs.clusters) == 1
 
 
 def test_a_job_that_waits_in_the_queue_for_too_long_is_given_up(jobs: Jobs) -> None:
     jobs.plan()
-    with pytest.raises(HostFailed, match="job 42 did not start within 1 minutes: PENDING Priority"):
+    with pytest.raises(HostError, match="job 42 did not start within 1 minutes: PENDING Priority"):
         jobs.measure()
     assert jobs.clock.now == pytest.approx(1060, abs=2.1)
 
@@ -207,7 +207,7 @@ def test_a_job_that_ends_three_times_is_given_up_with_the_end_of_its_log(jobs: J
         path.write_text(f"{path.name}\n" + "\n".join(f"line {number}" for number in range(9)) + "\n")
     for _ in range(3):
         jobs.plan()
-    with pytest.raises(HostFailed, match=r"3 times.*job 42 ended before it began.*line 7 \| line 8$"):
+    with pytest.raises(HostError, match=r"3 times.*job 42 ended before it began.*line 7 \| line 8$"):
         jobs.measure()
     assert len(jobs.clusters) == 3
 
@@ -216,7 +216,7 @@ def test_a_job_without_log_says_so(jobs: Jobs) -> None:
     jobs.answer("squeue", "")
     for _ in range(3):
         jobs.plan()
-    with pytest.raises(HostFailed, match="left no log"):
+    with pytest.raises(HostError, match="left no log"):
         jobs.measure()
 
 
@@ -257,7 +257,7 @@ def test_a_task_that_does_not_end_well_is_followed_by_another_job(
 
 def test_a_job_that_takes_too_long_is_given_up(jobs: Jobs) -> None:
     jobs.plan((1, connect))
-    with pytest.raises(HostFailed, match="job 42 was not done within 50 minutes"):
+    with pytest.raises(HostError, match="job 42 was not done within 50 minutes"):
         jobs.measure()
     assert jobs.clock.now > 1000 + 50 * 60 + slurm.MARGIN_S
 
@@ -266,13 +266,13 @@ def test_a_job_that_takes_too_long_is_given_up(jobs: Jobs) -> None:
 def test_a_run_that_is_stopped_gives_its_job_up(steps: Any, jobs: Jobs) -> None:
     jobs.plan(*steps)
     jobs.clock.after(30, jobs.stop.set)
-    with pytest.raises(HostFailed, match="stopped"):
+    with pytest.raises(HostError, match="stopped"):
         jobs.measure()
 
 
 def test_without_sbatch_nothing_is_started(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(HostFailed, match="no sbatch here"):
+    with pytest.raises(HostError, match="no sbatch here"):
         jobs.measure()
 
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import psutil
 import pytest
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.objects import State, StateType
 from prefect.states import Cancelling, Completed, Crashed, Pending, Running
 
 from slimline.flows.server import recovery as module
@@ -80,19 +80,21 @@ def test_a_run_whose_process_is_back_at_the_second_look_is_left_alone(
 
 
 @pytest.mark.parametrize(
-    "run",
+    ("state", "age_s", "fields"),
     [
-        make_run(Pending(), timedelta(seconds=5)),  # its process is about to start
-        make_run(Running(), worker="desk-local"),  # of another machine
-        make_run(Running(), work_pool_name="elsewhere"),
-        make_run(Running(), timedelta(seconds=5), worker=None),  # its worker is about to write its name
-        make_run(Completed()),
-        make_run(Crashed(message="an error of its own")),
+        (Pending(), 5, {}),  # its process is about to start
+        (Running(), 300, {"worker": "desk-local"}),
+        (Running(), 300, {"work_pool_name": "elsewhere"}),
+        (Running(), 5, {"worker": None}),  # its worker is about to write its name
+        (Completed(), 300, {}),
+        (Crashed(message="an error of its own"), 5, {}),
     ],
     ids=["starting", "other machine", "other pool", "no worker yet", "completed", "crashed by itself"],
 )
-def test_what_is_not_lost_is_left_alone(run: FlowRun, client: FakeClient, recovery: Recovery) -> None:
-    client.add(run)
+def test_what_is_not_lost_is_left_alone(
+    state: State[Any], age_s: float, fields: dict[str, Any], client: FakeClient, recovery: Recovery
+) -> None:
+    client.add(make_run(state, timedelta(seconds=age_s), **fields))
     assert [recovery.recover_lost_runs() for _ in range(3)] == [[], [], []]
     assert client.changes == []
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import httpx
 import psutil
 
-from slimline.flows.server.discovery import marked
+from slimline.flows.server.discovery import processes_with_mark
 from slimline.storage.metrics.store import MetricsStore
 from tests.command import ROOT, environment
 
@@ -40,11 +40,11 @@ Json = dict[str, Any]
 T = TypeVar("T")
 
 
-def wait_until(found: Callable[[], T], what: str) -> T:
-    """What is found, once it is true."""
+def wait_until(find: Callable[[], T], what: str) -> T:
+    """What is found, once it is true, or not empty."""
     deadline = time.monotonic() + _PATIENCE_S
     while time.monotonic() < deadline:
-        if value := found():
+        if value := find():
             return value
         time.sleep(0.2)
     raise AssertionError(f"not within {_PATIENCE_S} s: {what}")
@@ -63,12 +63,12 @@ class Server:
 
     def __init__(self, home: Path, *options: str, port: int) -> None:
         self.home, self.port, self.url = home, port, f"http://127.0.0.1:{port}"
-        self.said = home.with_suffix(".said")
-        with self.said.open("wb") as said:
+        self.output = home.with_suffix(".output")
+        with self.output.open("wb") as output:
             command = [sys.executable, "-m", "slimline.flows.cli", "serve", "--port", str(port), *options]
-            self.process = subprocess.Popen(command, cwd=ROOT, env=environment(home), stdout=said, stderr=said)
-        wait_until(lambda: self.process.poll() is not None or "ready: " in self.said.read_text(), "serve is ready")
-        assert self.process.poll() is None, self.said.read_text()
+            self.process = subprocess.Popen(command, cwd=ROOT, env=environment(home), stdout=output, stderr=output)
+        wait_until(lambda: self.process.poll() is not None or "ready: " in self.output.read_text(), "serve is ready")
+        assert self.process.poll() is None, self.output.read_text()
 
     def ask(self, path: str, **content: Any) -> Any:
         """A POST to the API; GET without content. A server that is being started again, or is busy, is waited for."""
@@ -98,7 +98,7 @@ class Server:
         found: Json = self.ask(f"flow_runs/{flow_run}")["state"]
         return found
 
-    def finish(self, flow_run: str) -> Json:
+    def wait_for_end(self, flow_run: str) -> Json:
         """The final state of a flow run."""
         return wait_until(lambda: (s := self.state(flow_run))["type"] in _FINAL and s, f"{flow_run} ends") or {}
 
@@ -122,17 +122,17 @@ class Server:
         found: list[Json] = MetricsStore(self.home / "metrics").query(query).to_pylist()
         return found
 
-    def measuring(self, flow_run: str, turns: int) -> None:
+    def wait_for_turns(self, flow_run: str, turns: int) -> None:
         """Return once a flow run has stored that many measurements and is at the next."""
         wait_until(
             lambda: len(self.rows(flow_run)) >= turns and self.processes("slimline.tasks.measurement.probe"),
-            "measuring",
+            "it measures",
         )
 
     def processes(self, word: str = "", flow_run: str | None = None) -> list[psutil.Process]:
-        """What this server has started, however indirectly: those with a word in their command, or of a flow run."""
+        """What this server has started: all, or those with a word in their command, or of a flow run."""
         found = []
-        for process, seen in marked(self.home):
+        for process, seen in processes_with_mark(self.home):
             with suppress(psutil.Error):
                 of_run = flow_run is None or seen.get("PREFECT__FLOW_RUN_ID") == flow_run
                 if of_run and word in " ".join(process.cmdline()):
@@ -142,13 +142,13 @@ class Server:
     def stop(self, number: int = signal.SIGINT) -> None:
         """As Ctrl-C does; nothing may be left behind."""
         self.process.send_signal(number)
-        assert self.process.wait(60) == 0, self.said.read_text()
+        assert self.process.wait(120) == 0, self.output.read_text()
         assert not self.processes()
         assert not (self.home / "serve.json").exists()
 
 
 @contextmanager
-def serving(home: Path, *options: str) -> Iterator[Server]:
+def run_server(home: Path, *options: str) -> Iterator[Server]:
     """A server on a free port, stopped in the end if it still runs."""
     server = Server(home, *options, port=free_port())
     try:
@@ -158,19 +158,19 @@ def serving(home: Path, *options: str) -> Iterator[Server]:
             server.stop()
 
 
-def kill(processes: list[psutil.Process]) -> None:
+def kill_processes(processes: list[psutil.Process]) -> None:
     """kill -9."""
     assert processes
     for process in processes:
         os.kill(process.pid, signal.SIGKILL)
 
 
-def turns(rows: list[Json]) -> list[tuple[int, int]]:
+def turn_places(rows: list[Json]) -> list[tuple[int, int]]:
     """The places in the rounds that were measured."""
     return sorted((row["round"], row["position"]) for row in rows)
 
 
-def read_served(home: Path) -> Json:
-    """What `serve` tells other commands."""
-    told: Json = json.loads((home / "serve.json").read_text("utf8"))
-    return told
+def read_record(home: Path) -> Json:
+    """The record by which other commands find the server."""
+    record: Json = json.loads((home / "serve.json").read_text("utf8"))
+    return record
