@@ -27,7 +27,7 @@ from slimline.storage.metrics.connection import fetch
 from slimline.storage.metrics.rows import HostRow, MeasurementRow, PredictionRow, RoundRow, RunRow
 from slimline.storage.metrics.store import MetricsStore
 from tests.command import ROOT, environment
-from tests.e2e.serving import wait_until
+from tests.e2e.server import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.operations]
 

@@ -5,15 +5,18 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore
 from slimline.storage.metrics.store import MetricsStore
 from tests.command import ROOT, SECOND_RUN, FirstRun, environment, run_command
+from tests.e2e.server import wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -130,12 +133,8 @@ def damage_int8(home: Path) -> ArtifactRef:
     return damaged
 
 
-# What a run prints when it begins to train, and when it has measured for the first time.
-STAGES = ("building pruned", "round 1 of 1")
-
-
-def kill_at(stage: str, home: Path) -> None:
-    """Start a run, and kill it and all its processes when it prints a text."""
+def end_run(at: str, number: signal.Signals, home: Path) -> int:
+    """Start a run, and end it when it prints a text; its exit status. SIGTERM is sent to it alone, SIGKILL to all."""
     with subprocess.Popen(
         [sys.executable, "-m", "slimline.flows.cli", *SHORT_RUN],
         cwd=ROOT,
@@ -145,14 +144,27 @@ def kill_at(stage: str, home: Path) -> None:
         text=True,
         start_new_session=True,
     ) as process:
-        assert process.stderr and any(stage in line for line in process.stderr), f"the run ended before {stage!r}"
-        os.killpg(process.pid, signal.SIGKILL)
+        assert process.stderr and any(at in line for line in process.stderr), f"the run ended before {at!r}"
+        (os.kill if number == signal.SIGTERM else os.killpg)(process.pid, number)
+        process.communicate()
+    wait_until(lambda: not is_group_alive(process.pid), "all its processes have ended")
+    return process.returncode
 
 
-def test_kills_leave_the_store_whole_and_the_run_after_them_finishes(tmp_path: Path) -> None:
+def is_group_alive(group: int) -> bool:
+    """Whether a process of the group runs."""
+    for process in psutil.process_iter():
+        with suppress(ProcessLookupError, psutil.Error):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
+
+
+def test_a_run_that_was_ended_leaves_the_store_whole_and_the_next_one_goes_on(tmp_path: Path) -> None:
     kept: dict[ArtifactRef, str] = {}
-    for stage in STAGES:  # each run goes on where the last one was killed
-        kill_at(stage, tmp_path)
+    # When it has begun to train, and when it has measured for the first time.
+    for at, number, status in (("building pruned", signal.SIGTERM, 143), ("round 1 of 1", signal.SIGKILL, -9)):
+        assert end_run(at, number, tmp_path) == status
         run_command("artifacts", "verify", home=tmp_path)
         assert kept.items() <= built(tmp_path).items()
         kept = built(tmp_path)

@@ -15,19 +15,19 @@ from slimline.flows.cli.__main__ import main
 from slimline.storage.metrics.rows import RoundRow
 from slimline.tasks import steps
 from slimline.tasks.measurement.probe import ProbeRequest
-from slimline.tasks.measurement.summary import Visit
+from slimline.tasks.measurement.summary import Turn
 
 PLANTED = json.loads(Path(sys.argv.pop(1)).read_text("utf8"))
 NOISE = (0.0, 0.02, -0.01, 0.01, -0.02)
 turns: Counter[str] = Counter()
 
 
-def planted_speed(visit: Visit, request: ProbeRequest) -> RoundRow:
+def planted_speed(turn: Turn, request: ProbeRequest) -> RoundRow:
     """The variant's row, at a slightly different speed in every turn."""
-    turns[visit.variant] += 1
-    row, now = RoundRow.model_validate_json(json.dumps(PLANTED[visit.variant])), datetime.now(UTC)
-    speed = (row.samples_per_s or 0) * (1 + NOISE[turns[visit.variant] % len(NOISE)])
-    return row.replace(**asdict(visit), started=now, finished=now, samples_per_s=speed, undisturbed_per_s=speed)
+    turns[turn.variant] += 1
+    row, now = RoundRow.model_validate_json(json.dumps(PLANTED[turn.variant])), datetime.now(UTC)
+    speed = (row.samples_per_s or 0) * (1 + NOISE[turns[turn.variant] % len(NOISE)])
+    return row.replace(**asdict(turn), started=now, finished=now, samples_per_s=speed, undisturbed_per_s=speed)
 
 
 steps.measure_speed = planted_speed
