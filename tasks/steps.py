@@ -77,7 +77,7 @@ def _purpose(step: str) -> str:
     return f"{step} of {context.flow_run.name!r}" if context and context.flow_run else step
 
 
-def _built(
+def _build_task(
     function: Callable[P, ArtifactRef], sentence: str, retries: int = 0, name: str | None = None
 ) -> Task[P, ArtifactRef]:
     """A task that makes an artifact: cached exactly. Only what reads from outside can fail for a moment."""
@@ -101,7 +101,7 @@ def _built(
     return bind(build_alone)
 
 
-def _timed(function: Callable[P, R], sentence: str) -> Task[P, R]:
+def _timing_task(function: Callable[P, R], sentence: str) -> Task[P, R]:
     """A task that measures: never cached, and never retried, because a second try would hide what the first saw."""
     name = function.__name__.replace("_", "-")
 
@@ -114,11 +114,11 @@ def _timed(function: Callable[P, R], sentence: str) -> Task[P, R]:
     return bind(measure_alone)
 
 
-prepare_data = _built(build.prepare_data, "cut {spec.samples} lines from {spec.origin.source}", retries=1)
-make_base = _built(build.make_base, "get the {spec.source} base model", retries=1)
-train = _built(build.apply_step, "{spec.step} on {model}", name="train")
-distill = _built(build.apply_step, "distil {teacher} into {model}", name="distill")
-convert = _built(build.apply_step, "{spec.step} of {model}", name="convert")
-calibrate = _built(build.apply_step, "{spec.step} of {model}, calibrated", name="calibrate")
-complete = _built(build.complete, "complete lines with {model} on {spec.engine.name}")
-measure_speed = _timed(rounds.measure_speed, "round {turn.round}: time {turn.variant}")
+prepare_data = _build_task(build.prepare_data, "cut {spec.samples} lines from {spec.origin.source}", retries=1)
+make_base = _build_task(build.make_base, "get the {spec.source} base model", retries=1)
+train = _build_task(build.apply_step, "{spec.step} on {model}", name="train")
+distill = _build_task(build.apply_step, "distil {teacher} into {model}", name="distill")
+convert = _build_task(build.apply_step, "{spec.step} of {model}", name="convert")
+calibrate = _build_task(build.apply_step, "{spec.step} of {model}, calibrated", name="calibrate")
+complete = _build_task(build.complete, "complete lines with {model} on {spec.engine.name}")
+measure_speed = _timing_task(rounds.measure_speed, "round {turn.round}: time {turn.variant}")

@@ -104,7 +104,7 @@ def test_what_another_run_built_meanwhile_is_not_built_again(store: ArtifactStor
         calls.append(spec)
         return other
 
-    built = steps._built(prepare, "prepare")
+    built = steps._build_task(prepare, "prepare")
     assert built.fn(SPEC, store) == other and calls == [SPEC]
     results.write(ref, "2-0")  # as a run does that had the machine while this one waited
     assert built.fn(SPEC, store) == ref and calls == [SPEC]
@@ -117,8 +117,8 @@ def test_steps_run_while_they_hold_the_machine(store: ArtifactStore, results: Re
         held.append(machine_lock._thread.holder)
         return publish(store)
 
-    steps._built(note, "build").fn(SPEC, store)
-    steps._timed(note, "time").fn(SPEC, store)
+    steps._build_task(note, "build").fn(SPEC, store)
+    steps._timing_task(note, "time").fn(SPEC, store)
     assert len(held) == 2 and None not in held and machine_lock._thread.holder is None
 
 
