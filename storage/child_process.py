@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
+import subprocess
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class ChildProcessFailure(RuntimeError):  # noqa: N818 - Python has a ChildProcessError of another meaning
+    """A child process ended with an error; the message has its exit status and the last line it printed."""
+
+    def __init__(self, status: int, stderr: str) -> None:
+        self.status = status
+        self.last_line = " ".join(stderr.splitlines()[-1:])
+        super().__init__(f"exit status {status}: {self.last_line}")
 
 
 def die_with(parent: int) -> None:
@@ -27,3 +40,27 @@ def module_command(module: str, *arguments: str) -> list[str]:
     `-P` keeps the current directory out of the import path: a user's `tasks.py` or `json.py` there is never run.
     """
     return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def run_json_module(
+    module: str, *arguments: str, environment: Mapping[str, str], timeout_s: float | None = None
+) -> Any:
+    """Run a module in a new process and wait for its result, the JSON in the last line of its standard output.
+
+    Args:
+        module: A module of an installed package.
+        arguments: Its command-line arguments.
+        environment: All environment variables of the new process.
+        timeout_s: Seconds after which the process is killed; None: never.
+
+    Raises:
+        ChildProcessFailure: the exit status is not 0.
+        subprocess.TimeoutExpired: there was no result in time.
+    """
+    command = module_command(module, *arguments)
+    result = subprocess.run(  # noqa: S603 - our own interpreter and module
+        command, capture_output=True, text=True, env=environment, timeout=timeout_s, check=False
+    )
+    if result.returncode:
+        raise ChildProcessFailure(result.returncode, result.stderr)
+    return json.loads(result.stdout.splitlines()[-1])

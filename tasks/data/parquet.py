@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from slimline.tasks.data.samples import CodeFile, Sample
+from slimline.tasks.data.samples import Sample
 
 
-def write_rows(path: Path, rows: Sequence[CodeFile] | Sequence[Sample]) -> None:
+def write_rows(path: Path, rows: Sequence[NamedTuple]) -> None:
     """Write rows of one kind, columns by their field names."""
     pq.write_table(pa.Table.from_pylist([row._asdict() for row in rows]), path, compression="zstd")
 

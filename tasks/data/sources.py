@@ -16,7 +16,7 @@ from slimline.storage.child_process import die_with
 from slimline.tasks.data.lexer import END, START, lex_line
 from slimline.tasks.data.samples import CodeFile
 from slimline.tasks.data.source_trees import SourceFile, Split, default_roots, find_files, listing_digest, select
-from slimline.tasks.runtime.progress import tracked
+from slimline.tasks.runtime.progress import track
 from slimline.tasks.specs import CodeXGlue, DataSource, HubData, PythonTrees
 
 T = TypeVar("T")
@@ -131,7 +131,7 @@ def _lexed(
     # A little more than the limit at a time: enough work for every core, little of it wasted.
     while batch := list(islice(remaining, max(64, min(limit + limit // 8, 4096)))):
         outcomes = pool.map(lex_file, [file.path for file in batch], chunksize=16)
-        yield from zip(batch, tracked(outcomes, f"lexing {split}", len(batch)), strict=True)
+        yield from zip(batch, track(outcomes, f"lexing {split}", len(batch)), strict=True)
 
 
 def _shuffled(items: Iterable[T], seed: int) -> list[T]:

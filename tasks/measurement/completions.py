@@ -1,4 +1,4 @@
-"""A model's completions of a slice's samples, as an artifact: what EM and ES are computed from."""
+"""Completions of a slice's samples by a model, as an artifact: EM and ES are computed from them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from slimline.tasks.data.parquet import read_samples
+from slimline.tasks.data.parquet import read_samples, write_rows
 from slimline.tasks.data.tokenizer import decode_line, encode_prompts, load_tokenizer, stop_ids
 from slimline.tasks.engines.base import new_tokens
 from slimline.tasks.measurement.probe import ProbeRequest, run_probe
@@ -23,7 +22,15 @@ _SECONDS_TO_LOAD = 600.0
 
 
 class Prediction(NamedTuple):
-    """A completed line: the sample's identifier, what was predicted and what was written, and the scores."""
+    """A completed line.
+
+    Attributes:
+        sample: Identifier of the sample.
+        prediction: The line that the model predicted.
+        target: The line that the sample's author wrote.
+        es: Edit similarity, 0 to 100.
+        em: Whether it is an exact match.
+    """
 
     sample: int
     prediction: str
@@ -33,17 +40,21 @@ class Prediction(NamedTuple):
 
 
 def prompts_of(artifact: Path, texts: Sequence[str], decoding: Decoding) -> tuple[tuple[int, ...], ...]:
-    """Token ids of each text, cut on the left so that the new tokens still fit into the model's positions."""
-    room = read_gpt2_config(artifact)["n_positions"] - new_tokens(decoding)
-    if room < 1:
-        raise ValueError(f"decoding: {new_tokens(decoding)} new tokens leave no room for a prompt")
-    return tuple(map(tuple, encode_prompts(load_tokenizer(artifact), texts, room)))
+    """Token ids of each text, truncated on the left so that the new tokens fit into the model's positions.
+
+    Raises:
+        ValueError: the new tokens alone need all positions.
+    """
+    positions, new = read_gpt2_config(artifact)["n_positions"], new_tokens(decoding)
+    if new >= positions:
+        raise ValueError(f"decoding: {new} new tokens; allowed: fewer than the model's {positions} positions")
+    return tuple(map(tuple, encode_prompts(load_tokenizer(artifact), texts, positions - new)))
 
 
 def request_for(
     artifact: Path, texts: Sequence[str], engine: Engine, decoding: Decoding, threads: int, **rest: Any
 ) -> ProbeRequest:
-    """A probe's request to complete the texts with the artifact."""
+    """A request for a probe to complete the texts with the artifact; `rest` are further fields of the request."""
     return ProbeRequest(
         directory=artifact,
         engine=engine,
@@ -56,37 +67,37 @@ def request_for(
 
 
 def timeout_for(samples: int) -> float:
-    """Seconds after which a probe counts as hung: far above what the slowest host needs."""
+    """Seconds after which a probe is stopped: far more than the slowest host needs for that many samples."""
     return _SECONDS_TO_LOAD + _SECONDS_PER_SAMPLE * samples
 
 
 def complete_samples(spec: Scoring, artifact: Path, slice_dir: Path, target: Path) -> dict[str, object]:
-    """Write predictions.parquet, a `Prediction` a line to complete; returns EM and ES for the provenance."""
+    """Complete the samples of a slice and write predictions.parquet, one `Prediction` per sample.
+
+    Returns:
+        Notes for provenance: es, em (percent), samples.
+    """
     samples = read_samples(slice_dir)
-    request = request_for(
-        artifact,
-        [sample.input for sample in samples],
-        spec.engine,
-        spec.decoding,
-        spec.threads,
-        mode="quality",
-        batch_size=spec.batch_size,
-    )
-    with progress_bar() as progress:
-        bar = progress.add_task("completing lines", total=len(samples))
-        result = run_probe(
-            request, timeout_for(len(samples)), lambda done, total: progress.update(bar, completed=done, total=total)
-        )
-    tokenizer = load_tokenizer(artifact)
-    lines = [decode_line(tokenizer, tokens) for tokens in result.completions]
+    lines = _complete_lines(spec, artifact, [sample.input for sample in samples])
     score = score_pairs([(line, sample.gt) for line, sample in zip(lines, samples, strict=True)])
     predictions = [
         Prediction(sample.id, line, sample.gt, es, em)
         for sample, line, es, em in zip(samples, lines, score.similarities, score.exact, strict=True)
     ]
-    table = pa.Table.from_pylist([each._asdict() for each in predictions])
-    pq.write_table(table, target / "predictions.parquet", compression="zstd")
+    write_rows(target / "predictions.parquet", predictions)
     return {"es": score.es, "em": score.em, "samples": score.samples}
+
+
+def _complete_lines(spec: Scoring, artifact: Path, texts: Sequence[str]) -> list[str]:
+    settings = {"mode": "quality", "batch_size": spec.batch_size}
+    request = request_for(artifact, texts, spec.engine, spec.decoding, spec.threads, **settings)
+    with progress_bar() as progress:
+        bar = progress.add_task("completing lines", total=len(texts))
+        result = run_probe(
+            request, timeout_for(len(texts)), lambda done, total: progress.update(bar, completed=done, total=total)
+        )
+    tokenizer = load_tokenizer(artifact)
+    return [decode_line(tokenizer, tokens) for tokens in result.completions]
 
 
 def read_predictions(directory: Path) -> list[Prediction]:
@@ -95,7 +106,7 @@ def read_predictions(directory: Path) -> list[Prediction]:
 
 
 def score_of(predictions: Sequence[Prediction]) -> Score:
-    """EM and ES of predictions that were scored when they were made."""
+    """EM and ES over predictions, from their own scores."""
     similarities, exact = zip(*((each.es, each.em) for each in predictions), strict=True)
     count = len(predictions)
     return Score(sum(similarities) / count, 100 * sum(exact) / count, count, similarities, exact)

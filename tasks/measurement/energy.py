@@ -1,9 +1,9 @@
-"""Energy from RAPL, the processor's own counters, through Linux's powercap tree.
+"""Energy from RAPL, the processor's energy counters, which Linux offers in its powercap tree.
 
-Source: docs.kernel.org, power/powercap/powercap. Package domains only: core, uncore and dram domains lie inside a
-package or beside it and would count twice, and `intel-rapl-mmio` repeats a package. AMD processors appear in the same
-tree. The counters cover everything the packages run, so a busy host inflates them. Virtual machines have no such tree,
-and many kernels let only root read it.
+Source: docs.kernel.org, power/powercap/powercap. Only package domains are read: core and uncore domains are parts of a
+package and would count twice, as would `intel-rapl-mmio`, which repeats a package. AMD processors have the same tree.
+The counters include all other programs on the host. Virtual machines have no counters, and often only root may read
+them.
 """
 
 from __future__ import annotations
@@ -17,17 +17,14 @@ POWERCAP = Path("/sys/class/powercap")
 
 
 class Counter(NamedTuple):
-    """One package's counter: microjoules so far, and the value after which it starts again from zero."""
+    """The counter of one package: microjoules so far, and the value after which it starts again at zero."""
 
     energy_uj: int
     max_energy_range_uj: int
 
 
 def read_counters(root: Path = POWERCAP) -> dict[str, Counter] | None:
-    """The counters of all packages by domain name (`intel-rapl:0`).
-
-    None if there are none, or if any cannot be read: a sum over some of the packages would be a wrong number.
-    """
+    """The counters of all packages by domain name (`intel-rapl:0`); None if there are none, or one is unreadable."""
     try:
         packages = [domain for domain in sorted(root.glob("intel-rapl:*")) if _is_package(domain)]
         return {domain.name: _read(domain) for domain in packages} or None
@@ -36,9 +33,9 @@ def read_counters(root: Path = POWERCAP) -> dict[str, Counter] | None:
 
 
 def joules_between(before: Mapping[str, Counter] | None, after: Mapping[str, Counter] | None) -> float | None:
-    """Joules used between two readings, summed over packages; None if either is None or their packages differ.
+    """Joules used between two readings, summed over packages; None if a reading is None or their packages differ.
 
-    A counter that wrapped around is corrected once: the readings must be closer than a full range, minutes at least.
+    A counter may start again at zero once between them, which takes minutes at least.
     """
     if before is None or after is None or before.keys() != after.keys():
         return None

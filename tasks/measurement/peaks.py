@@ -1,10 +1,10 @@
-"""What this host reaches at best: multiplying matrices in each precision, and reading memory.
+"""Peak rates of this host: matrix multiplication in each precision, and reading memory.
 
-    python -m slimline.tasks.measurement.peaks THREADS PARENT > peaks.json
+    python -m slimline.tasks.measurement.peaks THREADS PARENT_PID > peaks.json
 
-`host_peaks` is the parent's side: the kernels run in a process of their own, on the threads and CPUs that measured runs
-use, so that nobody else holds torch. A peak is a maximum: the best of many short repeats, because whatever disturbs a
-repeat only makes it slower. Each precision is multiplied by every library at hand, and the fastest one counts.
+`host_peaks` starts this command, so that the parent process does not import torch. The kernels run on the threads and
+CPUs that measured runs use. A peak is the best of many short repeats, because a disturbance can only make a repeat
+slower. Each precision is timed with several libraries, and the fastest one counts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
 
 from slimline.storage import fs
-from slimline.storage.child_process import die_with, module_command
+from slimline.storage.child_process import ChildProcessFailure, die_with, run_json_module
 from slimline.storage.paths import home
 from slimline.tasks.runtime.host import (
     describe_host,
@@ -36,27 +36,38 @@ from slimline.tasks.runtime.host import (
     usable_cpus,
 )
 from slimline.tasks.runtime.machine_lock import machine_lock
+from slimline.tasks.runtime.threads import can_pin, child_environment, pin_process
 
 Precision = Literal["float32", "bfloat16", "int8"]
 
 _LIBRARIES = ("numpy", "onnxruntime", "torch")  # those whose kernels are timed
 _TIMEOUT_S = 300.0
 _REPEAT_FOR_S = 0.3
-_SIDE = 512  # of one thread's matrices: long enough to fill the pipelines, short enough to be left undisturbed
-_PIECE_BYTES = 16 << 20  # what one thread reads between two looks at the clock
+_SIDE = 512  # of one thread's matrices: large enough for full speed, small enough for a short, undisturbed repeat
+_PIECE_BYTES = 16 << 20  # read by one thread in one repeat
 _LEAST_BUFFER_BYTES = 256 << 20
-_CACHES = 4  # the buffer is this many times the last-level caches, so that they hold next to nothing of it
+_CACHES = 4  # the buffer has this many times the size of the last-level caches, so that they hold little of it
 _PASSES = 3
 
 
-class PeaksFailed(RuntimeError):  # noqa: N818 - read as a sentence
-    """The peaks could not be measured; the message ends with what the process said last."""
+class PeaksError(RuntimeError):
+    """The peaks could not be measured; the message ends with the last line that the process printed."""
 
 
 class Peaks(BaseModel):
-    """A host's peaks with `threads` threads: 10^9 operations a second (a multiply-add is two) and 10^9 bytes a second.
+    """A host's peak rates with a number of threads.
 
-    `bf16_gflops` is null where bf16 is only emulated; `kernels` says what was the fastest.
+    Attributes:
+        fingerprint: Hash of the hardware, the number of threads and the library versions.
+        cpu: Model name of the processor.
+        threads: Threads that the kernels used.
+        measured: When they were measured (UTC).
+        versions: Versions of the timed libraries.
+        fp32_gflops: 10^9 operations per second; a multiply-add is two operations.
+        bf16_gflops: The same in bf16; None where bf16 is emulated.
+        int8_gops: The same in int8.
+        read_gb_s: Memory read, in 10^9 bytes per second.
+        kernels: The fastest kernel for fp32, bf16, int8 and read.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,12 +84,12 @@ class Peaks(BaseModel):
     kernels: dict[str, str]
 
     def operations_per_s(self, precision: Precision) -> float:
-        """The peak of matrix multiplication in that precision; of emulated bf16: that of fp32."""
+        """Peak of matrix multiplication in that precision, per second; where bf16 is emulated, it is fp32's."""
         peak = {"float32": self.fp32_gflops, "bfloat16": self.bf16_gflops or self.fp32_gflops, "int8": self.int8_gops}
         return peak[precision] * 1e9
 
-    def shown(self) -> dict[str, str]:
-        """For people: each peak with its unit and the kernel that reached it."""
+    def describe(self) -> dict[str, str]:
+        """Each peak as text, with its unit and the kernel that reached it."""
         values = {"fp32": (self.fp32_gflops, "GFLOP/s"), "bf16": (self.bf16_gflops, "GFLOP/s")}
         values |= {"int8": (self.int8_gops, "GOP/s"), "read": (self.read_gb_s, "GB/s")}
         known = {name: f"{value:.1f} {unit}" for name, (value, unit) in values.items() if value is not None}
@@ -86,25 +97,32 @@ class Peaks(BaseModel):
 
 
 def host_peaks(threads: int, remeasure: bool = False) -> Peaks:
-    """This host's peaks: those kept below home()/peaks for its fingerprint, else measured now, and kept.
+    """This host's peaks, from the file of its fingerprint below home()/peaks, or measured now and stored there.
 
-    Measuring takes some seconds and waits for whoever measures here. Raises PeaksFailed.
+    Measuring takes some seconds, after waiting for the machine lock.
+
+    Args:
+        threads: Threads that the kernels use.
+        remeasure: Measure even if there is a file.
+
+    Raises:
+        PeaksError: the kernels do not run, or not in time.
     """
     identity = _identity(threads)
     path = home() / "peaks" / f"{identity['fingerprint']}.json"
-    if not remeasure and (kept := _kept(path)):
-        return kept
+    if not remeasure and (stored := _read_peaks(path)):
+        return stored
     with machine_lock("measuring the host's peaks"):
-        if not remeasure and (kept := _kept(path)):  # another run has measured them while this one waited
-            return kept
+        if not remeasure and (stored := _read_peaks(path)):  # another run has measured them while this one waited
+            return stored
         measured = datetime.now(UTC)
-        peaks = Peaks.model_validate({**identity, "measured": measured, **_in_new_process(threads)})
+        peaks = Peaks.model_validate({**identity, "measured": measured, **_measure_in_child(threads)})
     fs.write_whole(path.parent, path, peaks.model_dump_json(indent=2).encode())
     return peaks
 
 
 def _identity(threads: int) -> dict[str, Any]:
-    """What peaks depend on: the host, the threads, and the libraries; the fingerprint is a hash of it."""
+    """What peaks depend on: the host, the number of threads and the library versions, with their hash."""
     described = describe_host()
     versions = {name: version for name, version in library_versions().items() if name in _LIBRARIES}
     parts = json.dumps([described.fingerprint, threads, versions], sort_keys=True)
@@ -112,34 +130,34 @@ def _identity(threads: int) -> dict[str, Any]:
     return {"fingerprint": fingerprint, "cpu": described.cpu, "threads": threads, "versions": versions}
 
 
-def _kept(path: Path) -> Peaks | None:
+def _read_peaks(path: Path) -> Peaks | None:
     try:
         return Peaks.model_validate_json(path.read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
 
 
-def _in_new_process(threads: int) -> dict[str, Any]:
-    command = module_command("slimline.tasks.measurement.peaks", str(threads), str(os.getpid()))
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "ORT_DISABLE_TELEMETRY": "1"}
+def _measure_in_child(threads: int) -> dict[str, Any]:
+    arguments = str(threads), str(os.getpid())
     try:
-        finished = subprocess.run(  # noqa: S603 - our own interpreter and module
-            command, capture_output=True, text=True, env=environment, timeout=_TIMEOUT_S, check=False
+        rates: dict[str, Any] = run_json_module(
+            "slimline.tasks.measurement.peaks",
+            *arguments,
+            environment=child_environment(threads),
+            timeout_s=_TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:
-        raise PeaksFailed(f"the host's peaks: no result in {_TIMEOUT_S:g} s") from None
-    if finished.returncode:
-        said = " ".join(finished.stderr.splitlines()[-1:])
-        raise PeaksFailed(f"the host's peaks: exit status {finished.returncode}: {said}")
-    found: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
-    return found
+        raise PeaksError(f"the host's peaks: no result in {_TIMEOUT_S:g} s") from None
+    except ChildProcessFailure as failure:
+        raise PeaksError(f"the host's peaks: {failure}") from None
+    return rates
 
 
-# -------------------------------------------------------------------------------------------------- in the new process
+# -------------------------------------------------------------------------------------------------- the child process
 
 
 def measure_peaks(threads: int) -> dict[str, Any]:
-    """The measured fields of `Peaks`, measured in this process with `threads` threads."""
+    """Measure the rates and kernels of `Peaks` in this process, with `threads` threads."""
     import torch
 
     torch.set_num_threads(threads)
@@ -149,7 +167,7 @@ def measure_peaks(threads: int) -> dict[str, Any]:
     if has_bf16(isa_flags()):
         kernels["bf16"] = _bf16_kernels(side)
     best = {precision: _fastest(them, operations) for precision, them in kernels.items()}
-    best["read"] = _fastest_reading(threads)
+    best["read"] = _fastest_read(threads)
     return {
         "fp32_gflops": best["fp32"][0],
         "bf16_gflops": best["bf16"][0] if "bf16" in best else None,
@@ -178,7 +196,7 @@ def _bf16_kernels(side: int) -> Kernels:
 
 
 def _int8_kernels(side: int, threads: int) -> Kernels:
-    """Products of int8 numbers, added up in int32: both factors signed in torch, one unsigned in onnxruntime."""
+    """Products of int8 numbers, accumulated in int32: both factors signed in torch, one unsigned in onnxruntime."""
     import torch
 
     left, right = (torch.randint(-127, 128, (side, side), dtype=torch.int8) for _ in range(2))
@@ -188,7 +206,7 @@ def _int8_kernels(side: int, threads: int) -> Kernels:
 
 
 def _onnx_product(operator: str, left: Any, right: Any, threads: int) -> Callable[[], object]:
-    """One product by onnxruntime; the right factor is a constant of the graph, as weights are."""
+    """A matrix product by onnxruntime; the right factor is a constant of the graph, as weights are."""
     import onnxruntime as ort
     from onnx import TensorProto, helper, numpy_helper
 
@@ -211,12 +229,12 @@ def _onnx_product(operator: str, left: Any, right: Any, threads: int) -> Callabl
 
 
 def _fastest(kernels: Kernels, operations: float) -> tuple[float, str]:
-    """10^9 operations a second of the fastest kernel's fastest repeat, and its name."""
+    """10^9 operations per second in the fastest repeat of the fastest kernel, and the kernel's name."""
     return max((operations / min(_repeats(kernel)), name) for name, kernel in kernels.items())
 
 
 def _repeats(kernel: Callable[[], object]) -> Iterator[float]:
-    """Nanoseconds of each repeat after the first, which may prepare something."""
+    """Nanoseconds of each repeat after the first one, which may allocate or compile something."""
     kernel()
     end = time.perf_counter() + _REPEAT_FOR_S
     while True:
@@ -227,22 +245,22 @@ def _repeats(kernel: Callable[[], object]) -> Iterator[float]:
             return
 
 
-def _fastest_reading(threads: int) -> tuple[float, str]:
-    """10^9 bytes a second at which a buffer is read that no cache can hold, and the reduction that read it so fast."""
+def _fastest_read(threads: int) -> tuple[float, str]:
+    """10^9 bytes per second at which a buffer larger than all caches is read, and the reduction that reads it."""
     import torch
 
     piece = _PIECE_BYTES * threads
-    wanted = max(_LEAST_BUFFER_BYTES, _CACHES * last_level_cache_bytes())
-    pieces = math.ceil(min(wanted, psutil.virtual_memory().available // 4) / piece)
+    size = max(_LEAST_BUFFER_BYTES, _CACHES * last_level_cache_bytes())
+    pieces = math.ceil(min(size, psutil.virtual_memory().available // 4) / piece)
     buffer = torch.ones(max(2, pieces), piece // 4)
     reductions: Mapping[str, Callable[[Any], object]] = {"torch sum": torch.sum, "torch amax": torch.amax}
-    times = {name: min(_reading_times(buffer, reduction)) for name, reduction in reductions.items()}
+    times = {name: min(_read_times(buffer, reduction)) for name, reduction in reductions.items()}
     name = min(times, key=lambda each: times[each])
     return piece / times[name], f"{name}, {buffer.nbytes / 1e6:.0f} MB in pieces of {piece / 1e6:.0f} MB"
 
 
-def _reading_times(buffer: Any, reduction: Callable[[Any], object]) -> Iterator[float]:
-    """Nanoseconds for each piece in turn: by the time a piece comes again, all the others have passed the caches."""
+def _read_times(buffer: Any, reduction: Callable[[Any], object]) -> Iterator[float]:
+    """Nanoseconds for each piece in turn; before a piece is read again, all others have replaced it in the caches."""
     for _ in range(_PASSES):
         for piece in buffer:
             started = time.perf_counter_ns()
@@ -251,11 +269,11 @@ def _reading_times(buffer: Any, reduction: Callable[[Any], object]) -> Iterator[
 
 
 def main() -> None:
-    """Print, as a line of JSON, what was measured with the given number of threads."""
+    """Print the rates with the given number of threads as a line of JSON."""
     threads, parent = map(int, sys.argv[1:])
     die_with(parent)
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, usable_cpus()[:threads])
+    if can_pin():
+        pin_process(usable_cpus()[:threads])
     print(json.dumps(measure_peaks(threads)))
 
 

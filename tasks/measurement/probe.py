@@ -1,10 +1,10 @@
-"""The measuring process: one variant, one fresh process, which does nothing else before or after.
+"""The probe: a new process that measures one variant and does nothing else.
 
-    python -m slimline.tasks.measurement.probe [parent's pid] < request.json > result.json
+    python -m slimline.tasks.measurement.probe [PARENT_PID] < request.json > result.json
 
-`run_probe` is the parent's side: it starts the process and sleeps in the kernel until it ends, using no CPU.
-Apart from the engine the process imports pydantic and NumPy only, so its memory is the engine's. Standard output
-carries the result and nothing else; whatever libraries print goes to standard error, beside the progress.
+`run_probe` starts this command and waits for its end without using the CPU. Apart from the engine the process imports
+only pydantic and NumPy, so that its memory is the engine's. Standard output has only the result; what libraries print
+goes to standard error, together with the progress.
 """
 
 from __future__ import annotations
@@ -39,19 +39,12 @@ from pydantic import (
 
 from slimline.storage.child_process import die_with, module_command
 from slimline.tasks.measurement import energy
+from slimline.tasks.runtime.threads import child_environment, pin_process
 from slimline.tasks.specs import Decoding, Engine
 
 if TYPE_CHECKING:
     from slimline.tasks.engines.base import Completion, CompletionEngine
 
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-_ENVIRONMENT = {
-    "PYTHONHASHSEED": "0",
-    "PYTHONFAULTHANDLER": "1",
-    "HF_HUB_OFFLINE": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "ORT_DISABLE_TELEMETRY": "1",  # a thread and a database shared by all processes of the user, else
-}
 _PROGRESS = re.compile(r'\{"progress": \[(\d+), (\d+)\]\}')
 _STDERR_LINES = 20
 _STATUS = Path("/proc/self/status")
@@ -60,7 +53,7 @@ _MB = 1e6
 
 
 class ProbeRequest(BaseModel):
-    """What to measure: token ids in, so that the measuring process needs no tokenizer."""
+    """What to measure. Prompts are token ids, so that the probe needs no tokenizer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -72,22 +65,29 @@ class ProbeRequest(BaseModel):
     stop: tuple[NonNegativeInt, ...] = Field((), description="Token ids that end a completion.")
     decoding: Decoding = Decoding()
     mode: Literal["speed", "quality"] = Field(description="speed: timed, batch 1; quality: untimed, in batches.")
-    warmup: NonNegativeInt = Field(3, description="Untimed samples first (speed only).")
+    warmup: NonNegativeInt = Field(3, description="Untimed samples before the timed ones (speed only).")
     least_s: NonNegativeFloat = Field(0, description="Seconds after which no further pass over the prompts begins.")
-    batch_size: PositiveInt = Field(1, description="Samples at once (quality only).")
+    batch_size: PositiveInt = Field(1, description="Samples in a batch (quality only).")
 
     @model_validator(mode="after")
     def _prompts_are_not_empty(self) -> Self:
         for number, prompt in enumerate(self.prompts):
             if not prompt:
-                raise ValueError(f"prompts.{number} is empty: a prompt has at least one token")
+                raise ValueError(f"prompts.{number} is empty; allowed: at least one token")
         return self
 
 
 class Timing(BaseModel):
-    """One timed sample, seconds. `decode_passes`: model passes after the prefill, which itself yields a token.
+    """Seconds and tokens of one timed sample.
 
-    Exact for greedy decoding; with beams it counts the passes the chosen completion needed.
+    Attributes:
+        latency_s: The whole completion.
+        prefill_s: From the prompt to the first new token.
+        decode_s: All further tokens.
+        prompt_tokens: Tokens of the prompt.
+        new_tokens: Tokens of the completion.
+        decode_passes: Passes through the model after the prefill, which itself gives a token. This is exact for greedy
+            decoding; with beams these are the passes that the best completion needed.
     """
 
     latency_s: float
@@ -99,11 +99,22 @@ class Timing(BaseModel):
 
 
 class ProbeResult(BaseModel):
-    """What was measured. Memory is resident, in MB of 10^6 bytes; `base_mb` is the process before it loads the engine.
+    """The result of a probe. Memory is resident memory in 10^6 bytes.
 
-    Speed fills `timings` (of one pass over the prompts after another), `wall_s` (their sum of wall time) and, where
-    counters are readable, `energy_j` of the whole host during them; quality fills `completions`, token ids in the order
-    of the prompts.
+    Attributes:
+        pid: Process id of the probe.
+        started: When the probe started (UTC).
+        finished: When it had measured (UTC).
+        load_s: Seconds to load the engine and the model.
+        wall_s: Seconds for all samples.
+        base_mb: Memory before the engine was loaded.
+        memory_mb: Peak memory.
+        memory_over_base_mb: Peak memory less `base_mb`.
+        energy_j: Joules of the whole host during the timed samples; None where no counter is readable.
+        energy_source: Where the energy was read; None if it was not.
+        timings: One per sample and pass, pass by pass (speed only).
+        passes: Passes over the prompts (speed only).
+        completions: Token ids in the order of the prompts (quality only).
     """
 
     pid: int
@@ -121,10 +132,13 @@ class ProbeResult(BaseModel):
     completions: list[list[int]] = []
 
 
-class ProbeFailed(RuntimeError):  # noqa: N818 - says what happened, as ArtifactMissing does
-    """The measuring process gave no result; the message has the reason and the last lines of its standard error.
+class ProbeError(RuntimeError):
+    """The probe gave no result; the message has the reason and the last lines of its standard error.
 
-    `status` is its exit status, negative for the signal that killed it.
+    Attributes:
+        reason: How the process ended.
+        status: Its exit status; negative for the signal that killed it.
+        stderr: The last lines of its standard error.
     """
 
     def __init__(self, reason: str, status: int, stderr: Sequence[str]) -> None:
@@ -137,31 +151,39 @@ class ProbeFailed(RuntimeError):  # noqa: N818 - says what happened, as Artifact
 def run_probe(
     request: ProbeRequest, timeout: float, on_progress: Callable[[int, int], None] | None = None
 ) -> ProbeResult:
-    """Measure in a fresh process and block until it ends; it never outlives this call, nor (Linux) this process.
+    """Measure in a new process and wait for its end.
 
-    `timeout` in seconds. `on_progress(done, total)`, in samples, is called in this thread while quality is measured;
-    if it raises, the measurement is abandoned. Raises ProbeFailed.
+    The process is killed when this call ends and, on Linux, when this process ends.
+
+    Args:
+        request: What to measure.
+        timeout: Seconds after which the process is killed.
+        on_progress: Called in this thread with the number of finished samples and of all samples, while quality is
+            measured. If it raises, the process is killed.
+
+    Raises:
+        ProbeError: the process failed or was killed.
     """
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout:
         stdin.write(request.model_dump_json().encode())
         stdin.seek(0)
         process = _start(request.threads, stdin, stdout)
         try:
-            with _killed_after(timeout, process) as expired:
-                last_lines = _follow(process, on_progress)
+            with _kill_after(timeout, process) as expired:
+                last_lines = _read_progress(process, on_progress)
                 status = process.wait()
         finally:
             process.kill()
             process.communicate()
         if status != 0:
-            reason = f"killed after the timeout of {timeout:g} s" if expired.is_set() else _ending(status)
-            raise ProbeFailed(reason, status, last_lines)
+            reason = f"killed after the timeout of {timeout:g} s" if expired.is_set() else _exit_reason(status)
+            raise ProbeError(reason, status, last_lines)
         stdout.seek(0)
         return ProbeResult.model_validate_json(stdout.read())
 
 
 def _start(threads: int, stdin: IO[bytes], stdout: IO[bytes]) -> subprocess.Popen[str]:
-    # Files for input and output leave one pipe to wait on, so no helper thread runs beside the measurement.
+    # Input and output are files, so that there is only one pipe to wait for, and no thread is needed during measuring.
     return subprocess.Popen(  # noqa: S603 - our own interpreter and module
         module_command("slimline.tasks.measurement.probe", str(os.getpid())),
         stdin=stdin,
@@ -169,12 +191,13 @@ def _start(threads: int, stdin: IO[bytes], stdout: IO[bytes]) -> subprocess.Pope
         stderr=subprocess.PIPE,
         encoding="utf-8",
         errors="replace",
-        env={**os.environ, **_ENVIRONMENT, **dict.fromkeys(_THREAD_VARIABLES, str(threads))},
+        env=child_environment(threads),
     )
 
 
 @contextlib.contextmanager
-def _killed_after(timeout: float, process: subprocess.Popen[str]) -> Iterator[threading.Event]:
+def _kill_after(timeout: float, process: subprocess.Popen[str]) -> Iterator[threading.Event]:
+    """Kill the process after `timeout` seconds; the event says whether that has happened."""
     expired = threading.Event()
 
     def expire() -> None:
@@ -190,8 +213,8 @@ def _killed_after(timeout: float, process: subprocess.Popen[str]) -> Iterator[th
         timer.cancel()
 
 
-def _follow(process: subprocess.Popen[str], on_progress: Callable[[int, int], None] | None) -> list[str]:
-    """Read standard error to its end, passing progress on; returns the last other lines."""
+def _read_progress(process: subprocess.Popen[str], on_progress: Callable[[int, int], None] | None) -> list[str]:
+    """Read standard error to its end and report the progress; returns the last lines that are not progress."""
     lines: deque[str] = deque(maxlen=_STDERR_LINES)
     for line in process.stderr or ():
         progress = _PROGRESS.fullmatch(line.rstrip())
@@ -202,7 +225,7 @@ def _follow(process: subprocess.Popen[str], on_progress: Callable[[int, int], No
     return list(lines)
 
 
-def _ending(status: int) -> str:
+def _exit_reason(status: int) -> str:
     if status >= 0:
         return f"ended with exit status {status}"
     name = signal.Signals(-status).name
@@ -210,7 +233,7 @@ def _ending(status: int) -> str:
 
 
 def measure(request: ProbeRequest, progress: Callable[[int, int], None]) -> ProbeResult:
-    """Measure in this process, which should be fresh. Raises what the engine raises."""
+    """Measure in this process, which should be a new one; raises what the engine raises."""
     started = datetime.now(UTC)
     base_mb = _base_mb()
     clock = time.perf_counter()
@@ -219,7 +242,7 @@ def measure(request: ProbeRequest, progress: Callable[[int, int], None]) -> Prob
 
     engine = load_engine(request.engine, request.directory, request.threads)
     load_s = time.perf_counter() - clock
-    measured = _speed(engine, request) if request.mode == "speed" else _quality(engine, request, progress)
+    measured = _measure_speed(engine, request) if request.mode == "speed" else _complete_all(engine, request, progress)
     memory_mb = _peak_mb()
     return ProbeResult.model_validate(
         {
@@ -235,7 +258,7 @@ def measure(request: ProbeRequest, progress: Callable[[int, int], None]) -> Prob
     )
 
 
-def _speed(engine: CompletionEngine, request: ProbeRequest) -> dict[str, object]:
+def _measure_speed(engine: CompletionEngine, request: ProbeRequest) -> dict[str, object]:
     for prompt in _warmup_prompts(request):
         engine.complete([prompt], request.stop, request.decoding)
     before = energy.read_counters()
@@ -243,7 +266,7 @@ def _speed(engine: CompletionEngine, request: ProbeRequest) -> dict[str, object]
     timings: list[Timing] = []
     wall_s = 0.0
     while not timings or wall_s < request.least_s:
-        timings += [_timed(engine, prompt, request) for prompt in request.prompts]
+        timings += [_time_completion(engine, prompt, request) for prompt in request.prompts]
         wall_s = (time.perf_counter_ns() - clock) / 1e9
     joules = energy.joules_between(before, energy.read_counters())
     source = None if joules is None else energy.SOURCE
@@ -252,12 +275,12 @@ def _speed(engine: CompletionEngine, request: ProbeRequest) -> dict[str, object]
 
 
 def _warmup_prompts(request: ProbeRequest) -> Iterator[Sequence[int]]:
-    """Prompts of the measured set itself, the longest first: buffers reach their final size before the clock starts."""
+    """Some of the prompts, the longest first, so that buffers have their final size before the clock starts."""
     by_length = sorted(request.prompts, key=len, reverse=True)
     return (by_length[number * len(by_length) // request.warmup] for number in range(request.warmup))
 
 
-def _timed(engine: CompletionEngine, prompt: Sequence[int], request: ProbeRequest) -> Timing:
+def _time_completion(engine: CompletionEngine, prompt: Sequence[int], request: ProbeRequest) -> Timing:
     clock = time.perf_counter_ns()
     (completion,) = engine.complete([prompt], request.stop, request.decoding)
     latency_s = (time.perf_counter_ns() - clock) / 1e9
@@ -273,14 +296,15 @@ def _timed(engine: CompletionEngine, prompt: Sequence[int], request: ProbeReques
 
 
 def _decode_passes(new_tokens: int, decoding: Decoding) -> int:
-    # A completion shorter than the limit ended with a stop token, which took a pass too; the first token took none.
+    # A completion that is shorter than the limit ended with a stop token, which also took a pass. The first token
+    # comes from the prefill.
     return min(new_tokens, (decoding.fixed_new_tokens or decoding.max_new_tokens) - 1)
 
 
-def _quality(
+def _complete_all(
     engine: CompletionEngine, request: ProbeRequest, progress: Callable[[int, int], None]
 ) -> dict[str, object]:
-    """Batches of similar length waste little on padding; the longest first, so that too large a batch fails at once."""
+    # Batches of similar length need little padding; the longest come first, so that too large a batch fails early.
     order = sorted(range(len(request.prompts)), key=lambda sample: len(request.prompts[sample]), reverse=True)
     completions: dict[int, Completion] = {}
     clock = time.perf_counter()
@@ -294,13 +318,13 @@ def _quality(
 
 
 def _base_mb() -> float:
-    import numpy  # noqa: F401 - every engine needs it; imported after pinning, because it starts threads
+    import numpy  # noqa: F401 - every engine needs it; imported after the process is pinned, because it starts threads
 
     return _status_mb("VmRSS") or _peak_mb()
 
 
 def _peak_mb() -> float:
-    # Not ru_maxrss where it can be helped: across exec it keeps the peak of the parent, which has torch loaded.
+    # ru_maxrss is only the fallback: it keeps the peak of the parent process, which may have loaded torch.
     return _status_mb("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_BYTES / _MB
 
 
@@ -312,19 +336,9 @@ def _status_mb(field: str) -> float | None:
     return None
 
 
-def _pin(cpus: Sequence[int] | None) -> None:
-    if cpus is None:
-        return
-    if not hasattr(os, "sched_setaffinity"):
-        raise ValueError(f"cpus: {list(cpus)} cannot be pinned to: this system has no CPU affinity; use null")
-    usable = os.sched_getaffinity(0)
-    if not usable.issuperset(cpus):
-        raise ValueError(f"cpus: {list(cpus)} are not all usable by this process, which may use {sorted(usable)}")
-    os.sched_setaffinity(0, cpus)
-
-
 @contextlib.contextmanager
-def _stdout_for_the_result_only() -> Iterator[TextIO]:
+def _reserve_stdout() -> Iterator[TextIO]:
+    """Standard output for the result only: what else this process prints goes to standard error."""
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as stdout:
         os.dup2(2, 1)
         yield stdout
@@ -335,13 +349,14 @@ def _print_progress(done: int, total: int) -> None:
 
 
 def main() -> None:
-    """Read a request from standard input, write the result to standard output; exit status 2 for a bad request."""
+    """Read a request from standard input and write the result to standard output; a bad request is exit status 2."""
     if len(sys.argv) > 1:
         die_with(int(sys.argv[1]))
-    with _stdout_for_the_result_only() as stdout:
+    with _reserve_stdout() as stdout:
         try:
             request = ProbeRequest.model_validate_json(sys.stdin.buffer.read())
-            _pin(request.cpus)
+            if request.cpus is not None:
+                pin_process(request.cpus)
         except (ValidationError, ValueError) as error:
             print(f"request: {error}", file=sys.stderr)
             sys.exit(2)

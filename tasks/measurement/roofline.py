@@ -1,7 +1,7 @@
-"""How much a model must compute and read, and so what share of the host's limits a measured speed is.
+"""The roofline model of a GPT-2: operations it must compute and bytes it must read.
 
-Source: Williams et al., Roofline (CACM 52(4), 2009). The prefill's share is what PaLM (arXiv:2204.02311, appendix B)
-calls model FLOPs utilization: only operations that the result needs count, whatever else an engine does.
+Source: Williams et al., Roofline (CACM 52(4), 2009). The prefill's share of the peak is what PaLM (arXiv:2204.02311,
+appendix B) calls model FLOPs utilization: only operations that the result needs count, even if an engine does more.
 
 With L layers, E channels, I feed-forward channels, V tokens of vocabulary, and a multiply-add as two operations:
 
@@ -9,10 +9,10 @@ With L layers, E channels, I feed-forward channels, V tokens of vocabulary, and 
     operations per prompt           2 [E^2 + 2 E I + V E]
     bytes per decoded token         W + 2 L E c b
 
-c is the mean number of positions that a token attends to, itself included: 2 E operations each for queries by keys and
-weights by values. The last block's output projection and feed-forward part and the head are needed for a prompt's last
-token only, so they count once a prompt. W is the stored bytes of all weights but those that are only gathered from (the
-position table, and the token table unless it is the head as well), b the bytes of a cached number.
+c is the mean number of positions that a token attends to, including its own: 2 E operations each for queries times keys
+and weights times values. The last block's output projection, its feed-forward part and the head are needed for a
+prompt's last token only, so they count once per prompt. W is the stored bytes of all weights except tables that are
+only looked up (the position table, and the token table unless it is also the head). b is the bytes of a cached number.
 """
 
 from __future__ import annotations
@@ -26,17 +26,25 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from slimline.tasks.measurement.peaks import Precision
-from slimline.tasks.models.checkpoint import Gpt2Config, read_gpt2_config
+from slimline.tasks.models.checkpoint import ATTENTION_MASKS, Gpt2Config, read_gpt2_config
 from slimline.tasks.specs import Engine
 
-_MASKS = (".attn.bias", ".attn.masked_bias")  # constants that GPT-2 checkpoints of older transformers store
 _NO_WEIGHTS = (".json", ".txt", ".xml")
-# What may stand between a table and its gathering without changing which rows are read.
+# Operators that may come between a table and its lookup without a change of the rows that are read.
 _LAYOUT = {"Cast", "Convert", "DequantizeLinear", "Multiply", "Reshape", "Subtract", "Transpose"}
 
 
 class ModelWork(NamedTuple):
-    """What a model needs: operations, and bytes that are read, per token, per prompt, and per attended position."""
+    """Operations that a model computes and bytes that it reads.
+
+    Attributes:
+        operations_per_token: For each token of a prompt, without its attention to other positions.
+        operations_per_position: For each position that a token attends to.
+        operations_per_prompt: Once per prompt.
+        weight_bytes: Read in each decoding pass.
+        cache_bytes_per_position: Read in each decoding pass for each position of the key/value cache.
+        precision: In which most of its matrix multiplications are computed.
+    """
 
     operations_per_token: float
     operations_per_position: float
@@ -44,22 +52,27 @@ class ModelWork(NamedTuple):
     weight_bytes: float
     cache_bytes_per_position: float
     precision: Precision
-    """What most of its matrix multiplications compute in."""
 
     def prefill_operations(self, context: float, prompts_per_token: float) -> float:
-        """Operations per prompt token that attends to `context` positions in the mean."""
+        """Operations per token of a prompt; `context` is the mean number of positions that a token attends to."""
         attention = self.operations_per_position * context
         return self.operations_per_token + attention + self.operations_per_prompt * prompts_per_token
 
     def decode_bytes(self, context: float, beams: int) -> float:
-        """Bytes per decoded token that attends to `context` positions in the mean, each beam to its own."""
+        """Bytes per decoded token, if a beam attends to `context` positions on average; beams share no positions."""
         return self.weight_bytes + self.cache_bytes_per_position * context * beams
 
 
 def work_of(directory: Path, engine: Engine, notes: Mapping[str, Any]) -> ModelWork:
-    """The work of an artifact's model on an engine; `notes` of the step that made it count its int8 multiplications.
+    """What the model of an artifact computes and reads on an engine.
 
-    Raises CheckpointError for a directory without a GPT-2's configuration.
+    Args:
+        directory: The artifact's files.
+        engine: The engine that runs it.
+        notes: The artifact's notes; they have the number of its int8 multiplications.
+
+    Raises:
+        CheckpointError: `directory` has no configuration of a GPT-2.
     """
     config = read_gpt2_config(directory)
     layers, width, inner = config["n_layer"], config["n_embd"], config["n_inner"]
@@ -81,62 +94,62 @@ def _precision(engine: Engine, notes: Mapping[str, Any]) -> Precision:
     return engine.dtype
 
 
-class _Stored(NamedTuple):
-    """One stored tensor: its bytes, whether it is fp32, and whether it is only ever gathered from."""
+class _StoredTensor(NamedTuple):
+    """One stored tensor: its bytes, whether it is fp32, and whether it is a table that is only looked up."""
 
     size: float
     is_fp32: bool
-    gathered: bool
+    is_lookup: bool
 
 
 def _weight_bytes(directory: Path, config: Gpt2Config, engine: Engine) -> float:
-    """Bytes of the weights that a decoding pass reads; bfloat16 engines halve those in fp32 when they load them."""
-    readers = {"*.safetensors": _of_safetensors, "*.onnx": _of_onnx, "openvino_model.xml": _of_openvino}
+    """Bytes of the weights that a decoding pass reads; bfloat16 engines store fp32 weights in half the bytes."""
+    readers = {"*.safetensors": _read_safetensors, "*.onnx": _read_onnx, "openvino_model.xml": _read_openvino}
     for pattern, reader in readers.items():
         if found := sorted(directory.glob(pattern)):
             tensors = [tensor for path in found for tensor in reader(path)]
             halved = engine.dtype == "bfloat16"
-            return sum(t.size / 2 if halved and t.is_fp32 else t.size for t in tensors if not t.gathered)
-    return _of_files(directory, config)
+            return sum(t.size / 2 if halved and t.is_fp32 else t.size for t in tensors if not t.is_lookup)
+    return _estimate_bytes(directory, config)
 
 
-def _of_safetensors(path: Path) -> Iterator[_Stored]:
-    """By GPT-2's names: `wpe`, and `wte` where a head is stored beside it."""
+def _read_safetensors(path: Path) -> Iterator[_StoredTensor]:
+    """Tensors by GPT-2's names; lookup tables are `wpe`, and `wte` where the file has a separate head."""
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    names = [name for name in header if name != "__metadata__" and not name.endswith(_MASKS)]
+    names = [name for name in header if name != "__metadata__" and not name.endswith(ATTENTION_MASKS)]
     has_head = any("lm_head" in name for name in names)
     for name in names:
         begin, end = header[name]["data_offsets"]
-        yield _Stored(end - begin, header[name]["dtype"] == "F32", "wpe" in name or (has_head and "wte" in name))
+        is_lookup = "wpe" in name or (has_head and "wte" in name)
+        yield _StoredTensor(end - begin, header[name]["dtype"] == "F32", is_lookup)
 
 
 class _Use(NamedTuple):
-    """What takes a value, and the name of what it makes of it."""
+    """An operator that has a value as its input, and the name of the operator's output."""
 
     operator: str
     output: str
 
 
-Uses = Mapping[str, Sequence[_Use]]
+_Uses = Mapping[str, Sequence[_Use]]
 
 
-def _only_gathered(name: str, uses: Uses) -> bool:
-    taken = uses.get(name, ())
-    return bool(taken) and all(
-        use.operator.startswith("Gather") or (use.operator in _LAYOUT and _only_gathered(use.output, uses))
-        for use in taken
+def _is_lookup(name: str, uses: _Uses) -> bool:
+    own = uses.get(name, ())
+    return bool(own) and all(
+        use.operator.startswith("Gather") or (use.operator in _LAYOUT and _is_lookup(use.output, uses)) for use in own
     )
 
 
-def _uses(edges: Iterable[tuple[str, _Use]]) -> Uses:
+def _uses(edges: Iterable[tuple[str, _Use]]) -> _Uses:
     found: dict[str, list[_Use]] = defaultdict(list)
     for name, use in edges:
         found[name].append(use)
     return found
 
 
-def _of_onnx(path: Path) -> Iterator[_Stored]:
+def _read_onnx(path: Path) -> Iterator[_StoredTensor]:
     import onnx
 
     graph = onnx.load_model(path, load_external_data=False).graph
@@ -145,12 +158,12 @@ def _of_onnx(path: Path) -> Iterator[_Stored]:
     for tensor in graph.initializer:
         item = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
         size = math.prod(tensor.dims) * (0.5 if tensor.data_type in four_bits else item)
-        yield _Stored(size, tensor.data_type == onnx.TensorProto.FLOAT, _only_gathered(tensor.name, uses))
+        yield _StoredTensor(size, tensor.data_type == onnx.TensorProto.FLOAT, _is_lookup(tensor.name, uses))
 
 
-def _of_openvino(path: Path) -> Iterator[_Stored]:
-    """OpenVINO's IR: layers with their constants' sizes, and edges between layers."""
-    network = ElementTree.parse(path).getroot()  # noqa: S314 - a file of our own making, verified by its digest
+def _read_openvino(path: Path) -> Iterator[_StoredTensor]:
+    """Constants of OpenVINO's IR, which lists layers with the sizes of constants, and edges between layers."""
+    network = ElementTree.parse(path).getroot()  # noqa: S314 - we wrote the file, and its digest was checked
     layers = {layer.attrib["id"]: layer for layer in network.iterfind("./layers/layer")}
     edges = [edge.attrib for edge in network.iterfind("./edges/edge")]
     uses = _uses(
@@ -159,11 +172,11 @@ def _of_openvino(path: Path) -> Iterator[_Stored]:
     for name, layer in layers.items():
         data = layer.find("data")
         if layer.attrib["type"] == "Const" and data is not None:
-            yield _Stored(int(data.attrib["size"]), data.attrib["element_type"] == "f32", _only_gathered(name, uses))
+            yield _StoredTensor(int(data.attrib["size"]), data.attrib["element_type"] == "f32", _is_lookup(name, uses))
 
 
-def _of_files(directory: Path, config: Gpt2Config) -> float:
-    """Formats whose tensors are not listed here store a tied table once, and positions in fp32."""
+def _estimate_bytes(directory: Path, config: Gpt2Config) -> float:
+    """Weight bytes by the sizes of files, for formats that store a tied table once and positions in fp32."""
     files = [path for path in directory.iterdir() if path.is_file() and path.suffix not in _NO_WEIGHTS]
     stored = sum(path.stat().st_size for path in files) - 4 * config["n_positions"] * config["n_embd"]
     if config["tie_word_embeddings"]:

@@ -1,8 +1,8 @@
 """Exact match and edit similarity, as CodeXGLUE's evaluator of line-level code completion computes them.
 
 Source: github.com/microsoft/CodeXGLUE, Code-Code/CodeCompletion-line/evaluator/evaluator.py. It scores with
-`fuzzywuzzy.fuzz.ratio`, whose value depends on whether python-Levenshtein is installed; here it is *with* it, the way
-CodeXGLUE's own environment has it. Imports stay light: the command `slimline score` starts in a blink.
+`fuzzywuzzy.fuzz.ratio`, whose value depends on whether python-Levenshtein is installed; here it is the value *with* it,
+as in CodeXGLUE's own environment. The module imports little, so that `slimline score` starts fast.
 """
 
 from __future__ import annotations
@@ -21,12 +21,20 @@ _LITERAL = re.compile(r"<(?:STR|NUM|CHAR)_LIT:(.*?)>", re.DOTALL)
 
 
 class ScoreError(ValueError):
-    """Files or pairs that cannot be scored; the message names the file and the line, or the two numbers that differ."""
+    """Files or pairs that cannot be scored; the message names the file and the line, or the numbers that differ."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """Scores of a set of completions: `es` and `em` in percent (0 to 100), and each sample's own, in order."""
+    """Scores of a set of completions.
+
+    Attributes:
+        es: Mean edit similarity, 0 to 100.
+        em: Exact matches in percent.
+        samples: Number of completions.
+        similarities: Edit similarity of each completion, 0 to 100.
+        exact: Whether each completion is an exact match.
+    """
 
     es: float
     em: float
@@ -36,10 +44,10 @@ class Score:
 
 
 def restore_literals(code: str) -> str:
-    """Put PY150's abstracted literals back, exactly as the evaluator's `post_process` does.
+    """Replace PY150's placeholders by literals, exactly as the evaluator's `post_process` does.
 
-    Its quirks are part of the metric: a literal ends at its first ">", every occurrence of one is replaced at once,
-    and a replacement that happens to complete another placeholder can be replaced in its turn.
+    Its special cases are part of the metric: a literal ends at its first ">", all its occurrences are replaced at once,
+    and a replacement that completes another placeholder can be replaced again.
     """
     for placeholder, value in _PLACEHOLDERS.items():
         code = code.replace(placeholder, value)
@@ -51,8 +59,8 @@ def restore_literals(code: str) -> str:
 def edit_similarity(prediction: str, target: str) -> int:
     """Similarity in whole percent, as `fuzz.ratio` of fuzzywuzzy 0.18 with python-Levenshtein.
 
-    Equal strings, empty ones included, give 100; one empty string gives 0; anything else is the normalised
-    insert/delete (Indel) similarity, rounded half to even as Python's `round` does.
+    Equal strings, also empty ones, give 100; one empty string gives 0; otherwise it is the normalised insert/delete
+    (Indel) similarity, rounded half to even as by Python's `round`.
     """
     if prediction == target:
         return 100
@@ -69,8 +77,10 @@ def exact_match(prediction: str, target: str) -> bool:
 def score_pairs(pairs: Sequence[tuple[str, str]]) -> Score:
     """Score (prediction, target) pairs as the evaluator does.
 
-    The prediction is stripped, the target is not, then literals are restored in both. Raises ScoreError if there are
-    no pairs.
+    The prediction is stripped, the target is not; then literals are restored in both.
+
+    Raises:
+        ScoreError: there are no pairs.
     """
     if not pairs:
         raise ScoreError("there is nothing to score: no samples")
@@ -82,10 +92,15 @@ def score_pairs(pairs: Sequence[tuple[str, str]]) -> Score:
 
 
 def score_files(answers: Path, predictions: Path) -> Score:
-    """Score a predictions file (text, one a line) against an answers file (JSON lines with a string "gt").
+    """Score a file of predictions against a file of answers.
 
-    Raises ScoreError for an empty file, text that is not UTF-8, a line that is not JSON or lacks "gt", and different
-    numbers of lines; OSError if a file cannot be read.
+    Args:
+        answers: JSON lines, each an object with a string "gt".
+        predictions: Text with one prediction per line.
+
+    Raises:
+        ScoreError: a file is empty or not UTF-8, an answer is not JSON or has no "gt", or the numbers of lines differ.
+        OSError: a file cannot be read.
     """
     targets = [_target(answers, number, line) for number, line in enumerate(_lines(answers), start=1)]
     predicted = _lines(predictions)
@@ -103,7 +118,7 @@ def _lines(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ScoreError(f"{path}:{line}: not UTF-8 ({error.reason}, byte 0x{raw[error.start]:02x})") from None
-    # Only the line ends a text file has in Python: str.splitlines would also cut at a form feed inside code.
+    # These are the line ends of a text file; str.splitlines would also split at a form feed inside code.
     lines = io.StringIO(text, newline=None).readlines()
     if not lines:
         raise ScoreError(f"{path}: the file is empty")

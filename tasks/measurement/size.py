@@ -1,4 +1,4 @@
-"""Size on disk, and how many parameters there are and how many of them are not zero."""
+"""Size of a model: bytes on disk, and the number of parameters, with and without zeros."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors import safe_open
 
-from slimline.tasks.models.checkpoint import QUANTIZATION, check_weights, read_gpt2_config
+from slimline.tasks.models.checkpoint import ATTENTION_MASKS, QUANTIZATION, check_weights, read_gpt2_config
 
-_GZIP_LEVEL = 6  # what the gzip command does
+_GZIP_LEVEL = 6  # the gzip command's default
 _GZIP_WRAPPER = 31  # zlib.h: window of 2^15 with a gzip header and trailer
 _CHUNK_BYTES = 1 << 20
 _CHUNK_ELEMENTS = 1 << 22
 _HEAD = "lm_head.weight"
-_MASKS = (".attn.bias", ".attn.masked_bias")  # constants that GPT-2 checkpoints of older transformers store
 _MB = 1e6
 
 
 class DiskSize(NamedTuple):
-    """MB of 10^6 bytes: of the files as they are, and of each compressed by gzip, added up."""
+    """Sizes in 10^6 bytes: of all files, and of all files when each is compressed by gzip."""
 
     raw_mb: float
     gzip_mb: float
 
 
 class Parameters(NamedTuple):
-    """Number of weights, and of those whose value is not zero."""
+    """Number of weights, and of weights that are not zero."""
 
     total: int
     nonzero: int
 
 
 def disk_size(directory: Path) -> DiskSize:
-    """Size of an artifact: all its files, since an artifact holds what inference needs and nothing else.
+    """Size of all files of an artifact, which has only files that inference needs.
 
-    Files are read once, in pieces. Raises ValueError if the directory holds no file.
+    Raises:
+        ValueError: the directory has no files.
     """
     files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
     if not files:
-        raise ValueError(f"{directory} holds no file to measure")
+        raise ValueError(f"{directory} has no files; allowed: at least one")
     raw = sum(path.stat().st_size for path in files)
     return DiskSize(raw / _MB, sum(map(_gzip_bytes, files)) / _MB)
 
@@ -59,18 +59,20 @@ def _gzip_bytes(path: Path) -> int:
 
 
 def count_parameters(model_dir: Path) -> Parameters:
-    """Weights of a GPT-2 checkpoint: every element of every stored tensor, once, in bounded memory.
+    """Count the weights of a GPT-2 checkpoint: the elements of all stored tensors, read in pieces.
 
-    A head tied to the embedding is the embedding and not counted again, even where the file repeats it; an int8 head is
-    untied and counts. A quantized weight is zero where it equals its zero point; scales and zero points are no weights.
-    Raises CheckpointError for a directory that holds no whole GPT-2 checkpoint.
+    A tied head is not counted again, even if the file has a copy of it; an int8 head is untied and counts. A quantized
+    weight is zero where it equals its zero point. Scales and zero points are not weights.
+
+    Raises:
+        CheckpointError: the directory has no whole GPT-2 checkpoint.
     """
     tied = read_gpt2_config(model_dir)["tie_word_embeddings"]
     zeros = _zero_points(model_dir / QUANTIZATION)
     total = nonzero = 0
     with safe_open(check_weights(model_dir), framework="numpy") as file:
         for name in file.keys():  # noqa: SIM118 - not a mapping: it has no iterator
-            if name.endswith(_MASKS) or (tied and name == _HEAD):
+            if name.endswith(ATTENTION_MASKS) or (tied and name == _HEAD):
                 continue
             total += math.prod(file.get_slice(name).get_shape())
             nonzero += sum(int(np.count_nonzero(piece != zeros.get(name, 0))) for piece in _pieces(file, name))
@@ -78,7 +80,7 @@ def count_parameters(model_dir: Path) -> Parameters:
 
 
 def _zero_points(path: Path) -> dict[str, int]:
-    """By tensor name, what `dynamic-int8` wrote; none for a checkpoint that is not quantized."""
+    """Zero points that `dynamic-int8` wrote, by tensor name; empty for a checkpoint that is not quantized."""
     if not path.is_file():
         return {}
     modules = json.loads(path.read_text(encoding="utf-8"))["modules"]

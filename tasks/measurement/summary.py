@@ -1,7 +1,7 @@
-"""From what the probes returned to rows of the tables `rounds` and `measurements`. Pure functions, no file, no clock.
+"""Rows of the tables `rounds` and `measurements` from the results of probes; pure functions without files or clocks.
 
-A measurement's value is the median over rounds (the shares and means of quality: over samples) with its 95 % interval.
-The baseline runs twice a round; its value in a round is the mean of both passes.
+The value of a measurement is the median over rounds (of EM and ES: the mean over samples) with its 95 % interval. The
+baseline is measured twice in a round; its value in a round is the mean of both.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from slimline.tasks.analysis.statistics import (
     proportion_interval,
 )
 from slimline.tasks.measurement.peaks import Peaks
-from slimline.tasks.measurement.probe import ProbeFailed, ProbeResult, Timing
+from slimline.tasks.measurement.probe import ProbeError, ProbeResult, Timing
 from slimline.tasks.measurement.roofline import ModelWork
 from slimline.tasks.measurement.score import Score
 from slimline.tasks.measurement.size import DiskSize, Parameters
@@ -45,8 +45,17 @@ _PAIRED = ("es_drop", "em_drop", "em_p_value")
 
 
 @dataclass(frozen=True)
-class Visit:
-    """One turn of one variant: `position` is its place in the round's order, `replicate` 1 the baseline's second."""
+class Turn:
+    """One measurement of one variant in one round.
+
+    Attributes:
+        run: Identifier of the run.
+        host: The host's name in the tables.
+        round: Number of the round.
+        position: Place of the turn in the round.
+        variant: Name of the variant.
+        replicate: 1 for the baseline's second turn in a round, otherwise 0.
+    """
 
     run: str
     host: str
@@ -57,7 +66,7 @@ class Visit:
 
 
 class Measurement(NamedTuple):
-    """One metric of one variant; `value` is null where `error` says why there is none."""
+    """One metric of one variant, with its 95 % interval and the number of values; `error` says why `value` is None."""
 
     variant: str
     metric: str
@@ -70,19 +79,19 @@ class Measurement(NamedTuple):
 
 @dataclass(frozen=True)
 class Subject:
-    """What all measurements of a variant say about it: artifact digest, label, and whether its weights are random."""
+    """The columns that all measurements of a variant share: artifact digest, label, whether its weights are random."""
 
     artifact: str | None
     label: str
     random_weights: bool
 
 
-def round_row(visit: Visit, result: ProbeResult) -> RoundRow:
-    """A row of `rounds` from a speed measurement; rates and energy are null where nothing was timed or counted.
+def round_row(turn: Turn, result: ProbeResult) -> RoundRow:
+    """A row of `rounds` from a speed measurement; rates and energy are None where nothing was timed or counted.
 
-    What it says of samples and tokens is of one pass over them; rates and latencies are of all passes, but for
-    `undisturbed_per_s`: noise only ever adds time, so a sample's fastest pass is the one that it disturbed least (Chen
-    and Revels, arXiv:1608.04295).
+    Numbers of samples and tokens are of one pass; rates and latencies are of all passes. Only `undisturbed_per_s` is of
+    each sample's fastest pass: noise only adds time, so that pass has the least noise (Chen and Revels,
+    arXiv:1608.04295).
     """
     timings, one_pass = result.timings, result.timings[: len(result.timings) // result.passes]
     latency_ms = np.array([timing.latency_s for timing in timings]) * 1e3
@@ -90,7 +99,7 @@ def round_row(visit: Visit, result: ProbeResult) -> RoundRow:
     fastest_ms = float(latency_ms.reshape(result.passes, -1).min(axis=0).sum())
     contexts = _contexts(one_pass)
     return RoundRow(
-        **vars(visit),
+        **vars(turn),
         pid=result.pid,
         started=result.started,
         finished=result.finished,
@@ -118,7 +127,7 @@ def round_row(visit: Visit, result: ProbeResult) -> RoundRow:
 
 
 class _Contexts(NamedTuple):
-    """Prompt tokens, and how many positions a token attends to in the mean, itself included: of prompts, of passes."""
+    """Number of prompt tokens, and the mean number of positions that a token attends to, including its own."""
 
     prompt_tokens: int
     prefill: float
@@ -126,20 +135,20 @@ class _Contexts(NamedTuple):
 
 
 def _contexts(timings: Sequence[Timing]) -> _Contexts:
-    """The first token of a prompt of n attends to 1 position, its last to n, and the j-th pass after it to n + j."""
+    # The first token of a prompt of n tokens attends to 1 position, the last one to n, the j-th pass after it to n + j.
     tokens, passes = sum(t.prompt_tokens for t in timings), sum(t.decode_passes for t in timings)
     in_prompts = sum(t.prompt_tokens * (t.prompt_tokens + 1) / 2 for t in timings)
     in_passes = sum(t.decode_passes * (t.prompt_tokens + (t.decode_passes + 1) / 2) for t in timings)
     return _Contexts(tokens, in_prompts / tokens, in_passes / passes if passes else None)
 
 
-def failed_round_row(visit: Visit, failure: ProbeFailed, started: datetime, finished: datetime) -> RoundRow:
-    """A row of `rounds` for a variant that failed in it: all numbers null, `error` the reason and the last lines."""
-    return RoundRow(**vars(visit), started=started, finished=finished, error=str(failure))
+def failure_row(turn: Turn, failure: ProbeError, started: datetime, finished: datetime) -> RoundRow:
+    """A row of `rounds` for a failed turn: it has no numbers, and `error` has the reason and the last lines."""
+    return RoundRow(**vars(turn), started=started, finished=finished, error=str(failure))
 
 
 def session_noise(rounds: Sequence[RoundRow], baseline: str) -> tuple[float | None, bool]:
-    """Noise floor of a run on one host, relative, and whether it taints the run; (None, True) if it is unknown."""
+    """Relative noise floor of a run on one host, and whether it taints the run; (None, True) if it is unknown."""
     first, second = (
         _by_round([row for row in rounds if row.replicate == replicate], baseline, "samples_per_s")
         for replicate in (0, 1)
@@ -151,22 +160,22 @@ def session_noise(rounds: Sequence[RoundRow], baseline: str) -> tuple[float | No
 
 
 def speed_measurements(rounds: Sequence[RoundRow], baseline: str) -> list[Measurement]:
-    """Speed, memory and energy of every variant in `rounds` (rows of one run on one host), and its paired speed ratio.
+    """Speed, memory, energy and paired speed ratio of every variant in `rounds`, the rows of one run on one host.
 
-    A variant that failed in some rounds is measured on the others (`n` tells); one that failed in all has the reason.
-    Energy is left out where it was not counted.
+    If a variant failed in some rounds, the others count, and `n` is smaller; if it failed in all, its measurements have
+    the reason. Energy is left out where it was not counted.
     """
     variants = dict.fromkeys(row.variant for row in rounds)
-    return [each for variant in variants for each in _speeds(rounds, variant, baseline)]
+    return [each for variant in variants for each in _variant_speeds(rounds, variant, baseline)]
 
 
 def limit_measurements(
     rounds: Sequence[RoundRow], variant: str, work: ModelWork, peaks: Peaks, beams: int
 ) -> list[Measurement]:
-    """What share of the host's limits a variant reached, %, by the formulas of `tasks.measurement.roofline`.
+    """Shares of the host's peaks that a variant reached, in percent, by the formulas of `tasks.measurement.roofline`.
 
-    Of its matrix multiplications' peak while it read prompts, and of its memory's bandwidth while it decoded. Nothing
-    is clipped: what stays in a cache is read faster than memory, and accepted drafts share a pass over it.
+    These are the share of the peak of matrix multiplication in the prefill, and of the memory bandwidth in decoding. A
+    share can exceed 100 %: caches are faster than memory, and accepted drafts share one pass over the weights.
     """
     ours = [row for row in rounds if row.variant == variant and row.samples_per_s is not None]
     shares = {
@@ -174,7 +183,7 @@ def limit_measurements(
         "decode_limit_share": {row.round: _decode_share(row, work, peaks, beams) for row in ours},
     }
     found = {name: [value for value in values.values() if value is not None] for name, values in shares.items()}
-    return [_present(variant, name, median_interval(values)) for name, values in found.items() if values]
+    return [_measurement(variant, name, median_interval(values)) for name, values in found.items() if values]
 
 
 def _prefill_share(row: RoundRow, work: ModelWork, peaks: Peaks) -> float | None:
@@ -192,21 +201,25 @@ def _decode_share(row: RoundRow, work: ModelWork, peaks: Peaks, beams: int) -> f
 
 
 def quality_measurements(scores: Mapping[str, Score | str], baseline: str) -> list[Measurement]:
-    """EM, ES and their paired drop from the baseline (baseline minus variant, points), for every variant.
+    """EM, ES and their paired drop from the baseline (baseline minus variant, points) of every variant.
 
-    `scores` holds each variant's score, or the reason why it has none. Raises ValueError if two variants were scored
-    on different numbers of samples.
+    Args:
+        scores: The score of each variant, or the reason why it has none.
+        baseline: Name of the baseline.
+
+    Raises:
+        ValueError: a variant and the baseline were scored on different numbers of samples.
     """
     reference = scores.get(baseline, "it was not measured")
-    return [each for variant, score in scores.items() for each in _quality(variant, score, reference)]
+    return [each for variant, score in scores.items() for each in _variant_quality(variant, score, reference)]
 
 
 def size_measurements(variant: str, size: DiskSize, parameters: Parameters | None) -> list[Measurement]:
-    """Disk size and parameter counts, which are exact and have no interval; no counts where `parameters` is null."""
+    """Disk size and, unless `parameters` is None, parameter counts; they are exact and have no interval."""
     values = {"disk_mb": size.raw_mb, "disk_gzip_mb": size.gzip_mb}
     if parameters:
         values |= {"params_m": parameters.total / 1e6, "params_nonzero_m": parameters.nonzero / 1e6}
-    return [_present(variant, metric, Interval(value, None, None, 1)) for metric, value in values.items()]
+    return [_measurement(variant, metric, Interval(value, None, None, 1)) for metric, value in values.items()]
 
 
 def measurement_rows(
@@ -218,7 +231,7 @@ def measurement_rows(
     host: str,
     time: datetime,
 ) -> list[MeasurementRow]:
-    """Rows of `measurements`; `subjects` by variant.
+    """Rows of `measurements`; `subjects` is by variant.
 
     Raises:
         KeyError: a variant or a metric is not known.
@@ -238,12 +251,12 @@ def measurement_rows(
     ]
 
 
-def _speeds(rounds: Sequence[RoundRow], variant: str, baseline: str) -> list[Measurement]:
+def _variant_speeds(rounds: Sequence[RoundRow], variant: str, baseline: str) -> list[Measurement]:
     by_metric = {metric: _by_round(rounds, variant, metric) for metric in _OF_ROUNDS}
     if not by_metric["samples_per_s"]:
-        return [absent(variant, metric, _failure(rounds, variant)) for metric in (*_TIMED, "speed_ratio")]
+        return [missing_measurement(variant, metric, _failure(rounds, variant)) for metric in (*_TIMED, "speed_ratio")]
     measured = [
-        _present(variant, metric, median_interval(list(values.values())))
+        _measurement(variant, metric, median_interval(list(values.values())))
         for metric, values in by_metric.items()
         if values
     ]
@@ -253,20 +266,20 @@ def _speeds(rounds: Sequence[RoundRow], variant: str, baseline: str) -> list[Mea
 def _speed_ratio(ours: Mapping[int, float], rounds: Sequence[RoundRow], variant: str, baseline: str) -> Measurement:
     theirs = _by_round(rounds, baseline, "samples_per_s")
     if not ours.keys() & theirs.keys():
-        return absent(variant, "speed_ratio", f"no round has both it and the baseline ({baseline})")
-    return _present(variant, "speed_ratio", paired_ratio(ours, theirs))
+        return missing_measurement(variant, "speed_ratio", f"no round has both it and the baseline ({baseline})")
+    return _measurement(variant, "speed_ratio", paired_ratio(ours, theirs))
 
 
-def _quality(variant: str, score: Score | str, reference: Score | str) -> list[Measurement]:
+def _variant_quality(variant: str, score: Score | str, reference: Score | str) -> list[Measurement]:
     if isinstance(score, str):
-        return [absent(variant, metric, score) for metric in (*_SCORED, *_PAIRED)]
+        return [missing_measurement(variant, metric, score) for metric in (*_SCORED, *_PAIRED)]
     own = [mean_interval(score.similarities), proportion_interval(score.exact).scaled(100)]
-    measured = [_present(variant, metric, interval) for metric, interval in zip(_SCORED, own, strict=True)]
+    measured = [_measurement(variant, metric, interval) for metric, interval in zip(_SCORED, own, strict=True)]
     if isinstance(reference, str):
         reason = f"the baseline has no score: {reference}"
-        return [*measured, *(absent(variant, metric, reason) for metric in _PAIRED)]
+        return [*measured, *(missing_measurement(variant, metric, reason) for metric in _PAIRED)]
     paired = _paired(reference, score)
-    return [*measured, *(_present(variant, metric, value) for metric, value in zip(_PAIRED, paired, strict=True))]
+    return [*measured, *(_measurement(variant, metric, value) for metric, value in zip(_PAIRED, paired, strict=True))]
 
 
 def _paired(reference: Score, score: Score) -> list[Interval]:
@@ -277,17 +290,17 @@ def _paired(reference: Score, score: Score) -> list[Interval]:
     ]
 
 
-def _present(variant: str, metric: str, interval: Interval) -> Measurement:
+def _measurement(variant: str, metric: str, interval: Interval) -> Measurement:
     return Measurement(variant, metric, interval.value, interval.lo, interval.hi, interval.n, None)
 
 
-def absent(variant: str, metric: str, reason: str) -> Measurement:
-    """A metric that could not be measured, and why."""
+def missing_measurement(variant: str, metric: str, reason: str) -> Measurement:
+    """A metric that could not be measured, with the reason."""
     return Measurement(variant, metric, None, None, None, 0, reason)
 
 
 def _by_round(rounds: Iterable[RoundRow], variant: str, metric: str) -> dict[int, float]:
-    """The variant's value in each round that has one: the mean over its passes."""
+    """The variant's value in each round, as the mean over its turns; rounds without a value are left out."""
     values = defaultdict(list)
     for row in rounds:
         value: float | None = getattr(row, metric)
@@ -297,7 +310,7 @@ def _by_round(rounds: Iterable[RoundRow], variant: str, metric: str) -> dict[int
 
 
 def _failure(rounds: Sequence[RoundRow], variant: str) -> str:
-    """What a variant's first failure says, without its traceback: the first line and the last."""
+    """First and last line of a variant's first error, without the traceback between them."""
     lines = next(str(row.error) for row in rounds if row.variant == variant).splitlines()
     return ": ".join(dict.fromkeys((lines[0], lines[-1])))
 

@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 
 WEIGHTS = "model.safetensors"
 QUANTIZATION = "quantization.json"
+ATTENTION_MASKS = (".attn.bias", ".attn.masked_bias")  # constants that older versions of transformers stored
 _HEADER_LIMIT = 100_000_000  # bytes; the safetensors format's own bound
 
 

@@ -1,7 +1,7 @@
-"""What this host is, and what about it makes measurements slow or unsteady.
+"""Description of this host, and of the conditions that make measurements slow or unsteady.
 
-Linux first; elsewhere what cannot be found out is left empty rather than guessed. Every function that reads the system
-takes the root of its file tree, so that any machine can be described from its files.
+Linux is fully supported; on other systems, what cannot be read is left empty. Functions that read system files take
+the root of the file tree, so that tests can describe any machine.
 """
 
 from __future__ import annotations
@@ -35,10 +35,14 @@ _MB = 1e6
 
 
 class Hardware(NamedTuple):
-    """What decides speed: the same for two equal machines, whatever their name.
+    """The hardware that decides speed, which is the same for two equal machines.
 
-    `cores` and `threads` are the physical cores and hardware threads this process may run on, `memory_mb` what it may
-    use (10^6 bytes), `isa` the instruction-set extensions that matter here.
+    Attributes:
+        cpu: Model name of the processor.
+        cores: Physical cores that this process may run on.
+        threads: Hardware threads that this process may run on.
+        memory_mb: Memory that this process may use, in 10^6 bytes.
+        isa: Instruction-set extensions that matter here.
     """
 
     cpu: str
@@ -49,13 +53,13 @@ class Hardware(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over all of it, the memory to the nearest 10^9 bytes: boots differ in the rest."""
+        """Hash of all fields, 16 hex digits; memory is rounded to 10^9 bytes, as it varies a little between boots."""
         values = {**self._asdict(), "memory_mb": round(self.memory_mb / 1000) * 1000}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class HostDescription(NamedTuple):
-    """This machine as the table `hosts` describes it, but for the run and the time."""
+    """A machine as in the table `hosts`, without the run and the time."""
 
     host: str
     fingerprint: str
@@ -70,7 +74,7 @@ class HostDescription(NamedTuple):
 
 
 def describe_host() -> HostDescription:
-    """What this machine is, with the libraries that matter for speed."""
+    """Describe this machine and the installed libraries that matter for speed."""
     cpus = usable_cpus()
     hardware = Hardware(
         cpu=cpu_model(),
@@ -90,38 +94,38 @@ def describe_host() -> HostDescription:
 
 
 def usable_cpus() -> list[int]:
-    """Numbers of the CPUs this process may run on, sorted; all of them where the system has no affinity (macOS)."""
+    """Numbers of the CPUs that this process may run on, sorted; all CPUs where the system has no affinity (macOS)."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def usable_threads(root: Path = _ROOT) -> int:
-    """How many threads can run at once: the usable CPUs, or fewer if a cgroup quota grants less time; at least 1."""
+    """Number of threads that can run at once: the usable CPUs, or fewer if a cgroup quota allows less; at least 1."""
     quota = cgroup_quota(root)
     cpus = len(usable_cpus())
     return cpus if quota is None else max(1, min(cpus, int(quota)))
 
 
 def cpu_model(root: Path = _ROOT) -> str:
-    """The processor's marketing name, else its architecture."""
+    """The processor's model name, or its architecture if there is none."""
     names = {name for key, name in _cpuinfo(root) if key == "model name"}
     return min(names) if names else platform.processor() or platform.machine()
 
 
 def isa_flags(root: Path = _ROOT) -> list[str]:
-    """The instruction sets that decide which precision is fast, as Linux names them; empty where it is not Linux."""
+    """The instruction sets that decide which precision is fast, by their Linux names; empty on other systems."""
     present = {flag for key, flags in _cpuinfo(root) if key in {"flags", "Features"} for flag in flags.split()}
     return [flag for flag in (*_X86_FLAGS, *_ARM_FLAGS) if flag in present]
 
 
 def has_bf16(isa: Iterable[str]) -> bool:
-    """Whether these instruction sets multiply bf16 numbers; without them bf16 is emulated in fp32."""
+    """Whether these instruction sets can multiply bf16 numbers; otherwise bf16 is emulated in fp32."""
     return bool(_BF16_FLAGS & set(isa))
 
 
 def last_level_cache_bytes(root: Path = _ROOT) -> int:
-    """Bytes of the largest caches of the CPUs this process may use, shared ones counted once; 0: unknown."""
+    """Total bytes of the last-level caches of the usable CPUs, with shared caches counted once; 0 if unknown."""
     directories = [root / f"sys/devices/system/cpu/cpu{cpu}/cache" for cpu in usable_cpus()]
     caches = [cache for directory in directories for cache in directory.glob("index*")]
     found = {(_text(cache / "level"), _text(cache / "shared_cpu_list")): _cache_bytes(cache) for cache in caches}
@@ -130,7 +134,7 @@ def last_level_cache_bytes(root: Path = _ROOT) -> int:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of the installed libraries that influence results, found without importing them."""
+    """Versions of the installed libraries that influence results, read without importing them."""
     installed = {}
     for name in _LIBRARIES:
         try:
@@ -141,9 +145,9 @@ def library_versions() -> dict[str, str]:
 
 
 def cgroup_quota(root: Path = _ROOT) -> float | None:
-    """CPUs' worth of time the control groups (v1 or v2) grant this process; None: no limit.
+    """CPU time that the control groups (v1 or v2) allow this process, in CPUs; None if there is no limit.
 
-    The tightest limit from the process's group up to the root counts. Source: docs.kernel.org, admin-guide/cgroup-v2
+    The lowest limit from the process's group up to the root counts. Source: docs.kernel.org, admin-guide/cgroup-v2
     (cpu.max) and scheduler/sched-bwc (cpu.cfs_quota_us).
     """
     quotas = [_quota(directory) for directory in _cgroup_directories(root, "cpu")]
@@ -152,7 +156,16 @@ def cgroup_quota(root: Path = _ROOT) -> float | None:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What may slow or disturb a measurement: `quota` in CPUs (null: none), `load` runnable threads over one minute."""
+    """What may slow or disturb a measurement.
+
+    Attributes:
+        cpus: Number of usable CPUs.
+        quota: cgroup limit in CPUs; None if there is no limit.
+        isa: Instruction-set extensions that matter here.
+        load: Mean number of runnable threads over the last minute.
+        governor: CPU frequency governor; None if unknown.
+        swap_used_mb: Swap in use, in 10^6 bytes.
+    """
 
     cpus: int
     quota: float | None
@@ -176,28 +189,28 @@ class Conditions:
 
 
 def warnings(conditions: Conditions) -> list[str]:
-    """What will be slow or noisy here and why, one sentence each; empty if nothing is."""
+    """What will be slow or noisy under these conditions and why, one sentence each."""
     checks = (_instruction_warnings, _processor_warnings, _disturbance_warnings)
     return [warning for check in checks for warning in check(conditions)]
 
 
 def _instruction_warnings(now: Conditions) -> Iterable[str]:
     if not now.isa:
-        yield "The processor's instruction sets are unknown: whether int8 and bf16 are fast here cannot be told."
+        yield "The processor's instruction sets are unknown: int8 and bf16 may be fast or slow here."
         return
     if not _INT8_FLAGS & set(now.isa):
-        yield "No int8 dot product (VNNI, AMX or its Arm kin): int8 saves disk here, but gains little speed or none."
+        yield "No int8 dot product (VNNI, AMX or Arm's equivalents): here int8 saves disk, but hardly any time."
     if not has_bf16(now.isa):
-        yield "No bf16 arithmetic: bf16 is emulated here, and slower than fp32."
+        yield "No bf16 arithmetic: bf16 is emulated here and slower than fp32."
 
 
 def _processor_warnings(now: Conditions) -> Iterable[str]:
     if now.cpus == 1:
-        yield "One CPU only: the system's own work interrupts every measurement."
+        yield "There is only one CPU: the system's own work interrupts every measurement."
     if now.quota is not None and now.quota < now.cpus:
-        yield f"A cgroup grants {now.quota:g} of {now.cpus} CPUs: with more threads than that, timings are throttled."
+        yield f"A cgroup allows {now.quota:g} of {now.cpus} CPUs: with more threads than that, timings are throttled."
     if now.governor == "powersave":
-        yield "The CPU frequency governor is powersave: the clock, and with it every timing, may vary."
+        yield "The CPU frequency governor is powersave: the clock rate and all timings may vary."
 
 
 def _disturbance_warnings(now: Conditions) -> Iterable[str]:
@@ -239,7 +252,7 @@ def _quota(directory: Path) -> float | None:
 
 
 def _cgroup_directories(root: Path, controller: str) -> list[Path]:
-    """The process's own group of that controller and all its parents, in both hierarchies, where they are visible."""
+    """The process's group of that controller and all its visible parents, in both hierarchies (v1 and v2)."""
     mount = root / "sys/fs/cgroup"
     directories = []
     for line in (_text(root / "proc/self/cgroup") or "").splitlines():

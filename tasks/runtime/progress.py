@@ -1,4 +1,4 @@
-"""Progress of long work, for a person at a terminal; a log file gets none of it."""
+"""Progress of long work: a bar on a terminal (log files get none), and calls of listeners."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _listeners: list[Listener] = []
 
 
 @contextmanager
-def heard_by(listener: Listener) -> Iterator[None]:
-    """Meanwhile the listener is told what every long piece of work is doing, and which share of it is done, 0 to 1."""
+def progress_listener(listener: Listener) -> Iterator[None]:
+    """Call `listener` with the description and the finished share (0 to 1) of all long work, while this is open."""
     _listeners.append(listener)
     try:
         yield
@@ -34,14 +34,14 @@ def heard_by(listener: Listener) -> Iterator[None]:
         _listeners.remove(listener)
 
 
-def report(doing: str, share: float) -> None:
-    """Tell the listeners."""
+def report(description: str, share: float) -> None:
+    """Tell all listeners which share of some work is finished, 0 to 1."""
     for listener in _listeners:
-        listener(doing, share)
+        listener(description, share)
 
 
 class _Bar(Progress):
-    """A bar whose every step is reported."""
+    """A progress bar that also reports each change to the listeners."""
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
         super().update(task_id, **changes)
@@ -58,14 +58,14 @@ class _Bar(Progress):
 
 
 def progress_bar(*more: TextColumn) -> Progress:
-    """A transient bar on standard error that shows nothing where that is no terminal."""
+    """A progress bar on standard error that disappears at its end; nothing is printed where that is not a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
     disable = not sys.stderr.isatty()
     return _Bar(*columns, TimeRemainingColumn(), *more, console=console, transient=True, disable=disable)
 
 
-def tracked(items: Iterable[T], description: str, total: int) -> Iterator[T]:
-    """The items, with a bar that counts them."""
+def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+    """Yield the items while a progress bar counts them."""
     with progress_bar() as bar:
         yield from bar.track(items, total, description=description)

@@ -230,7 +230,7 @@ def wait_for_a_loaded_child(pid):
 def test_a_probe_whose_parent_is_gone_does_not_begin(request_for):
     done = run_by_hand(request_for().model_dump_json(), "1")
     assert done.returncode == 1
-    assert "the parent died before the work began" in done.stderr
+    assert "the parent process ended before the work began" in done.stderr
 
 
 def run_by_hand(stdin: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -49,7 +49,7 @@ def test_zeros_in_place_shrink_the_archive_only(checkpoint):
 
 
 def test_an_empty_directory_has_no_size(tmp_path):
-    with pytest.raises(ValueError, match="holds no file"):
+    with pytest.raises(ValueError, match="has no files"):
         disk_size(tmp_path)
 
 
