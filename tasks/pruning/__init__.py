@@ -1,1 +1,1 @@
-"""Fewer numbers: group lasso as published, structures and vocabulary taken out, and what each costs on this host."""
+"""Pruning: group lasso as published, removal of structures and vocabulary, and latency tables."""

@@ -1,8 +1,8 @@
-"""Blocks of weights: their view, their norms, and which of them a sparsity takes. Plain tensor functions.
+"""Blocks of weight matrices: their norms, their sizes, and masks of the blocks to prune.
 
-A matrix is seen as [outputs, inputs]. `nn.Linear` and embeddings store it so ("out-in"); GPT-2's Conv1D stores the
-transpose ("in-out"). A dimension that the block does not divide ends in a row of smaller blocks; blocks of different
-size are compared by the root mean square of their weights, which is their norm over the root of their size.
+A matrix is [outputs, inputs]. `nn.Linear` and embeddings store it so ("out-in"); GPT-2's Conv1D stores the transpose
+("in-out"). Where the block size does not divide a dimension, the last blocks are smaller. Blocks of different size are
+compared by the root mean square of their weights, which is the norm divided by the square root of the size.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _Indices = NDArray[np.intp]
 
 
 def matrices(model: nn.Module) -> list[tuple[str, nn.Parameter, Layout]]:
-    """Every weight matrix of a model once (tied ones under their first name), embeddings included."""
+    """Name, weight and layout of every matrix of a model, embeddings included; tied ones once, by their first name."""
     found: dict[nn.Parameter, tuple[str, Layout]] = {}
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
@@ -31,7 +31,7 @@ def matrices(model: nn.Module) -> list[tuple[str, nn.Parameter, Layout]]:
     return [(name, weight, layout) for weight, (name, layout) in found.items()]
 
 
-def as_blocks(matrix: Tensor, block: Block, layout: Layout) -> Tensor:
+def to_blocks(matrix: Tensor, block: Block, layout: Layout) -> Tensor:
     """The matrix as [block rows, outputs of a block, block columns, inputs of a block], padded with zeros."""
     oriented = _oriented(matrix, layout)
     missing = [-size % edge for size, edge in zip(oriented.shape, block, strict=True)]
@@ -43,7 +43,7 @@ def as_blocks(matrix: Tensor, block: Block, layout: Layout) -> Tensor:
 def block_norms(matrix: Tensor, block: Block, layout: Layout) -> Tensor:
     """The 2-norm of each block's weights, [block rows, block columns]."""
     # vector_norm over such strided dimensions takes seven times as long.
-    return as_blocks(matrix, block, layout).square().sum((1, 3)).sqrt()
+    return to_blocks(matrix, block, layout).square().sum((1, 3)).sqrt()
 
 
 def block_sizes(matrix: Tensor, block: Block, layout: Layout) -> Tensor:
@@ -55,17 +55,18 @@ def block_sizes(matrix: Tensor, block: Block, layout: Layout) -> Tensor:
 def prune_mask(norms: Tensor, sizes: Tensor, sparsity: float) -> Tensor:
     """True for the blocks to keep, [block rows, block columns].
 
-    Those of the smallest norm / sqrt(size) go, as many as bring the share of weights gone closest to `sparsity`.
+    The blocks with the smallest norm / sqrt(size) are pruned, as many as bring the share of pruned weights closest to
+    `sparsity`.
     """
     weights, scores = sizes.flatten().numpy(), (norms / sizes.sqrt()).flatten().numpy()
     goal = sparsity * int(weights.sum())
     sure, unsure = _lowest(scores, weights, goal)
-    before = weights[sure].sum() + weights[unsure].cumsum() - weights[unsure] / 2
-    kept = np.ones(len(scores), np.bool_)
-    kept[sure] = False
-    # A block goes if its middle lies below the goal: the nearest count, not the next below.
-    kept[unsure[before < goal]] = False
-    return torch.from_numpy(kept).view(norms.shape)
+    middles = weights[sure].sum() + weights[unsure].cumsum() - weights[unsure] / 2
+    mask = np.ones(len(scores), np.bool_)
+    mask[sure] = False
+    # A block is pruned if the count of weights up to its middle is below the goal: this rounds to the nearest count.
+    mask[unsure[middles < goal]] = False
+    return torch.from_numpy(mask).view(norms.shape)
 
 
 def scale_blocks(matrix: Tensor, factors: Tensor, block: Block, layout: Layout) -> None:
@@ -73,7 +74,7 @@ def scale_blocks(matrix: Tensor, factors: Tensor, block: Block, layout: Layout) 
     oriented = _oriented(matrix, layout)
     spread = factors.repeat_interleave(block[0], 0)[: oriented.shape[0]]
     oriented.mul_(spread.repeat_interleave(block[1], 1)[:, : oriented.shape[1]])
-    # Negative weights times zero are -0.0, whose sign bits would not compress: the archive is a tenth larger.
+    # Negative weights times zero are -0.0, whose sign bits do not compress: the artifact would be a tenth larger.
     oriented.add_(0.0)
 
 
@@ -86,10 +87,10 @@ def _edges(size: int, edge: int) -> Tensor:
 
 
 def _lowest(scores: NDArray[np.float32], weights: NDArray[np.int64], goal: float) -> tuple[_Indices, _Indices]:
-    """Blocks that certainly are among the lowest `goal` weights, and those next to them in ascending order.
+    """Indices of blocks that surely belong to the lowest `goal` weights, and of those that may, in ascending order.
 
-    A partition, because sorting millions of blocks after every step would cost as much as the step. How many blocks
-    make up `goal` is uncertain only by the number of smaller blocks among them.
+    This partitions, because sorting millions of blocks would take as long as a training step. The number of blocks that
+    make up `goal` weights is uncertain only by the number of smaller blocks.
     """
     full = weights.max()
     fewest = min(int(goal / full), len(scores) - 1)

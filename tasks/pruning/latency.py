@@ -1,10 +1,10 @@
-"""How long each structure of a GPT-2 takes on this host and engine: what turns "four times as fast" into sizes.
+"""Latency tables: the seconds of each structure of a GPT-2 on this host and engine.
 
     python -m slimline.tasks.pruning.latency MODEL_DIR [--timed-on ENGINE] [--remeasure]
 
 As in ZipLM (arXiv:2302.04089) a model's time is the sum of its structures' times: of the embedding with the head, of
-each layer's attention, and of each layer's feed-forward part. Here they are told apart by timing whole models on the
-real engine and solving for the parts. Measured once for a host, an engine and a model's shape, and kept as JSON.
+each layer's attention, and of each layer's feed-forward part. Whole models are timed on the real engine, and a least
+squares fit gives the parts. A table is measured once for a host, an engine and a model's shape, and stored as JSON.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _MODULES: dict[TimedOn, tuple[str, ...]] = {
         "slimline.tasks.export.onnx_export",
     ),
 }
-# The exported graph runs its last layer's feed-forward part on the prompt's last token only.
+# In the exported graph, the last layer's feed-forward part runs on the prompt's last token only.
 _SHORT_LAYERS: dict[TimedOn, int] = {"torch": 0, "onnxruntime": 1, "onnxruntime-int8": 1}
-_HEAD_COUNTS = 5  # at most, from one to all; a time between two of them is interpolated
-_DEPTH = 6  # of the deep models, at most
-_VOCABULARY = 8192  # a larger one is timed with one layer only: so many embeddings would fill the memory
+_HEAD_COUNTS = 5  # at most, from one to all; times between two of them are interpolated
+_DEPTH = 6  # layers of the deep models, at most
+_VOCABULARY = 8192  # at most, for all but one model: so many embeddings would fill the memory
 _INNER_MULTIPLE = 32
 
 Floats = NDArray[np.float64]
@@ -52,7 +52,7 @@ class _Data(BaseModel):
 
 
 class Setting(_Data):
-    """What a table holds for: with anything of it changed, it is measured again."""
+    """What a table depends on; if anything of it changes, the table is measured again."""
 
     host: str = Field(description="Fingerprint of the hardware.")
     cpu: str
@@ -64,17 +64,21 @@ class Setting(_Data):
 
 
 class Seconds(_Data):
-    """`prefill_s`: for a prompt of the table's length; `decode_s`: for one further token."""
+    """Seconds of a structure: `prefill_s` for a prompt of the table's length, `decode_s` for one further token."""
 
     prefill_s: NonNegativeFloat
     decode_s: NonNegativeFloat
 
 
 class Structures(_Data):
-    """The parts of models with one number of heads, and so one width.
+    """Seconds of the parts of models with the same number of heads, and so the same width.
 
-    `base`: embedding, head, and whatever a pass takes besides its layers. `attention`: one layer less its neurons.
-    `feed_forward`: one layer's neurons, for each number of them in the table's `inner`.
+    Attributes:
+        heads: Number of heads.
+        width: Channels of the residual stream.
+        base: Embedding, head, and everything else outside the layers.
+        attention: One layer without its feed-forward neurons.
+        feed_forward: One layer's feed-forward neurons, for each number of them in the table's `inner`.
     """
 
     heads: PositiveInt
@@ -85,10 +89,15 @@ class Structures(_Data):
 
 
 class LatencyTable(_Data):
-    """Seconds by structure, fewest heads first.
+    """Seconds by structure.
 
-    `spread`: how unsteady the timings were, as the width of their middle half relative to their median. A few per
-    cent are usual; with tens of per cent other work was running, and the table should be measured again.
+    Attributes:
+        setting: What the table depends on.
+        prompt_tokens: Tokens of the timed prompts.
+        inner: Numbers of feed-forward neurons that were timed.
+        structures: The parts for each number of heads, ascending.
+        spread: Interquartile range of the timings, relative to their median. A few per cent are usual; with tens of per
+            cent other work was running, and the table should be measured again.
     """
 
     setting: Setting
@@ -105,13 +114,13 @@ class LatencyTable(_Data):
         return self
 
     def seconds(self, shape: Shape, prompt_tokens: int, new_tokens: int) -> float:
-        """One completion, batch 1: the prefill chooses the first new token, a decoding step each further one.
+        """Seconds of one completion, batch 1: a prefill for the first new token, a decoding step for each further one.
 
-        Heads and neurons between the measured numbers are interpolated linearly; what the layers take of the prefill
+        Times between measured numbers of heads and neurons are interpolated linearly; the layers' share of the prefill
         grows in proportion to the prompt.
 
         Raises:
-            ValueError: the shape is not the measured model's, nor a smaller one of it.
+            ValueError: the shape is neither the measured model's nor a smaller one of it.
         """
         self._check(shape)
         heads = [parts.heads for parts in self.structures]
@@ -139,21 +148,20 @@ class LatencyTable(_Data):
             )
 
 
-def fits(
-    table: LatencyTable, shape: Shape, original: Shape, speedup: float, prompt_tokens: int, new_tokens: int
-) -> bool:
-    """Whether a completion of that length by `shape` takes at most 1 / `speedup` of the original's time."""
-    limit_s = table.seconds(original, prompt_tokens, new_tokens) / speedup
-    return table.seconds(shape, prompt_tokens, new_tokens) <= limit_s
-
-
 def latency_table(
     original: Shape, timed_on: TimedOn, threads: int, directory: Path, remeasure: bool = False
 ) -> LatencyTable:
-    """The table of this host for `original` and all smaller shapes of it, with `threads` intra-op threads.
+    """This host's table for `original` and all smaller shapes of it.
 
-    Read from `directory` if it was measured before with the same hardware, libraries and code; a damaged file, or
-    one that holds for something else, is measured again.
+    It is read from `directory` if it was measured before with the same hardware, libraries and code. A table that is
+    damaged or has another setting is measured again.
+
+    Args:
+        original: The shape of the model to prune.
+        timed_on: The engine.
+        threads: Intra-op threads.
+        directory: Where tables are stored.
+        remeasure: Measure even if there is a table.
 
     Raises:
         RuntimeError: no model of that shape runs on the engine.
@@ -191,7 +199,7 @@ def _read(path: Path, setting: Setting) -> LatencyTable | None:
 
 def _measure(setting: Setting) -> LatencyTable:
     prompt_tokens = max(1, setting.original.positions // 2)
-    shapes = timed_shapes(setting.original)
+    shapes = shapes_to_time(setting.original)
     request = TimingRequest(
         timed_on=setting.timed_on,
         threads=setting.threads,
@@ -204,11 +212,11 @@ def _measure(setting: Setting) -> LatencyTable:
     return fit_table(setting, prompt_tokens, shapes, seconds)
 
 
-# ------------------------------------------------------------------------------------- from whole models to their parts
+# -------------------------------------------------------------------------------------------------------- least squares
 
 
-def timed_shapes(original: Shape) -> list[Shape]:
-    """The models that are timed: for some numbers of heads, one shallow and deep ones with few to all neurons."""
+def shapes_to_time(original: Shape) -> list[Shape]:
+    """The models to time: for some numbers of heads, models with one layer, and deep ones with few to all neurons."""
     head_width = original.width // original.heads
     head_counts = np.unique(np.linspace(1, original.heads, _HEAD_COUNTS).round().astype(int)).tolist()
     few, *more = _inner_sizes(original)
@@ -229,10 +237,16 @@ def _inner_sizes(original: Shape) -> list[int]:
 
 
 def fit_table(setting: Setting, prompt_tokens: int, shapes: Sequence[Shape], seconds: Floats) -> LatencyTable:
-    """The parts whose sums come closest to the timings of whole models: [shapes, rounds, 2], prefill and one decode.
+    """Fit the parts of a table to timings of whole models: non-negative least squares of the relative errors.
 
-    "Closest" is relative to each model's median, and no part is negative. What a layer would take with no neurons
-    counts as attention; from there its time grows in proportion to them up to the second of the timed numbers.
+    The time of a layer without neurons counts as attention. Up to the second of the timed numbers of neurons, the time
+    of the feed-forward part is proportional to their number.
+
+    Args:
+        setting: What the table depends on.
+        prompt_tokens: Tokens of the timed prompts.
+        shapes: The timed models.
+        seconds: [shapes, rounds, 2]: of the prefill, and of one decoding step.
     """
     _, *more = sizes = _inner_sizes(setting.original)
     inner = more or sizes
@@ -251,7 +265,7 @@ def fit_table(setting: Setting, prompt_tokens: int, shapes: Sequence[Shape], sec
 
 
 def _parts(shapes: Sequence[Shape], seconds: Floats, setting: Setting, inner: Sequence[int]) -> Structures:
-    """The parts of models [shapes, 2] that have the same heads; neurons are solved for as a sum of increments."""
+    """The parts of models with the same heads, from seconds [shapes, 2]; neurons are fitted as a sum of increments."""
     short = _SHORT_LAYERS[setting.timed_on]
     layers = np.array([[shape.layers] for shape in shapes])
     whole = np.array([[shape.vocabulary == setting.original.vocabulary] for shape in shapes])
@@ -269,7 +283,7 @@ def _parts(shapes: Sequence[Shape], seconds: Floats, setting: Setting, inner: Se
 
 
 def _solve(counts: Floats, seconds: Floats, known: Floats | float = 0.0) -> Floats:
-    """The non-negative parts with counts @ parts + known ~ seconds, by least squares of the relative errors."""
+    """Non-negative parts with counts @ parts + known ~ seconds, by least squares of the relative errors."""
     from scipy.optimize import nnls
 
     parts: Floats = nnls(counts / seconds[:, None], (seconds - known) / seconds)[0]
@@ -281,11 +295,11 @@ def _spread(seconds: Floats) -> float:
     return float(np.median((high - low) / middle))
 
 
-# ---------------------------------------------------------------------------------------------------------------- shown
+# -------------------------------------------------------------------------------------------------------------- command
 
 
-def lines(table: LatencyTable) -> Iterator[str]:
-    """The table as text: a line of what was measured where, and a line for each structure and size."""
+def table_lines(table: LatencyTable) -> Iterator[str]:
+    """The table as text: a line with its setting, a header, and a line for each structure and size."""
     setting = table.setting
     yield f"{setting.timed_on}, {setting.threads} threads of {setting.cpu}, spread {100 * table.spread:.1f} %"
     yield f"{'structure':<20}{'size':>24}{f'prefill of {table.prompt_tokens}, ms':>24}{'decode of one, ms':>20}"
@@ -301,25 +315,25 @@ def _line(structure: str, size: str, seconds: Seconds) -> str:
 
 
 def main() -> None:
-    """Print the table of a model's structures, measuring it first where that has not been done."""
+    """Print the latency table of a model, measuring it first if necessary."""
     parser = argparse.ArgumentParser(
         prog="python -m slimline.tasks.pruning.latency",
-        description="Print how long each structure of a GPT-2, and of all smaller ones, takes on this host. Measured "
-        "once (about a minute for a small model) and kept below .slimline/latency, or SLIMLINE_HOME/latency.",
+        description="Print how long each structure of a GPT-2, and of all smaller ones, takes on this host. A table is "
+        "measured once (about a minute for a small model) and stored in .slimline/latency or SLIMLINE_HOME/latency.",
         epilog="example: python -m slimline.tasks.pruning.latency /path/to/a/gpt2/checkpoint --timed-on onnxruntime",
     )
     parser.add_argument("model_dir", type=Path, help="a GPT-2 checkpoint; only its config.json is read")
     parser.add_argument(
         "--timed-on", choices=get_args(TimedOn), default="onnxruntime-int8", help="default: %(default)s"
     )
-    parser.add_argument("--remeasure", action="store_true", help="measure again, whatever is kept")
+    parser.add_argument("--remeasure", action="store_true", help="measure again, even if a table is stored")
     given = parser.parse_args()
     try:
         original = shape_of(read_gpt2_config(given.model_dir))
         table = latency_table(original, given.timed_on, usable_threads(), home() / "latency", given.remeasure)
     except (CheckpointError, RuntimeError) as error:
         parser.exit(2, f"error: {error}\n")
-    print("\n".join(lines(table)))
+    print("\n".join(table_lines(table)))
 
 
 if __name__ == "__main__":

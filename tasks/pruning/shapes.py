@@ -1,7 +1,7 @@
-"""The shapes of stock GPT-2s: how many parameters they have, and which smaller ones a model can be cut down to.
+"""Shapes of stock GPT-2s: their number of parameters, and the smaller shapes that a model can be pruned to.
 
-Layers, heads and neurons are taken out whole. A stock GPT-2 has as many channels as all its heads together, so a head
-goes with its share of the channels, and every layer keeps the same number of heads and neurons.
+Layers, heads and neurons are removed as a whole. In a stock GPT-2 the heads together have as many channels as the
+residual stream, so channels are removed together with heads; every layer has the same number of heads and neurons.
 """
 
 from __future__ import annotations
@@ -11,22 +11,21 @@ from typing import Any, NamedTuple
 
 
 class Shape(NamedTuple):
-    """The sizes of a stock GPT-2; `heads` divides `width`."""
+    """The sizes of a stock GPT-2; `heads` divides `width`, `inner` is the neurons of one layer's feed-forward part."""
 
     layers: int
     heads: int
     width: int
     inner: int
-    """Neurons of one layer's feed-forward part."""
     vocabulary: int
     positions: int
 
 
 def shape_of(config: Mapping[str, Any]) -> Shape:
-    """The shape a GPT-2 `config.json` describes, be it the raw object or what `read_gpt2_config` made of it.
+    """The shape in a GPT-2's `config.json`, which may be the raw object or the result of `read_gpt2_config`.
 
     Raises:
-        ValueError: `n_embd` is no multiple of `n_head`.
+        ValueError: `n_embd` is not a multiple of `n_head`.
     """
     heads, width = config["n_head"], config["n_embd"]
     if width % heads:
@@ -36,7 +35,7 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
 
 
 def parameters(shape: Shape, tied: bool = True) -> int:
-    """How many numbers the model has; `tied`: the head is the token embedding, which counts once."""
+    """Number of parameters; if `tied`, the head is the token embedding and not counted again."""
     layers, _, width, inner, vocabulary, positions = shape
     norm = 2 * width
     attention = 4 * width**2 + 4 * width
@@ -45,10 +44,10 @@ def parameters(shape: Shape, tied: bool = True) -> int:
     return embeddings + layers * (attention + feed_forward + 2 * norm) + norm
 
 
-def candidates(original: Shape, inner_multiple: int = 32) -> Iterator[Shape]:
-    """Every smaller shape, the large ones first: at least one layer, one head and `inner_multiple` neurons remain.
+def smaller_shapes(original: Shape, inner_multiple: int = 32) -> Iterator[Shape]:
+    """All smaller shapes with at least one layer, one head and `inner_multiple` neurons, large ones first.
 
-    The neurons are a multiple of `inner_multiple`, or as many as in the original.
+    The number of neurons is a multiple of `inner_multiple`, or that of the original.
     """
     head_width = original.width // original.heads
     sizes = [original.inner, *reversed(range(inner_multiple, original.inner, inner_multiple))]
@@ -60,24 +59,17 @@ def candidates(original: Shape, inner_multiple: int = 32) -> Iterator[Shape]:
                     yield shape
 
 
-def within_parameters(original: Shape, limit: float) -> list[Shape]:
-    """For every number of layers and heads the most neurons with which the shape has at most `limit` parameters.
+def largest_shapes(original: Shape, is_small: Callable[[Shape], bool]) -> list[Shape]:
+    """For each number of layers and heads the smaller shape with the most neurons that meets the condition `is_small`.
 
     Feed-forward parts narrower than the model (or than the original's, if that is narrower still) are left out.
-    Sorted by parameters, the largest shape first; empty if nothing is small enough.
+
+    Returns:
+        Shapes by their number of parameters, the largest first; empty if none is small enough.
     """
-    return _most_neurons(original, lambda shape: parameters(shape) <= limit)
-
-
-def within_seconds(original: Shape, limit_s: float, seconds: Callable[[Shape], float]) -> list[Shape]:
-    """As `within_parameters`, with at most `limit_s` seconds for one completion, as `seconds` estimates them."""
-    return _most_neurons(original, lambda shape: seconds(shape) <= limit_s)
-
-
-def _most_neurons(original: Shape, is_small: Callable[[Shape], bool]) -> list[Shape]:
     found: dict[tuple[int, int], Shape] = {}
-    for shape in candidates(original):
-        place = shape.layers, shape.heads
-        if place not in found and shape.inner >= min(shape.width, original.inner) and is_small(shape):
-            found[place] = shape
+    for shape in smaller_shapes(original):
+        layers_and_heads = shape.layers, shape.heads
+        if layers_and_heads not in found and shape.inner >= min(shape.width, original.inner) and is_small(shape):
+            found[layers_and_heads] = shape
     return sorted(found.values(), key=parameters, reverse=True)

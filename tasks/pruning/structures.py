@@ -1,9 +1,9 @@
-"""The structures of a GPT-2 that can be taken out of it: FFN neurons, attention heads, residual channels, layers.
+"""Structures that can be removed from a GPT-2: feed-forward neurons, attention heads, residual channels, layers.
 
-Weights that only make sense together are one group (the dependency groups of Fang et al. 2023, arXiv:2301.12900): a
-channel of the residual stream is a column of the embeddings (and so of the tied head), a row or column of every
-projection, and an entry of every LayerNorm; a head is its columns of queries, keys and values and its rows of the
-output projection; a neuron its column, its bias and its row.
+Weights that must be removed together are one group (the dependency groups of Fang et al. 2023, arXiv:2301.12900). A
+channel of the residual stream has a column of the embeddings (and so of the tied head), a row or column of every
+projection, and an entry of every LayerNorm. A head has columns of queries, keys and values, and rows of the output
+projection. A neuron has a column, a bias and a row.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import GPT2LMHeadModel
 
 
-class Kept(NamedTuple):
-    """What of a model stays: indices, ascending; `heads` and `neurons` one tensor for each layer of `layers`."""
+class Selection(NamedTuple):
+    """Ascending indices of the structures to keep; `heads` and `neurons` have one tensor for each layer of `layers`."""
 
     layers: list[int]
     channels: Tensor
@@ -28,7 +28,7 @@ class Kept(NamedTuple):
 
 
 class Member(NamedTuple):
-    """A tensor with one dimension that runs over the groups of a kind: [groups, width] once viewed so."""
+    """A tensor that, in the shape `view`, has the groups of a kind along the dimension `dim`."""
 
     tensor: Tensor
     view: tuple[int, ...]
@@ -53,7 +53,7 @@ class Member(NamedTuple):
 
 
 def channel_members(model: GPT2LMHeadModel) -> list[Member]:
-    """Everything a residual channel is part of."""
+    """The tensors that have weights of residual channels."""
     body = model.transformer
     across = [body.wte.weight, body.wpe.weight]
     along = [body.ln_f.weight, body.ln_f.bias]
@@ -66,7 +66,7 @@ def channel_members(model: GPT2LMHeadModel) -> list[Member]:
 
 
 def head_members(block: nn.Module, heads: int) -> list[Member]:
-    """Everything a head of one layer is part of."""
+    """The tensors that have weights of the heads of one layer."""
     attention = block.attn
     width = attention.c_proj.weight.shape[0]
     each = width // heads
@@ -78,7 +78,7 @@ def head_members(block: nn.Module, heads: int) -> list[Member]:
 
 
 def neuron_members(block: nn.Module) -> list[Member]:
-    """Everything a feed-forward neuron of one layer is part of."""
+    """The tensors that have weights of the feed-forward neurons of one layer."""
     mlp = block.mlp
     return [_member(mlp.c_fc.weight, 1), _member(mlp.c_fc.bias, 0), _member(mlp.c_proj.weight, 0)]
 
@@ -88,7 +88,7 @@ def _member(tensor: Tensor, dim: int) -> Member:
 
 
 def group_norms(members: Sequence[Member]) -> Tensor:
-    """[groups]: root mean square of each group's weights, that is its norm over the root of its size."""
+    """[groups]: root mean square of each group's weights, which is its norm divided by the square root of its size."""
     size = sum(member.width for member in members)
     return (torch.stack([member.squares() for member in members]).sum(0) / size).sqrt()
 
@@ -99,11 +99,11 @@ def scale_groups(members: Sequence[Member], factors: Tensor) -> None:
         member.scale(factors)
 
 
-# --------------------------------------------------------------------------------------------------------------- dead
+# ------------------------------------------------------------------------------------------- structures without effect
 
 
-def alive(model: GPT2LMHeadModel) -> Kept:
-    """What contributes to the model's output: everything whose removal would change it."""
+def live_selection(model: GPT2LMHeadModel) -> Selection:
+    """The structures that have an effect on the model's output."""
     blocks = list(model.transformer.h)
     heads = [_nonzero(_live_heads(block, model.config.n_head)) for block in blocks]
     neurons = [_nonzero(_live_neurons(block)) for block in blocks]
@@ -112,24 +112,24 @@ def alive(model: GPT2LMHeadModel) -> Kept:
         for number, block in enumerate(blocks)
         if len(heads[number]) or len(neurons[number]) or block.attn.c_proj.bias.any() or block.mlp.c_proj.bias.any()
     ]
-    return Kept(layers, _nonzero(_live_channels(model)), [heads[n] for n in layers], [neurons[n] for n in layers])
+    return Selection(layers, _nonzero(_live_channels(model)), [heads[n] for n in layers], [neurons[n] for n in layers])
 
 
 def _live_heads(block: nn.Module, heads: int) -> Tensor:
-    """A head without values, or whose output nobody takes, adds nothing."""
+    """[heads]: False for a head whose values, or whose rows of the output projection, are zero: it adds nothing."""
     weight, bias, output = head_members(block, heads)
     values = weight.tensor.view(weight.view)[:, 2].abs().amax((0, 2)) + bias.tensor.view(bias.view)[2].abs().amax(1)
     return (values > 0) & (output.squares() > 0)
 
 
 def _live_neurons(block: nn.Module) -> Tensor:
-    """A neuron without input is gelu(0) = 0; one without output adds nothing."""
+    """[neurons]: False for a neuron whose input weights and bias (gelu(0) = 0), or whose output weights, are zero."""
     into, bias, out = neuron_members(block)
     return ((into.squares() + bias.squares()) > 0) & (out.squares() > 0)
 
 
 def _live_channels(model: GPT2LMHeadModel) -> Tensor:
-    """A channel that nothing writes and nothing reads."""
+    """[channels]: False for a channel that is neither written nor read."""
     return group_norms(channel_members(model)) > 0
 
 
@@ -140,47 +140,52 @@ def _nonzero(mask: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------------------------- removal
 
 
-def take(model: GPT2LMHeadModel, kept: Kept) -> GPT2LMHeadModel:
-    """A new stock GPT-2 with the kept structures only; the model itself is left as it is.
+def extract_model(model: GPT2LMHeadModel, selection: Selection) -> GPT2LMHeadModel:
+    """A new stock GPT-2 with the selected structures only; the model itself does not change.
 
-    A LayerNorm divides by the root mean square over *all* channels, the zero ones included. Over fewer channels that
-    root grows by sqrt(all / kept), which the scale and epsilon of the new LayerNorms undo: where what is left of the
-    residual stream has mean zero, as the whole stream's then has, removing channels of zeros changes nothing.
+    A LayerNorm divides by the root mean square over *all* channels, also those of zeros. Over fewer channels this root
+    is larger by sqrt(all / selected), which the scale and epsilon of the new LayerNorms compensate. So removing channels
+    of zeros changes nothing if the mean of the remaining channels is zero.
 
     Raises:
-        ValueError: layers keep different numbers of heads or neurons, or no stock GPT-2 has that many of them.
+        ValueError: layers have different numbers of heads or neurons, or channels and heads do not match.
     """
-    counts = {(len(heads), len(neurons)) for heads, neurons in zip(kept.heads, kept.neurons, strict=True)}
+    counts = {(len(heads), len(neurons)) for heads, neurons in zip(selection.heads, selection.neurons, strict=True)}
     if len(counts) != 1:
-        raise ValueError(f"layers keep different (heads, neurons): {sorted(counts)}; allowed: the same in each")
+        raise ValueError(f"layers have different (heads, neurons): {sorted(counts)}; allowed: the same in each")
     ((heads, neurons),) = counts
     each = model.config.n_embd // model.config.n_head
-    if len(kept.channels) != heads * each:
-        raise ValueError(f"{len(kept.channels)} channels for {heads} heads of {each}; allowed: {heads * each}")
+    if len(selection.channels) != heads * each:
+        raise ValueError(f"{len(selection.channels)} channels for {heads} heads of {each}; allowed: {heads * each}")
     config = copy.deepcopy(model.config)
-    growth = model.config.n_embd / len(kept.channels)
-    config.n_embd, config.n_head, config.n_inner, config.n_layer = len(kept.channels), heads, neurons, len(kept.layers)
+    growth = model.config.n_embd / len(selection.channels)
+    config.n_embd, config.n_head, config.n_inner, config.n_layer = (
+        len(selection.channels),
+        heads,
+        neurons,
+        len(selection.layers),
+    )
     config.layer_norm_epsilon = model.config.layer_norm_epsilon * growth
     small = GPT2LMHeadModel(config)
     small.generation_config = copy.deepcopy(model.generation_config)
-    small.load_state_dict(dict(_taken(model, kept, math.sqrt(growth))), strict=True)
+    small.load_state_dict(dict(_select_tensors(model, selection, math.sqrt(growth))), strict=True)
     return small
 
 
-def _taken(model: GPT2LMHeadModel, kept: Kept, growth: float) -> Iterator[tuple[str, Tensor]]:
+def _select_tensors(model: GPT2LMHeadModel, selection: Selection, growth: float) -> Iterator[tuple[str, Tensor]]:
     state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    channels = kept.channels
+    channels = selection.channels
     for name in ("transformer.wte.weight", "transformer.wpe.weight", "lm_head.weight"):
         yield name, state[name][:, channels].clone()
     yield from _norm(state, "transformer.ln_f", "transformer.ln_f", channels, growth)
     each = model.config.n_embd // model.config.n_head
-    for number, layer in enumerate(kept.layers):
+    for number, layer in enumerate(selection.layers):
         old, new = f"transformer.h.{layer}", f"transformer.h.{number}"
         for norm in ("ln_1", "ln_2"):
             yield from _norm(state, f"{old}.{norm}", f"{new}.{norm}", channels, growth)
-        outputs = (kept.heads[number][:, None] * each + torch.arange(each)).flatten()
+        outputs = (selection.heads[number][:, None] * each + torch.arange(each)).flatten()
         inputs = torch.cat([outputs + part * model.config.n_embd for part in range(3)])
-        neurons = kept.neurons[number]
+        neurons = selection.neurons[number]
         for name, rows, columns in (
             ("attn.c_attn", channels, inputs),
             ("attn.c_proj", outputs, channels),

@@ -1,9 +1,9 @@
-"""The timing process: real models of random weights on a real engine, in rounds of random order.
+"""Timing of models with random weights on a real engine, in rounds of random order.
 
     python -m slimline.tasks.pruning.timing PARENT_PID REQUEST
 
-`time_shapes` is the parent's side. The process prints how many timings will follow, and then each as it is taken: the
-number of the shape, the seconds of its prefill, and of one decoding step.
+`time_shapes` starts this command. It prints the number of timings, and then each timing: the number of the shape, the
+seconds of its prefill, and the seconds of one decoding step.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat
 from slimline.storage.child_process import die_with, module_command
 from slimline.tasks.pruning.shapes import Shape
 from slimline.tasks.runtime.progress import progress_bar
+from slimline.tasks.runtime.threads import can_pin, child_environment, pin_process
 from slimline.tasks.specs import Decoding, Engine
 
 if TYPE_CHECKING:
@@ -38,25 +39,25 @@ NEW_TOKENS = 9
 _DECODING = Decoding(fixed_new_tokens=NEW_TOKENS)
 _SECONDS_PER_TIMING = 0.1
 _FEWEST_ROUNDS, _MOST_ROUNDS = 5, 25
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "ORT_DISABLE_TELEMETRY": "1"}
 
 
 class TimingRequest(BaseModel):
-    """What to time: one prompt of `prompt_tokens` at a time, and `NEW_TOKENS` more."""
+    """What to time: completions of one prompt with `prompt_tokens` tokens by `NEW_TOKENS` more."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     timed_on: TimedOn
     threads: PositiveInt = Field(description="Intra-op threads.")
-    cpus: tuple[NonNegativeInt, ...] = Field(min_length=1, description="CPUs to pin to, where the system can.")
+    cpus: tuple[NonNegativeInt, ...] = Field(
+        min_length=1, description="CPUs to run on, where the system can pin a process."
+    )
     prompt_tokens: PositiveInt
     shapes: tuple[Shape, ...] = Field(min_length=1)
-    seconds: PositiveFloat = Field(30.0, description="For all rounds; there are at least 5 and at most 25.")
+    seconds: PositiveFloat = Field(30.0, description="Time for all rounds; there are at least 5 and at most 25.")
 
 
 def time_shapes(request: TimingRequest) -> NDArray[np.float64]:
-    """Times models of the given shapes in a fresh process and blocks until it ends.
+    """Time models of the given shapes in a new process and wait for its end.
 
     Returns:
         [shapes, rounds, 2], seconds: of the prefill, and of one decoding step after it.
@@ -69,12 +70,12 @@ def time_shapes(request: TimingRequest) -> NDArray[np.float64]:
         request_path = Path(directory, "request.json")
         request_path.write_text(request.model_dump_json())
         command = module_command("slimline.tasks.pruning.timing", str(os.getpid()), str(request_path))
-        environment = {**os.environ, **_ENVIRONMENT, **dict.fromkeys(_THREAD_VARIABLES, str(request.threads))}
+        environment = child_environment(request.threads)
         with subprocess.Popen(  # noqa: S603 - our own interpreter and module
             command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
         ) as process:
             try:
-                seconds = _follow(process, request)
+                seconds = _read_timings(process, request)
             finally:
                 process.kill()
         if process.returncode:
@@ -84,8 +85,8 @@ def time_shapes(request: TimingRequest) -> NDArray[np.float64]:
     return np.array(seconds)
 
 
-def _follow(process: subprocess.Popen[str], request: TimingRequest) -> list[list[list[float]]]:
-    """Reads the process's timings to their end, by shape and round."""
+def _read_timings(process: subprocess.Popen[str], request: TimingRequest) -> list[list[list[float]]]:
+    """All timings of the process, by shape and round."""
     seconds: list[list[list[float]]] = [[] for _ in request.shapes]
     lines = iter(process.stdout or ())
     with progress_bar() as bar:
@@ -103,7 +104,7 @@ def _follow(process: subprocess.Popen[str], request: TimingRequest) -> list[list
 
 
 def write_random_gpt2(shape: Shape, directory: Path) -> None:
-    """A whole checkpoint of that shape with random weights, which are as fast as any others."""
+    """Write a checkpoint of that shape with random weights, which are as fast as others."""
     from safetensors.numpy import save_file
 
     rng = np.random.default_rng(0)
@@ -146,7 +147,7 @@ def _tensor_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
 
 
 def load_shape(shape: Shape, timed_on: TimedOn, threads: int, directory: Path) -> CompletionEngine:
-    """An engine on a random model of that shape, converted as a study converts; writes below `directory`."""
+    """An engine with a random model of that shape, converted as in a study; the files are written below `directory`."""
     from slimline.tasks.engines.base import load_engine
 
     model, graph, int8 = (directory / kind for kind in ("model", "graph", "int8"))
@@ -165,7 +166,7 @@ def load_shape(shape: Shape, timed_on: TimedOn, threads: int, directory: Path) -
 
 
 def _timings(engines: Sequence[CompletionEngine], prompt: list[int], seconds: float) -> Iterator[object]:
-    """How many timings will come; then, one by one, (number of the engine, prefill_s, decode_s)."""
+    """Yield the number of timings, and then each timing: (number of the engine, prefill_s, decode_s)."""
     repeats = [_repeats(engine, prompt) for engine in engines]
     begin = perf_counter()
     for engine, times in zip(engines, repeats, strict=True):
@@ -181,9 +182,10 @@ def _timings(engines: Sequence[CompletionEngine], prompt: list[int], seconds: fl
 
 
 def _repeats(engine: CompletionEngine, prompt: list[int]) -> int:
-    """How many completions one timing takes: other work on the host then slows every model by the same factor.
+    """Number of completions in one timing, such that timings of all models take about the same time.
 
-    A completion shorter than the scheduler's time slice would often escape it, a long one never.
+    Other work on the host then slows down every model by the same factor. A completion shorter than the scheduler's
+    time slice would often not be interrupted at all.
     """
     engine.complete([prompt], (), _DECODING)
     begin = perf_counter()
@@ -200,12 +202,12 @@ def _timing(engine: CompletionEngine, prompt: list[int], repeats: int) -> tuple[
 
 
 def main() -> None:
-    """Time what a request asks for; arguments: the parent's pid, the request's path, beside which models are put."""
+    """Time the shapes of a request. Arguments: the parent's pid, the path of the request."""
     die_with(int(sys.argv[1]))
     path = Path(sys.argv[2])
     request = TimingRequest.model_validate_json(path.read_bytes())
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, request.cpus)
+    if can_pin():
+        pin_process(request.cpus)
     engines = []
     for shape in request.shapes:
         with tempfile.TemporaryDirectory(dir=path.parent) as directory:

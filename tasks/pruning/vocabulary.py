@@ -1,9 +1,9 @@
-"""Vocabulary trimming: the first entries of a byte-pair vocabulary, and their rows of the embedding.
+"""Vocabulary trimming: only the first entries of a byte-pair vocabulary, and their rows of the embedding, remain.
 
-A byte-pair encoder applies its merges in the order they were learnt, and a merge only joins what earlier ones made. So
-the first merges are a whole encoder of their own (Sennrich et al. 2016): every text still encodes, byte by byte where
-need be, and decodes to itself; and each entry of the full vocabulary is a fixed sequence of the trimmed one, which is
-how a distillation can follow a teacher that speaks the full one.
+A byte-pair tokenizer applies its merges in the order in which they were learnt, and a merge joins only results of
+earlier merges. So the first merges are a complete tokenizer (Sennrich et al. 2016): every text can still be encoded, if
+necessary byte by byte, and decoded again. Each entry of the full vocabulary is a fixed sequence of entries of the
+trimmed one, so that a teacher with the full vocabulary can be distilled.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from slimline.tasks.specs import TrimVocabulary
 _TOKEN_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id")
 
 
-class Trimmed(NamedTuple):
-    """A trimmed tokenizer, and for each of its entries the full vocabulary's id: [entries]."""
+class TrimmedTokenizer(NamedTuple):
+    """A trimmed tokenizer, and for each of its entries the id in the full vocabulary, [entries]."""
 
     tokenizer: Tokenizer
     rows: list[int]
@@ -34,8 +34,11 @@ class Trimmed(NamedTuple):
 def trim_vocabulary(source: Path, target: Path, spec: TrimVocabulary) -> dict[str, Any]:
     """Write the checkpoint `source` with the first `spec.tokens` entries of its vocabulary to `target`.
 
-    Returns vocabulary (entries kept), merges, parameters.
-    Raises ValueError if the tokenizer is no byte-pair encoder, or cannot become that small.
+    Returns:
+        Notes for provenance: vocabulary (number of entries), merges, parameters.
+
+    Raises:
+        ValueError: the tokenizer is not a byte-pair encoder, or cannot become that small.
     """
     model, full = load_gpt2(source), load_tokenizer(source)
     trimmed = trim_tokenizer(full, spec.tokens)
@@ -52,30 +55,32 @@ def trim_vocabulary(source: Path, target: Path, spec: TrimVocabulary) -> dict[st
     return {"vocabulary": len(trimmed.rows), "merges": merges, "parameters": parameters}
 
 
-def trim_tokenizer(full: Tokenizer, entries: int) -> Trimmed:
-    """The tokenizer with its first merges only, `entries` ids in all; ids keep their order.
+def trim_tokenizer(full: Tokenizer, entries: int) -> TrimmedTokenizer:
+    """The tokenizer with only its first merges and `entries` ids, whose order does not change.
 
-    Raises ValueError for another kind of tokenizer, or if bytes and placeholders alone are more than `entries`.
+    Raises:
+        ValueError: it is not a byte-pair encoder, or has more than `entries` bytes and special tokens.
     """
     content = json.loads(full.to_str())
     model = content["model"]
     if model["type"] != "BPE":
-        raise ValueError(f"tokenizer.json: a {model['type']} model; trim-vocabulary allows BPE")
+        raise ValueError(f"tokenizer.json: model.type is {model['type']}; allowed for trim-vocabulary: BPE")
     by_id = {index: token for token, index in full.get_vocab(with_added_tokens=True).items()}
     merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
     excess = max(0, len(by_id) - entries)
     if excess > len(merges):
-        raise ValueError(f"tokens: {entries}, allowed: at least {len(by_id) - len(merges)}, its bytes and placeholders")
-    kept, dropped = merges[: len(merges) - excess], merges[len(merges) - excess :]
-    gone = {"".join(merge) for merge in dropped} - {"".join(merge) for merge in kept}
-    gone -= {token["content"] for token in content["added_tokens"]}
-    rows = [index for index in sorted(by_id) if by_id[index] not in gone]
+        fewest = len(by_id) - len(merges)
+        raise ValueError(f"tokens: {entries}; allowed: at least {fewest}, its bytes and special tokens")
+    first, last = merges[: len(merges) - excess], merges[len(merges) - excess :]
+    removed = {"".join(merge) for merge in last} - {"".join(merge) for merge in first}
+    removed -= {token["content"] for token in content["added_tokens"]}
+    rows = [index for index in sorted(by_id) if by_id[index] not in removed]
     new_ids = {by_id[index]: number for number, index in enumerate(rows)}
-    model["merges"] = [list(merge) for merge in kept]
+    model["merges"] = [list(merge) for merge in first]
     model["vocab"] = {token: new_ids[token] for token in model["vocab"] if token in new_ids}
     for token in content["added_tokens"]:
         token["id"] = new_ids[token["content"]]
-    return Trimmed(Tokenizer.from_str(json.dumps(content)), rows)
+    return TrimmedTokenizer(Tokenizer.from_str(json.dumps(content)), rows)
 
 
 def _compact(tokenizer: Tokenizer) -> str:

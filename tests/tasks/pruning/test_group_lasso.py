@@ -17,20 +17,20 @@ from transformers.pytorch_utils import Conv1D
 from slimline.tasks.models.loading import load_gpt2
 from slimline.tasks.pruning.blocks import (
     Layout,
-    as_blocks,
     block_norms,
     block_sizes,
     matrices,
     prune_mask,
     scale_blocks,
+    to_blocks,
 )
 from slimline.tasks.pruning.group_lasso import (
-    Pruning,
+    PruningCallback,
     block_factors,
-    checked_sparsity,
+    check_sparsity,
     cubic_sparsity,
     group_lasso,
-    proximal,
+    proximal_factors,
     sparsity_report,
 )
 from slimline.tasks.specs import GroupLasso
@@ -68,7 +68,7 @@ LAYOUTS = pytest.mark.parametrize(("matrix", "layout"), [(MATRIX, "out-in"), (MA
 def test_norms_and_sizes_by_hand(matrix: Tensor, layout: Layout) -> None:
     assert block_norms(matrix, (4, 1), layout).tolist() == [[2.0, 5.0], [7.0, 2.0]]
     assert block_sizes(matrix, (4, 1), layout).tolist() == [[4, 4], [1, 1]]
-    assert as_blocks(matrix, (4, 1), layout).shape == (2, 4, 2, 1)
+    assert to_blocks(matrix, (4, 1), layout).shape == (2, 4, 2, 1)
 
 
 @LAYOUTS
@@ -147,19 +147,19 @@ def test_planted_blocks_are_pruned_exactly() -> None:
         assert torch.equal(prune_mask(norms, sizes, 0.6), alive)
 
 
-# ------------------------------------------------------------------------------------------------------------ proximal
+# ------------------------------------------------------------------------------------------------------ proximal step
 
 
 def test_proximal_shortens_norms_by_the_threshold_and_stops_at_zero() -> None:
     norms, sizes = torch.tensor([[2.0, 0.9, 0.0, 0.5]]), torch.tensor([[4, 4, 4, 1]])
-    factors = proximal(norms, sizes, 0.5)
+    factors = proximal_factors(norms, sizes, 0.5)
     torch.testing.assert_close(factors * norms, torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
-    assert proximal(norms, sizes, 0.0).tolist() == [[1.0, 1.0, 0.0, 1.0]]
+    assert proximal_factors(norms, sizes, 0.0).tolist() == [[1.0, 1.0, 0.0, 1.0]]
 
 
 def test_proximal_solves_its_minimisation() -> None:
     block = torch.tensor([0.3, -1.2, 0.7, 0.1])
-    shrunk = block * proximal(block.norm(), torch.tensor(4), 0.2)
+    shrunk = block * proximal_factors(block.norm(), torch.tensor(4), 0.2)
 
     def objective(candidate: Tensor) -> float:
         return float((candidate - block).square().sum() / 2 + 0.2 * 2 * candidate.norm())
@@ -258,7 +258,7 @@ def test_a_strong_penalty_takes_no_more_than_asked(layout: Layout) -> None:
 def test_a_missed_sparsity_is_an_error_that_names_the_matrix(model_dir: Path) -> None:
     model = load_gpt2(model_dir)
     with pytest.raises(RuntimeError, match=r"sparsity.*0\.6.*transformer\.wte\.weight.*0\.0000"):
-        checked_sparsity(model, SPEC)
+        check_sparsity(model, SPEC)
 
 
 # ------------------------------------------------------------------------------------------------------------ resuming
@@ -277,7 +277,7 @@ def test_resumes_to_the_same_zeros(
     model_dir: Path, slice_dir: Path, tmp_path: Path, pruned: tuple[Path, dict[str, Any]], step: int
 ) -> None:
     arguments = model_dir, slice_dir, tmp_path / "target", tmp_path / "work"
-    fine_tune(SPEC, *arguments, [Pruning(SPEC), StopAt(step)], decay_share=0.3)
+    fine_tune(SPEC, *arguments, [PruningCallback(SPEC), StopAt(step)], decay_share=0.3)
     notes: Any = group_lasso(SPEC, *arguments)
     assert notes["steps"] == 12
     assert notes["dev_loss"] == pytest.approx(pruned[1]["dev_loss"], rel=0.01)

@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from slimline.tasks.models.architectures import ARCHITECTURES
 from slimline.tasks.models.checkpoint import read_gpt2_config
-from slimline.tasks.pruning.shapes import Shape, candidates, parameters, shape_of, within_parameters
+from slimline.tasks.pruning.shapes import Shape, largest_shapes, parameters, shape_of, smaller_shapes
 
 CODEGPT_SMALL = Shape(layers=12, heads=12, width=768, inner=3072, vocabulary=50_001, positions=1024)
 SMALL = Shape(layers=3, heads=2, width=32, inner=128, vocabulary=61, positions=16)
@@ -73,20 +73,20 @@ def test_shape_of_refuses_heads_that_do_not_divide_the_width() -> None:
 
 
 def test_candidates_by_hand() -> None:
-    found = list(candidates(SMALL, inner_multiple=64))
+    found = list(smaller_shapes(SMALL, inner_multiple=64))
     sizes = itertools.product((3, 2, 1), ((2, 32), (1, 16)), (128, 64))
     expected = [Shape(layers, *heads, inner, 61, 16) for layers, heads, inner in sizes]
     assert found == expected[1:]  # all but the original
 
 
 def test_an_inner_width_below_or_between_the_multiples_can_stay() -> None:
-    assert {shape.inner for shape in candidates(SMALL._replace(inner=20))} == {20}
-    assert {shape.inner for shape in candidates(SMALL._replace(inner=70))} == {32, 64, 70}
+    assert {shape.inner for shape in smaller_shapes(SMALL._replace(inner=20))} == {20}
+    assert {shape.inner for shape in smaller_shapes(SMALL._replace(inner=70))} == {32, 64, 70}
 
 
 @given(shapes(), st.data())
 def test_every_candidate_is_a_smaller_stock_gpt2(original: Shape, data: st.DataObject) -> None:
-    found = list(candidates(original))
+    found = list(smaller_shapes(original))
     assert len(set(found)) == len(found) == original.layers * original.heads * math.ceil(original.inner / 32) - 1
     for shape in found and [data.draw(st.sampled_from(found))]:
         assert shape_of(gpt2_config(shape).to_dict()) == shape
@@ -97,20 +97,20 @@ def test_every_candidate_is_a_smaller_stock_gpt2(original: Shape, data: st.DataO
 
 
 @given(shapes(), st.floats(0, 1))
-def test_within_parameters_finds_the_most_neurons_of_every_depth_and_width(original: Shape, share: float) -> None:
+def test_the_search_finds_the_most_neurons_of_every_depth_and_width(original: Shape, share: float) -> None:
     limit = share * parameters(original)
-    found = within_parameters(original, limit)
+    found = largest_shapes(original, lambda shape: parameters(shape) <= limit)
     best = {}
-    for shape in sorted(candidates(original), key=lambda shape: shape.inner):
+    for shape in sorted(smaller_shapes(original), key=lambda shape: shape.inner):
         if parameters(shape) <= limit and shape.inner >= min(shape.width, original.inner):
             best[shape.layers, shape.heads] = shape
     assert sorted(found) == sorted(best.values())
     assert [parameters(shape) for shape in found] == sorted(map(parameters, found), reverse=True)
 
 
-def test_within_parameters_by_hand() -> None:
+def test_the_largest_shape_by_hand() -> None:
     one_layer = Shape(1, 2, 32, 96, 61, 16)
     limit = parameters(one_layer)
-    assert within_parameters(SMALL, limit)[0] == one_layer
-    assert within_parameters(SMALL, limit - 1)[0] != one_layer
-    assert within_parameters(SMALL, 10) == []
+    assert largest_shapes(SMALL, lambda shape: parameters(shape) <= limit)[0] == one_layer
+    assert largest_shapes(SMALL, lambda shape: parameters(shape) < limit)[0] != one_layer
+    assert largest_shapes(SMALL, lambda shape: parameters(shape) <= 10) == []

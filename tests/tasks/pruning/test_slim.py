@@ -14,17 +14,17 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from slimline.tasks.measurement.size import count_parameters
 from slimline.tasks.pruning.shapes import Shape, parameters
-from slimline.tasks.pruning.slim import Shrinking, cubic, group_factors, slim
+from slimline.tasks.pruning.slim import ShrinkageCallback, cubic_schedule, group_factors, slim
 from slimline.tasks.pruning.structures import (
-    Kept,
-    alive,
+    Selection,
     channel_members,
+    extract_model,
     group_norms,
     head_members,
+    live_selection,
     neuron_members,
-    take,
 )
-from slimline.tasks.pruning.trials import Goal, one_shot
+from slimline.tasks.pruning.trials import Goal, prune_one_shot
 from slimline.tasks.specs import Slim
 from tests.tasks.bpe_models import VOCABULARY, write_bpe_model, write_bpe_slice
 
@@ -134,7 +134,7 @@ def test_unequal_numbers_of_dead_leave_what_a_stock_model_needs(
 ) -> None:
     model = gpt2()
     plant(model, [], [[0], [], []], [[0, 1], [2], []])
-    live = alive(model)
+    live = live_selection(model)
     assert [len(heads) for heads in live.heads] == [3, 4, 4]
     source = saved(model, tmp_path / "planted", tokenizer_dir)
     notes = slim(Slim(sparsity=0.001, epochs=0), source, slice_dir, tmp_path / "slim", tmp_path / "work")
@@ -214,23 +214,23 @@ def test_norms_by_hand() -> None:
 def test_taking_everything_changes_nothing() -> None:
     model = gpt2()
     every = torch.arange
-    kept = Kept(list(range(LAYERS)), every(WIDTH), [every(HEADS)] * LAYERS, [every(INNER)] * LAYERS)
-    assert torch.equal(logits(take(model, kept)), logits(model))
+    kept = Selection(list(range(LAYERS)), every(WIDTH), [every(HEADS)] * LAYERS, [every(INNER)] * LAYERS)
+    assert torch.equal(logits(extract_model(model, kept)), logits(model))
 
 
 def test_no_stock_model_has_layers_of_different_sizes() -> None:
     every = torch.arange
     with pytest.raises(ValueError, match=r"different \(heads, neurons\)"):
-        take(gpt2(), Kept([0, 1], every(WIDTH), [every(HEADS)] * 2, [every(INNER), every(8)]))
+        extract_model(gpt2(), Selection([0, 1], every(WIDTH), [every(HEADS)] * 2, [every(INNER), every(8)]))
     with pytest.raises(ValueError, match=r"31 .*4 .*8.*32"):
-        take(gpt2(), Kept([0], every(31), [every(HEADS)], [every(INNER)]))
+        extract_model(gpt2(), Selection([0], every(31), [every(HEADS)], [every(INNER)]))
 
 
 # ------------------------------------------------------------------------------------------------------------ schedule
 
 
 def test_cubic_by_hand() -> None:
-    assert [cubic(share) for share in (0, 0.5, 1, 2)] == [0, 0.875, 1, 1]
+    assert [cubic_schedule(share) for share in (0, 0.5, 1, 2)] == [0, 0.875, 1, 1]
 
 
 def test_factors_by_hand() -> None:
@@ -261,7 +261,7 @@ def test_what_is_to_stay_stays(norms: list[float], done: float, threshold: float
 def test_after_the_ramp_exactly_the_surplus_is_zero() -> None:
     model = gpt2()
     goal = Goal(Shape(2, 3, 24, 40, VOCABULARY, 96), [0, 2])
-    shrinking = Shrinking(Slim(sparsity=0.5, ramp_share=1.0), goal)
+    shrinking = ShrinkageCallback(Slim(sparsity=0.5, ramp_share=1.0), goal)
 
     class State:
         global_step, max_steps = 9, 10
@@ -276,6 +276,6 @@ def test_after_the_ramp_exactly_the_surplus_is_zero() -> None:
         assert int((group_norms(head_members(block, HEADS)) == 0).sum()) == 1
         assert int((group_norms(neuron_members(block)) == 0).sum()) == 24
     assert not model.transformer.h[1].mlp.c_proj.weight.any()
-    small = one_shot(model, goal)
+    small = prune_one_shot(model, goal)
     assert json.loads(small.config.to_json_string())["n_inner"] == 40
     assert sum(weight.numel() for weight in small.parameters()) == parameters(goal.shape)

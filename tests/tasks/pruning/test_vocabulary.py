@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from slimline.tasks.data.lexer import END, EOL, PAD, START, lex_line
 from slimline.tasks.data.tokenizer import load_tokenizer
 from slimline.tasks.models.bases import bundled_model
-from slimline.tasks.pruning.vocabulary import Trimmed, trim_tokenizer, trim_vocabulary
+from slimline.tasks.pruning.vocabulary import TrimmedTokenizer, trim_tokenizer, trim_vocabulary
 from slimline.tasks.specs import TrimVocabulary
 from tests.tasks.bpe_models import ROOT, VOCABULARY, lexed_files, write_bpe_model
 
@@ -34,7 +34,7 @@ def trimmed_dir(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="module")
-def bundled() -> Trimmed:
+def bundled() -> TrimmedTokenizer:
     return trim_tokenizer(load_tokenizer(bundled_model()), 2048)
 
 
@@ -46,7 +46,7 @@ def files() -> list[Path]:
     return sorted([*ROOT.glob("flows/**/*.py"), *ROOT.glob("tests/**/*.py"), *ROOT.glob("storage/**/*.py")])
 
 
-def test_any_python_file_comes_back_as_it_was(bundled: Trimmed) -> None:
+def test_any_python_file_comes_back_as_it_was(bundled: TrimmedTokenizer) -> None:
     assert len(files()) > 50
     for path in files():
         text = path.read_text("utf8")
@@ -54,7 +54,7 @@ def test_any_python_file_comes_back_as_it_was(bundled: Trimmed) -> None:
             assert round_trip(bundled.tokenizer, text) == text
 
 
-def test_lexed_lines_decode_as_with_the_full_tokenizer(bundled: Trimmed) -> None:
+def test_lexed_lines_decode_as_with_the_full_tokenizer(bundled: TrimmedTokenizer) -> None:
     full = load_tokenizer(bundled_model())
     for path in files()[:20]:
         line = lex_line(path.read_text("utf8"))
@@ -62,7 +62,7 @@ def test_lexed_lines_decode_as_with_the_full_tokenizer(bundled: Trimmed) -> None
 
 
 @given(st.text(st.characters(exclude_categories=("Cs",)), max_size=60).filter(lambda text: "<" not in text))
-def test_any_text_comes_back_as_it_was(bundled: Trimmed, text: str) -> None:
+def test_any_text_comes_back_as_it_was(bundled: TrimmedTokenizer, text: str) -> None:
     assert round_trip(bundled.tokenizer, text) == text
 
 
