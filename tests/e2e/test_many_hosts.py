@@ -1,4 +1,4 @@
-"""One benchmark on many hosts, many benchmarks on one host: pools with workers, a real Slurm, one pool_server."""
+"""One benchmark on many hosts, many benchmarks on one host: pools with workers, a real Slurm, one server."""
 
 import platform
 import re
@@ -107,7 +107,7 @@ def run_program(server: Server, name: str, study: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def fanned_out(place: Path, pool_server: Server, cluster: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+def benchmark(place: Path, pool_server: Server, cluster: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     """One benchmark on this machine, two pools and Slurm, twice; with two hosts that are down."""
     hosts = ["local", "laptop", "delftblue"]
     hosts += [str(place / f"{name}.yaml") for name in ("desk", "cluster", "asleep", "elsewhere")]
@@ -118,36 +118,36 @@ def fanned_out(place: Path, pool_server: Server, cluster: Mapping[str, str]) -> 
 
 
 @pytest.fixture(scope="module")
-def run(fanned_out: subprocess.CompletedProcess[str]) -> str:
+def run(benchmark: subprocess.CompletedProcess[str]) -> str:
     """Its identifier, as a condition of SQL."""
-    return f"run = '{fanned_out.stderr.split('run ', 1)[1].split(':', 1)[0]}'"
+    return f"run = '{benchmark.stderr.split('run ', 1)[1].split(':', 1)[0]}'"
 
 
 def test_one_benchmark_fills_a_table_grouped_by_host(
-    fanned_out: subprocess.CompletedProcess[str], run: str, pool_server: Server
+    benchmark: subprocess.CompletedProcess[str], run: str, pool_server: Server
 ) -> None:
     counted = f"SELECT host, count(*) AS n FROM rounds WHERE {run} AND samples_per_s > 0 GROUP BY host ORDER BY host"
     expected = sorted(["cluster", "delftblue", "desk", "laptop", platform.node()])
-    assert rows(pool_server, counted) == [{"host": host, "n": 2} for host in expected], fanned_out.stderr
+    assert rows(pool_server, counted) == [{"host": host, "n": 2} for host in expected], benchmark.stderr
     table = rows(pool_server, f"SELECT host, es FROM result_table WHERE {run} AND error IS NULL ORDER BY host")
     assert [row["host"] for row in table] == expected
     assert len({row["es"] for row in table}) == 1
-    assert all(host in fanned_out.stdout for host in expected)
+    assert all(host in benchmark.stdout for host in expected)
     (known,) = rows(pool_server, f"SELECT DISTINCT run, flow_run FROM runs WHERE {run}")
     assert known["run"].endswith(known["flow_run"][-6:])
 
 
 def test_rows_from_slurm_name_job_and_node(
-    fanned_out: subprocess.CompletedProcess[str], run: str, pool_server: Server
+    benchmark: subprocess.CompletedProcess[str], run: str, pool_server: Server
 ) -> None:
     for table in ("rounds", "hosts"):
         for row in rows(pool_server, f"SELECT host, node, slurm_job FROM {table} WHERE {run}"):
             assert row["node"] == platform.node()
-            assert (row["slurm_job"] or "").isdigit() == (row["host"] in ("cluster", "delftblue")), fanned_out.stderr
+            assert (row["slurm_job"] or "").isdigit() == (row["host"] in ("cluster", "delftblue")), benchmark.stderr
 
 
 def test_a_host_that_is_down_has_rows_that_say_so(
-    fanned_out: subprocess.CompletedProcess[str], run: str, pool_server: Server
+    benchmark: subprocess.CompletedProcess[str], run: str, pool_server: Server
 ) -> None:
     failed = rows(pool_server, f"SELECT host, error FROM runs WHERE {run} AND status = 'failed'")
     said = {row["host"]: row["error"] for row in failed}
@@ -157,8 +157,8 @@ def test_a_host_that_is_down_has_rows_that_say_so(
     assert "sbatch refuses" in said["elsewhere"] and "partition" in said["elsewhere"]
     absent = rows(pool_server, f"SELECT host, variant, error FROM result_table WHERE {run} AND error IS NOT NULL")
     assert {row["host"]: row["error"] for row in absent} == said
-    assert fanned_out.returncode == 1
-    assert "failed: original on asleep: no worker" in fanned_out.stderr
+    assert benchmark.returncode == 1
+    assert "failed: original on asleep: no worker" in benchmark.stderr
 
 
 def test_an_order_given_again_measures_only_what_is_missing(pool_server: Server, place: Path) -> None:
