@@ -162,7 +162,7 @@ def test_compact_merges_each_month_and_keeps_every_row(either):
     assert len(either._partitions.names("measurements")) == 1
     assert either.query("FROM measurements ORDER BY value") == before
     assert either.compact("predictions") == 0
-    with pytest.raises(ValueError, match="table: 'published' is not .*; allowed: runs, hosts, rounds, measurements"):
+    with pytest.raises(ValueError, match=r"table: 'published' is not .*; allowed: runs, hosts, rounds, measurements"):
         either.compact("published")
 
 

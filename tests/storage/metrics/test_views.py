@@ -16,9 +16,8 @@ def rows(store, sql):
 
 
 def test_result_table_has_one_row_per_run_host_and_variant(metrics):
-    metrics.append("runs", [run_row(), run_row(host="other", noise_floor=0.07, tainted=True)])
+    metrics.append([run_row(), run_row(host="other", noise_floor=0.07, tainted=True)])
     metrics.append(
-        "measurements",
         [
             measured("original", "es", 40.0, lo=38.0, hi=42.0, artifact="ab"),
             measured("original", "em", 15.0, artifact="ab"),
@@ -39,23 +38,23 @@ def test_result_table_has_one_row_per_run_host_and_variant(metrics):
 
 
 def test_result_table_shows_the_latest_value_even_if_it_is_none(metrics):
-    metrics.append("measurements", [measured("a", "es", 40.0), measured("a", "em", 1.0)])
-    metrics.append("measurements", [measured("a", "es", None, time=NOON + DAY, error="it broke")])
+    metrics.append([measured("a", "es", 40.0), measured("a", "em", 1.0)])
+    metrics.append([measured("a", "es", None, time=NOON + DAY, error="it broke")])
     (row,) = rows(metrics, "FROM result_table")
     assert (row["es"], row["em"], row["error"], row["started"]) == (None, 1.0, "it broke", None)
 
 
 def test_missing_energy_is_no_failure(metrics):
-    metrics.append("measurements", [measured("a", "energy_j_per_sample", None, error="the host does not tell")])
-    metrics.append("measurements", [measured("a", "es", 40.0)])
+    metrics.append([measured("a", "energy_j_per_sample", None, error="the host does not tell")])
+    metrics.append([measured("a", "es", 40.0)])
     assert rows(metrics, "SELECT error FROM result_table") == [{"error": None}]
 
 
 def test_versus_published_pairs_each_variant_with_every_published_row_of_it(metrics):
-    metrics.append("runs", [run_row()])
+    metrics.append([run_row()])
     gzip = {"original": 400.0, "pruned": 100.0, "onnx": 300.0, "int8": 50.0}
-    metrics.append("measurements", [measured(variant, "disk_gzip_mb", value) for variant, value in gzip.items()])
-    metrics.append("measurements", [measured("pruned", "speed_ratio", 1.5), measured("pruned", "es_drop", 2.0)])
+    metrics.append([measured(variant, "disk_gzip_mb", value) for variant, value in gzip.items()])
+    metrics.append([measured("pruned", "speed_ratio", 1.5), measured("pruned", "es_drop", 2.0)])
     found = rows(metrics, "FROM versus_published ORDER BY variant, published_host")
     assert [(r["variant"], r["published_host"]) for r in found] == [
         ("int8", None),
@@ -79,9 +78,8 @@ def test_versus_published_pairs_each_variant_with_every_published_row_of_it(metr
 
 
 def test_versus_published_takes_the_newest_run_of_each_study_host_and_variant(metrics):
-    metrics.append("runs", [run_row(), run_row("r2", NOON + DAY), run_row("r3", NOON - DAY, study="paper")])
+    metrics.append([run_row(), run_row("r2", NOON + DAY), run_row("r3", NOON - DAY, study="paper")])
     metrics.append(
-        "measurements",
         [
             measured("original", "es", 1.0),
             measured("int8", "es", 2.0),
@@ -98,9 +96,8 @@ def test_versus_published_takes_the_newest_run_of_each_study_host_and_variant(me
 
 
 def test_history_compares_with_the_previous_run_of_the_same_definition(metrics):
-    metrics.append("runs", [run_row(), run_row("r2", NOON + DAY, tainted=True)])
+    metrics.append([run_row(), run_row("r2", NOON + DAY, tainted=True)])
     metrics.append(
-        "measurements",
         [
             measured("a", "es", 40.0),
             measured("a", "es", None, run="r15", time=NOON + DAY / 2, error="it broke"),
@@ -141,7 +138,6 @@ def figures(variant, es, speed, disk, memory, **changes):
 
 def test_pareto_marks_what_nothing_is_better_than(metrics):
     metrics.append(
-        "measurements",
         [
             *figures("original", 50.0, 1.0, 20.0, 100.0),
             *figures("equal", 50.0, 1.0, 20.0, 100.0),
@@ -164,13 +160,13 @@ def test_pareto_marks_what_nothing_is_better_than(metrics):
 
 def test_pareto_of_random_weights_goes_by_the_other_figures(metrics):
     rows = [figures("original", None, 1.0, 20.0, 100.0), figures("int8", None, 2.0, 9.0, 100.0)]
-    metrics.append("measurements", [row | {"random_weights": True} for each in rows for row in each if row["value"]])
+    metrics.append([row.replace(random_weights=True) for each in rows for row in each if row.value])
     assert frontier(metrics) == {("r1", "box"): {"int8"}}
 
 
 def test_pareto_agrees_with_the_recommendation(metrics):
     choose = random.Random(0)
-    metrics.append("runs", [run_row(f"r{number}") for number in range(20)])
+    metrics.append([run_row(f"r{number}") for number in range(20)])
     for number in range(20):
         rows = [
             row
@@ -182,7 +178,7 @@ def test_pareto_agrees_with_the_recommendation(metrics):
                 random_weights=choose.random() < 0.2,
             )
         ]
-        metrics.append("measurements", rows + [measured(v, "speed_ratio", 1.0, run=f"r{number}") for v in "abcdef"])
+        metrics.append(rows + [measured(v, "speed_ratio", 1.0, run=f"r{number}") for v in "abcdef"])
     found = frontier(metrics)
     for number in range(20):
         verdict = recommend(result_rows(metrics, run=f"r{number}"))

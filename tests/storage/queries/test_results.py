@@ -2,18 +2,21 @@ import csv
 import io
 import json
 import re
-import subprocess
-import sys
-from datetime import timedelta
+from datetime import timedelta, timezone
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from slimline.dashboards.reports.formats import render
-from slimline.storage.queries.results import METRICS, NotMeasured, host_rows, result_rows
+from slimline.storage.metrics.metric import TABLE_METRICS
+from slimline.storage.metrics.rows import HostRow
+from slimline.storage.queries.results import PUBLISHED_METRICS, Figure, NotMeasured, host_rows, result_rows
 from slimline.storage.text import NONE
+from tests.command import run_program
+from tests.factories import result_row
 from tests.storage.factories import NOON, measured, run_row
 
 NASTY = 'a|b_c & <i>"50%" \\x{y}$#~^, [red]'
@@ -42,11 +45,10 @@ def all_of(variant, after=0, **changes):
 
 @pytest.fixture
 def filled(metrics):
-    metrics.append("runs", [run_row("r0", NOON - timedelta(days=1), study="paper")])
-    metrics.append("measurements", all_of("original", run="r0", study="paper"))
-    metrics.append("runs", [run_row(noise_floor=0.0621, tainted=True)])
+    metrics.append([run_row("r0", NOON - timedelta(days=1), study="paper")])
+    metrics.append(all_of("original", run="r0", study="paper"))
+    metrics.append([run_row(noise_floor=0.0621, tainted=True)])
     metrics.append(
-        "measurements",
         [
             *all_of("original"),
             *all_of("zebra", after=1, random_weights=True),
@@ -59,37 +61,53 @@ def filled(metrics):
 
 def test_rows_of_the_newest_run_in_the_order_of_measuring(filled):
     found = result_rows(filled)
-    assert [row["variant"] for row in found] == ["original", "zebra", "pruned", NASTY]
+    assert [row.variant for row in found] == ["original", "zebra", "pruned", NASTY]
     original, _, pruned, failed = found
-    assert (original["run"], original["study"], original["host"], original["label"]) == (
-        "r1",
-        "embedded",
-        "box",
-        "repaired",
-    )
+    assert (original.run, original.study, original.host, original.label) == ("r1", "embedded", "box", "repaired")
+    assert original.started == NOON
+    assert {name: original.value(name) for name in VALUES} == VALUES
+    assert original.figure("es") == Figure(40.12, pytest.approx(36.108), pytest.approx(44.132))
+    assert (original.noise_floor, original.tainted, original.samples) == (0.0621, True, 200)
+    assert (original.is_baseline, pruned.is_baseline) == (True, False)
+    assert failed.error.startswith("died")
+    assert failed.figures == {} and failed.value("es") is None
+    assert [each.host for each in pruned.published] == ["delftblue", "laptop"]
+    assert pruned.published[0].figures["disk_mb"] == 240.52
+    assert pruned.published[0].figures["speed_ratio"] == pytest.approx(2.79 / 2.66)
+    assert failed.published == ()
+
+
+def test_an_exported_row_is_flat(filled):
+    original, _, pruned, failed = (row.flat() for row in result_rows(filled))
+    own = ("variant", "host", "label", "artifact", "random_weights", "error", "study", "run", "started", "baseline")
+    figures = [f"{metric}{end}" for metric in TABLE_METRICS for end in ("", "_lo", "_hi")]
+    assert [*original] == [*own, "rounds", "samples", "noise_floor", "tainted", *figures, "published"]
     assert original["started"] == "2026-11-01T12:00:00Z"
-    assert {name: original[name] for name in VALUES} == VALUES
-    assert original["es_lo"] == pytest.approx(36.108)
-    assert (original["noise_floor"], original["tainted"], original["samples"]) == (0.0621, True, 200)
-    assert failed["error"].startswith("died")
-    assert all(failed[metric] is None for metric in METRICS)
-    assert [figures["host"] for figures in pruned["published"]] == ["delftblue", "laptop"]
-    assert pruned["published"][0]["disk_mb"] == 240.52
-    assert pruned["published"][0]["speed_ratio"] == pytest.approx(2.79 / 2.66)
+    assert (original["es"], original["es_lo"], original["latency_p50_ms"]) == (40.12, pytest.approx(36.108), None)
+    assert [*pruned["published"][0]] == ["host", "published_name", "source", *PUBLISHED_METRICS]
+    assert [each["samples_per_s"] for each in pruned["published"]] == [2.79, 0.8]
+    assert all(failed[name] is None for name in figures)
     assert failed["published"] == []
+    assert json.loads(json.dumps(original)) == original
+
+
+def test_a_start_is_exported_in_utc():
+    there = timezone(timedelta(hours=2))
+    assert result_row("a", started=NOON.astimezone(there)).flat()["started"] == "2026-11-01T12:00:00Z"
+    assert result_row("a", started=None).flat()["started"] is None
 
 
 def test_rows_written_at_one_time_keep_the_order_of_writing(metrics):
-    metrics.append("runs", [run_row()])
+    metrics.append([run_row()])
     names = ["original", "z", "a", "m", "b"]
-    metrics.append("measurements", [measured(name, metric, 1.0) for name in names for metric in ("es", "em")])
-    assert [row["variant"] for row in result_rows(metrics)] == names
+    metrics.append([measured(name, metric, 1.0) for name in names for metric in ("es", "em")])
+    assert [row.variant for row in result_rows(metrics)] == names
 
 
 def test_a_study_or_a_run_can_be_chosen(filled):
-    assert {row["run"] for row in result_rows(filled, study="paper")} == {"r0"}
-    assert {row["run"] for row in result_rows(filled, run="r0")} == {"r0"}
-    assert {row["run"] for row in result_rows(filled, study="embedded", run="r1")} == {"r1"}
+    assert {row.run for row in result_rows(filled, study="paper")} == {"r0"}
+    assert {row.run for row in result_rows(filled, run="r0")} == {"r0"}
+    assert {row.run for row in result_rows(filled, study="embedded", run="r1")} == {"r1"}
 
 
 @pytest.mark.parametrize(
@@ -109,13 +127,13 @@ def test_what_does_not_exist_is_answered_with_what_does(filled, study, run, mess
 def test_no_run_and_a_run_that_measured_nothing(metrics):
     with pytest.raises(NotMeasured, match="no run is stored in"):
         result_rows(metrics)
-    metrics.append("runs", [run_row(status="failed", error="the disk is full")])
+    metrics.append([run_row(status="failed", error="the disk is full")])
     with pytest.raises(NotMeasured, match="run 'r1' measured nothing: the disk is full"):
         result_rows(metrics)
 
 
 def test_many_runs_are_not_all_listed(metrics):
-    metrics.append("runs", [run_row(f"run{n}", NOON + timedelta(hours=n)) for n in range(15)])
+    metrics.append([run_row(f"run{n}", NOON + timedelta(hours=n)) for n in range(15)])
     with pytest.raises(NotMeasured, match=r"there are: run14, .*, run5, and 5 older$"):
         result_rows(metrics, run="x")
 
@@ -138,8 +156,8 @@ def test_text(filled):
 
 
 def test_a_table_per_host(filled):
-    filled.append("runs", [run_row(host="other", samples=None, noise_floor=None)])
-    filled.append("measurements", [measured("original", "es", 1.0, host="other")])
+    filled.append([run_row(host="other", samples=None, noise_floor=None)])
+    filled.append([measured("original", "es", 1.0, host="other")])
     text = render(result_rows(filled, run="r1"), "text")
     assert "host box" in text
     assert f"host other, {NONE} samples, noise floor not measured\n" in text
@@ -207,9 +225,7 @@ def test_columns_that_nothing_fills_are_left_out_and_the_others_explained(filled
         "onnx": {"matmuls": 25.0},
     }
     noted["quantized"] = {"matmuls": 25.0, "int8_matmuls": 1.0}
-    filled.append(
-        "measurements", [measured(v, metric, value) for v, them in noted.items() for metric, value in them.items()]
-    )
+    filled.append([measured(v, metric, value) for v, them in noted.items() for metric, value in them.items()])
     shown = render(result_rows(filled), "md")
     head, _, *lines = (line.strip("|").split(" | ") for line in shown.splitlines() if line.startswith("|"))
     assert [cell.strip() for cell in head[-4:]] == ["int8 ops", "greedy same", "prefill limit %", "decode limit %"]
@@ -224,12 +240,12 @@ def test_columns_that_nothing_fills_are_left_out_and_the_others_explained(filled
 
 
 def test_the_rows_of_one_host(filled):
-    filled.append("runs", [run_row("r2", NOON + timedelta(days=1), host="other")])
-    filled.append("measurements", all_of("original", run="r2", host="other"))
-    filled.append("runs", [run_row("r3", NOON + timedelta(days=2), status="failed", error="the disk is full")])
+    filled.append([run_row("r2", NOON + timedelta(days=1), host="other")])
+    filled.append(all_of("original", run="r2", host="other"))
+    filled.append([run_row("r3", NOON + timedelta(days=2), status="failed", error="the disk is full")])
 
     def chosen(**what):
-        return {(row["run"], row["host"]) for row in host_rows(filled, **what)}
+        return {(row.run, row.host) for row in host_rows(filled, **what)}
 
     assert chosen(host="box") == {("r1", "box")}
     assert chosen(host="other") == chosen(run="r2") == {("r2", "other")}
@@ -254,18 +270,16 @@ def test_rows_of_hosts_and_rounds_that_were_written_before_a_column_existed_are_
     directory = metrics._partitions.root / "hosts" / "month=2026-01"
     directory.mkdir(parents=True)
     pq.write_table(pa.table({"host": ["old"], "run": ["r0"], "cpu": ["X"]}), directory / "old.parquet")
-    metrics.append("hosts", [{"host": "new", "run": "r1", "peak_fp32_gflops": 95.0, "peaks_measured": NOON}])
+    metrics.append([HostRow(host="new", run="r1", peak_fp32_gflops=95.0, peaks_measured=NOON)])
     found = metrics.query("SELECT host, cpu, peak_fp32_gflops, peaks_measured FROM hosts ORDER BY run").to_pylist()
     assert [tuple(row.values()) for row in found] == [("old", "X", None, None), ("new", None, 95.0, NOON)]
 
 
 @given(text=st.text(max_size=30))
 def test_any_text_is_rendered(text):
-    figures = dict.fromkeys(name for m in METRICS for name in (m, f"{m}_lo", f"{m}_hi"))
-    head = dict.fromkeys(("variant", "host", "label", "error", "study", "run"), text)
-    rest = {"random_weights": False, "samples": None, "noise_floor": None, "tainted": None, "published": []}
+    row = result_row(text, host=text, label=text, error=text, study=text, run=text)
     for format_ in FORMATS:
-        assert render([figures | head | rest], format_).endswith("\n")
+        assert render([row], format_).endswith("\n")
 
 
 def test_an_unknown_format_is_refused():
@@ -275,12 +289,6 @@ def test_an_unknown_format_is_refused():
 
 @pytest.mark.e2e
 def test_the_table_needs_no_pandas_and_no_pyarrow(filled):
-    code = (
-        "import sys; from slimline.storage.metrics.store import MetricsStore;"
-        "from slimline.storage.queries.results import result_rows;"
-        "from slimline.dashboards.reports.formats import render;"
-        "render(result_rows(MetricsStore(sys.argv[1])), 'text');"
-        "print([m for m in ('pandas', 'pyarrow', 'torch', 'fsspec', 'numpy') if m in sys.modules])"
-    )
-    command = [sys.executable, "-c", code, str(filled._partitions.root)]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
+    program = Path(__file__).with_name("programs") / "print_table.py"
+    modules = json.loads(run_program(program, filled._partitions.root).stdout)
+    assert not set(modules) & {"pandas", "pyarrow", "torch", "fsspec", "numpy"}
