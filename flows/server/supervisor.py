@@ -234,6 +234,7 @@ class Supervisor:
         """What the server, the workers and the flow runs see."""
         options = self._options
         return {
+            "PREFECT_LOGGING_EXTRA_LOGGERS": "slimline",  # the log of a run says, for instance, what it waits for
             **os.environ,
             MARK: str(home()),
             "PYTHONSAFEPATH": "1",  # what `-P` does for our own processes, for those that Prefect starts

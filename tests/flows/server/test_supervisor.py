@@ -134,6 +134,7 @@ def test_children_see_the_state_directory_the_server_and_the_mark(
         assert child.variables["PREFECT_API_URL"] == "http://127.0.0.1:4300/api"
         assert child.variables["PREFECT_SERVER_UI_API_URL"] == f"http://{platform.node()}:4300/api"
         assert child.variables["PREFECT_SERVER_DATABASE_CONNECTION_URL"] == "postgresql+asyncpg://here/it"
+        assert child.variables["PREFECT_LOGGING_EXTRA_LOGGERS"] == "slimline"
         assert "-P" in child.command and child.log.parent == machine.home / "logs"
 
 
