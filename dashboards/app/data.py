@@ -1,4 +1,4 @@
-"""What the pages read, kept for as long as the store's files are the same: visitors share the answers.
+"""What the pages read, cached for as long as the store's files are the same; all visitors share it.
 
 Answers are frozen rows, so they are shared without a copy.
 """

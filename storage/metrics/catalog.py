@@ -1,4 +1,4 @@
-"""What the store's tables and views are, in words: for the prompt of `slimline sql`, for docs/sql.md, for exports."""
+"""Descriptions of the store's tables and views: for the prompt of `slimline sql`, for docs/sql.md, for exports."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _view_columns() -> dict[str, list[tuple[str, str]]]:
 
 
 def view_doc(view: str) -> str:
-    """What a view's file says of it at its top."""
+    """What a view is: the comment at the top of its file."""
     lines = (VIEW_FILES / f"{view}.sql").read_text("utf8").splitlines()
     comment = [line.removeprefix("--").strip() for line in lines]
     return " ".join(comment[: next(index for index, line in enumerate(lines) if not line.startswith("--"))])
@@ -82,26 +82,29 @@ def _doc(view: str, name: str, docs: dict[str, str]) -> str:
     return (metric and metric.doc) or view_column(view, name) or docs.get(name, "")
 
 
-def in_markdown() -> str:
+def schema_markdown() -> str:
     """The schema as docs/sql.md has it between its marks."""
-    parts = []
-    for relation in relations():
-        shown = [each for each in relation.columns if not each.name.endswith(tuple(ENDS)) or relation.kind == "table"]
-        left_out = len(relation.columns) - len(shown)
-        note = ["", "Each metric's 95 % interval is beside it, as `<metric>_lo` and `<metric>_hi`."] if left_out else []
-        lines = [f"| `{each.name}` | {each.type.lower()} | {escaped_markdown(each.doc)} |" for each in shown]
-        head = ["| column | type | meaning |", "| --- | --- | --- |"]
-        parts.append("\n".join([f"### {relation.name} ({relation.kind})", "", relation.doc, *note, "", *head, *lines]))
-    return "\n\n".join(parts)
+    return "\n\n".join(map(_relation_markdown, relations()))
 
 
-def rewritten(page: str) -> str:
+def _relation_markdown(relation: Relation) -> str:
+    columns = [each for each in relation.columns if not each.name.endswith(tuple(ENDS)) or relation.kind == "table"]
+    has_intervals = len(columns) < len(relation.columns)
+    note = (
+        ["", "Each metric's 95 % interval is beside it, as `<metric>_lo` and `<metric>_hi`."] if has_intervals else []
+    )
+    lines = [f"| `{each.name}` | {each.type.lower()} | {escaped_markdown(each.doc)} |" for each in columns]
+    head = ["| column | type | meaning |", "| --- | --- | --- |"]
+    return "\n".join([f"### {relation.name} ({relation.kind})", "", relation.doc, *note, "", *head, *lines])
+
+
+def update_schema(page: str) -> str:
     """The page with today's schema between its marks."""
     before, rest = page.split(START)
     _, after = rest.split(END)
-    return f"{before}{START}\n{in_markdown()}\n{END}{after}"
+    return f"{before}{START}\n{schema_markdown()}\n{END}{after}"
 
 
 if __name__ == "__main__":
     file = Path(sys.argv[1])
-    file.write_text(rewritten(file.read_text("utf8")), "utf8")
+    file.write_text(update_schema(file.read_text("utf8")), "utf8")

@@ -33,7 +33,7 @@ _ALL = (
     Metric("es_drop", "points", "Edit similarity that the baseline has and this has not, sample by sample.", False),
     Metric("em_drop", "points", "Exact matches that the baseline has and this has not.", False),
     Metric("em_p_value", "probability", "McNemar's exact test that exact matches differ only by chance.", None),
-    Metric("energy_j_per_sample", "J", "Joules per sample; null where the host does not tell.", False),
+    Metric("energy_j_per_sample", "J", "Joules per sample; null where the host does not report it.", False),
     Metric("int8_matmuls", "operators", "Matrix multiplications that are executed in int8.", None),
     Metric("matmuls", "operators", "Matrix multiplications of the model.", None),
     Metric("greedy_agreement", "share", "Share of random prompts continued as before the conversion.", True),
@@ -45,7 +45,7 @@ _ALL = (
     Metric("dev_loss", "nats", "Loss on held-out text after that training, nats per token.", False),
 )
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
-"""Every metric by name. Adding one is a row here, and whoever measures it."""
+"""Every metric by name. To add one, add a row here and the code that measures it."""
 WIDE_METRICS: tuple[str, ...] = tuple(name for name in METRICS if name != "dev_loss")
 """Those that are columns of the view `result_table`, each with its interval."""
 TABLE_METRICS: tuple[str, ...] = WIDE_METRICS[: WIDE_METRICS.index("parity_max_abs")]

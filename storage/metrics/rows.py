@@ -169,7 +169,9 @@ class RoundRow(Row):
     memory_mb: float | None = Field(None, description="Peak resident memory, 10^6 bytes.")
     memory_over_base_mb: float | None = Field(None, description="Peak over the process before the model, 10^6 bytes.")
     base_mb: float | None = Field(None, description="Resident memory before the model is loaded, 10^6 bytes.")
-    energy_j_per_sample: float | None = Field(None, description="Joules per sample; null where the host does not tell.")
+    energy_j_per_sample: float | None = Field(
+        None, description="Joules per sample; null where the host does not report it."
+    )
     energy_source: str | None = Field(None, description="What the energy was read from.")
     load_s: float | None = Field(None, description="Seconds to load the model.")
     error: str | None = Field(None, description="Why this process measured nothing.")

@@ -1,23 +1,23 @@
-"""What the columns of the views mean that no table has, or that mean something else there."""
+"""The meaning of the columns of views that no table has, or that mean something else in a table."""
 
 from __future__ import annotations
 
 EVERYWHERE = {
     "speed_ratio": "Samples per second relative to the baseline's of the same round.",
     "first_measured": "When the variant's first metric was written; the order of the study.",
-    "first_written": "The order of writing, among those of one time.",
-    "on_frontier": "Whether nothing else in the run is as good in everything and better in something.",
+    "first_written": "The order of writing, among those of the same time.",
+    "on_frontier": "Whether no other variant of its run and host is as good in everything and better in something.",
     "published_host": "The publication's host, of the same variant; null where it has none.",
     "disk_ratio": "Size in a gzip archive relative to the baseline's.",
-    "previous_run": "The run before of the same series.",
-    "previous_value": "Its value.",
+    "previous_run": "The previous run of the same series.",
+    "previous_value": "The value of that run.",
     "change": "value - previous_value, in the same unit.",
     "relative_change": "change / previous_value.",
     "baseline_self_ratio": "The baseline's second process relative to its first in the round.",
     "undisturbed_ratio": "speed_ratio, with every sample's fastest pass.",
     "undisturbed_self_ratio": "baseline_self_ratio, with every sample's fastest pass.",
     "state": "open, or recovered.",
-    "recovered_run": "The run whose improvement undid it.",
+    "recovered_run": "The run with the improvement that undid it.",
     "recovered_time": "When that run was judged.",
 }
 _PUBLISHED = (

@@ -60,7 +60,7 @@ class Constraints:
     def __post_init__(self) -> None:
         for name, bound in self.given().items():
             if not math.isfinite(bound):
-                raise ValueError(f"{name}: {bound} is no bound; allowed: a finite number")
+                raise ValueError(f"{name}: {bound} is not a bound; allowed: a finite number")
 
     def given(self) -> dict[str, float]:
         """The constraints that there are, by name."""
@@ -96,7 +96,7 @@ class Relaxation:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What to ship from one run on one host, or nothing (`winner` null) and then what stands in the way."""
+    """What to ship from one run on one host, or nothing (`winner` null) and then which constraints exclude all."""
 
     study: str
     run: str
@@ -313,6 +313,6 @@ def number_text(value: float) -> str:
 
 
 def constraint_text(name: str, bound: float) -> str:
-    """A constraint in words."""
+    """A constraint for people, such as `disk at most 20 MB`."""
     limit = _LIMITS[name]
     return f"{limit.name} {'at most' if limit.upper else 'at least'} {bound:g}{limit.unit}"

@@ -1,4 +1,4 @@
-"""What stands out in a result table: the best figure of a column, and what surely differs from the baseline."""
+"""The best figure of a column of a result table, and which figures surely differ from the baseline's."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ MEANING = (
     "leaves out 1, that of the paired ES drop 0, or McNemar's p for EM is below 0.05)"
 )
 _SAME = {"speed_ratio": ("speed_ratio", 1.0), "es": ("es_drop", 0.0)}
-"""By metric, the paired figure that tells a variant from its baseline, and its value where they are the same."""
+"""By metric, the figure that compares a variant with its baseline, and its value where they are the same."""
 
 
 def best_value(rows: Sequence[ResultRow], metric: str) -> float | None:
-    """The best figure of a column, if it has several: of one there is none better, of equals neither."""
+    """The best figure of a column; null where all are the same, or where neither more nor less is better."""
     counted = [row for row in rows if not row.error and not (metric in QUALITY and row.random_weights)]
     figures = {value for row in counted if (value := row.value(metric)) is not None}
     more_is_better = METRICS[metric].more_is_better
@@ -28,7 +28,7 @@ def best_value(rows: Sequence[ResultRow], metric: str) -> float | None:
 
 
 def surely_differs(row: ResultRow, metric: str) -> bool:
-    """Whether a variant's speed, ES or EM is told apart from its baseline's; see MEANING."""
+    """Whether a variant's speed, ES or EM surely differs from its baseline's; see MEANING."""
     if row.is_baseline:
         return False
     if metric == "em":

@@ -16,7 +16,7 @@ LIMITS = Limits(seconds=30.0)
 
 
 class Job:
-    """One query of a visitor, from its start to its answer or the reason why there is none."""
+    """One query of a visitor, from its start to its answer or error."""
 
     def __init__(self, store: MetricsStore, sql: str) -> None:
         self.sql = sql

@@ -33,7 +33,7 @@ def page() -> None:
     st.title("Compare")
     pairs = data.ask(prediction_pairs, *_choose_sides(selection.choose_run()))
     if not pairs:
-        selection.end_page("These two have completed no sample in common: the samples of their runs are others.")
+        selection.end_page("These two have no sample in common: their runs have other samples.")
     _summary(pairs)
     st.header("Exact matches")
     _matches(pairs)

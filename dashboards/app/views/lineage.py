@@ -22,7 +22,7 @@ SLICE, PREDICTIONS = "slice", "predictions"
 
 
 class Artifact(NamedTuple):
-    """An artifact of the store, and how it came to be."""
+    """An artifact of the store, its files, and how it was made."""
 
     ref: ArtifactRef
     manifest: Manifest
@@ -70,13 +70,13 @@ def _published() -> tuple[str, ...]:
 
 @st.cache_resource(max_entries=2, show_spinner=False)
 def _everything(published: Sequence[str]) -> list[Artifact]:
-    """Every artifact that can be read. Provenance never changes, so that a listing is all there is to know."""
+    """Every artifact that can be read. Provenance never changes, so the answer depends only on the listing."""
     store, found = data.artifacts(), []
     for text in published:
         ref = ArtifactRef.model_validate_json(text)
         try:
             found.append(Artifact(ref, store.manifest(ref), store.provenance(ref)))
-        except ArtifactError:  # removed since, or damaged: `slimline artifacts verify` tells
+        except ArtifactError:  # removed since, or damaged, which `slimline artifacts verify` reports
             continue
     return found
 

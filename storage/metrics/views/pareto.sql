@@ -1,7 +1,7 @@
 -- The rows of result_table, each with on_frontier: whether no other variant of its run and host is at least as good in
--- edit similarity, speed, size on disk and memory, and better in one of them. Equals stand on the frontier together.
--- Without an edit similarity (random weights have none that means anything) a variant counts as the worst in it, so among
--- its likes the others decide. What failed, or was not measured in one of the others, is not on the frontier.
+-- edit similarity, speed, size on disk and memory, and better in one of them. Equal ones are on it together.
+-- Without an edit similarity (that of random weights means nothing) a variant counts as the worst in it, so among several
+-- such variants the other three decide. What failed, or was not measured in one of the others, is not on the frontier.
 WITH points AS (
     SELECT
         run,

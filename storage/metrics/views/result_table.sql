@@ -1,5 +1,5 @@
 -- One row per run, host and variant: every metric beside its 95 % interval.
--- A variant's error is the first reason why one of its numbers is missing; a host that cannot tell energy is no failure.
+-- A variant's error is the first reason why one of its numbers is missing; energy that a host does not report is not an error.
 WITH numbered AS (
     SELECT *, row_number() OVER () AS written FROM measurements
 ),

@@ -1,7 +1,7 @@
 -- The newest run of each study, host and variant, beside every published row of the same variant; a variant that was
--- never published appears once, its published columns NULL. Our hosts are never theirs: see published_host.
+-- never published appears once, its published columns NULL. The published ones were measured on other hosts: see published_host.
 -- The published disk size is that of a gzip archive and its parameters are the non-zero ones (see docs), so each
--- stands beside both of our columns, and the ratios compare like with like.
+-- is beside both of our columns, and the ratios compare equal quantities.
 WITH newest AS (
     SELECT * FROM result_table
     QUALIFY row_number() OVER (PARTITION BY study, host, variant ORDER BY started DESC NULLS LAST, run DESC) = 1

@@ -4,9 +4,11 @@ import threading
 import time
 
 import pytest
+import streamlit
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slimline.dashboards.app import data
 from slimline.dashboards.app.components.query_job import Job
 from slimline.dashboards.app.components.source_code import as_source
 from slimline.dashboards.app.views.history import upgrades
@@ -14,8 +16,9 @@ from slimline.dashboards.app.views.results import tables_html
 from slimline.dashboards.app.views.tradeoffs import slider_range
 from slimline.storage.metrics.store import MetricsStore
 from slimline.storage.queries.results import result_rows
-from slimline.storage.queries.series import RunVersions
-from tests.dashboards.small import fill
+from slimline.storage.queries.runs import run_summaries
+from slimline.storage.queries.series import RunVersions, study_series
+from tests.dashboards.small import fill, small_run
 from tests.storage.factories import NOON
 
 
@@ -49,6 +52,19 @@ def test_an_upgrade_is_where_a_version_differs_from_the_run_before():
     versions = [{"torch": "1", "onnx": "1"}, {"torch": "1", "onnx": "2"}, {"torch": "1", "onnx": "2", "new": "1"}]
     runs = [RunVersions(time=NOON, run=f"r{number}", versions=each) for number, each in enumerate(versions)]
     assert upgrades(runs) == [(runs[1], "onnx 1 → 2")]
+
+
+def test_answers_are_kept_by_question_and_store(store, monkeypatch):
+    monkeypatch.setattr(data, "metrics", lambda: store)
+    streamlit.cache_data.clear()
+    streamlit.cache_resource.clear()
+    runs, series = data.ask(run_summaries), data.ask(study_series, "embedded")
+    assert [each.run for each in runs] == ["r1"] and {each.variant for each in series} == {"original", "int8"}
+    assert data.ask(run_summaries) is runs and data.ask(study_series, "embedded") is series
+    assert data.ask(study_series, "paper") == []
+    store.append([small_run("r2")])
+    data.store_state.clear()
+    assert {each.run for each in data.ask(run_summaries)} == {"r1", "r2"}
 
 
 def test_a_job_answers_or_says_why_not(store):

@@ -17,7 +17,7 @@ from slimline.dashboards.reports.query_answer import parquet, render_answer
 from slimline.flows.cli import sql_shell
 from slimline.flows.cli.__main__ import app
 from slimline.flows.cli.sql_shell import Prompt
-from slimline.storage.metrics.catalog import END, START, relations, rewritten
+from slimline.storage.metrics.catalog import END, START, relations, update_schema
 from slimline.storage.metrics.sandbox import Limits
 from slimline.storage.metrics.sql_text import is_complete, statements
 from slimline.storage.metrics.store import MetricsStore
@@ -191,7 +191,7 @@ def test_the_documented_schema_is_todays():
     page = DOCS.read_text("utf8")
     assert START in page
     assert END in page
-    assert rewritten(page) == page, "run: .venv/bin/python -m slimline.storage.metrics.catalog docs/sql.md"
+    assert update_schema(page) == page, "run: .venv/bin/python -m slimline.storage.metrics.catalog docs/sql.md"
 
 
 def test_every_column_is_described():
