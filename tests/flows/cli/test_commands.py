@@ -18,6 +18,7 @@ from slimline.flows.cli.__main__ import app
 from slimline.flows.cli.options import BAD_INPUT
 from slimline.flows.config.study import study_names
 from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore, Provenance
+from slimline.storage.metrics.rows import MeasurementRow, RunRow
 from slimline.storage.metrics.store import MetricsStore
 from slimline.tasks.data.lexer import lex_line
 from tests.command import run_command
@@ -265,12 +266,18 @@ def measured(home: Path) -> MetricsStore:
         "broken": (9.0, 17.0, 5.0),
     }
     metrics = MetricsStore(home / "metrics")
-    metrics.append([{"run": "r1", "study": "mine", "host": "box", "started": NOON, "status": "ok"}])
+    metrics.append([RunRow(run="r1", study="mine", host="box", started=NOON, status="ok")])
     for variant, (speed, drop, disk) in figures.items():
         values = {"speed_ratio": speed, "samples_per_s": speed, "es": 50 - drop, "es_drop": drop, "disk_mb": disk}
         values |= {"memory_mb": 5 * disk, "memory_over_base_mb": 4 * disk}
-        row = {"run": "r1", "study": "mine", "host": "box", "variant": variant, "time": NOON}
-        metrics.append([row | {"metric": metric, "value": value} for metric, value in values.items()])
+        metrics.append(
+            [
+                MeasurementRow(
+                    run="r1", study="mine", host="box", variant=variant, time=NOON, metric=metric, value=value
+                )
+                for metric, value in values.items()
+            ]
+        )
     return metrics
 
 
@@ -422,10 +429,19 @@ def test_a_damaged_artifact_is_found_and_named(slimline: Slimline, home: Path, p
 def test_gc_keeps_what_the_newest_run_measured_and_was_made_of(
     slimline: Slimline, home: Path, published: Published
 ) -> None:
-    measured = {"study": "mine", "host": "box", "variant": "onnx", "metric": "es", "value": 1.0, "time": NOON}
+    used = MeasurementRow(
+        run="r1",
+        study="mine",
+        host="box",
+        variant="onnx",
+        metric="es",
+        value=1.0,
+        time=NOON,
+        artifact=published.graph.digest,
+    )
     metrics = MetricsStore(home / "metrics")
-    metrics.append([{"run": "r1", "study": "mine", "host": "box", "started": NOON, "status": "ok"}])
-    metrics.append([measured | {"run": "r1", "artifact": published.graph.digest}])
+    metrics.append([RunRow(run="r1", study="mine", host="box", started=NOON, status="ok")])
+    metrics.append([used])
     store = ArtifactStore(home / "artifacts")
     dry = slimline("artifacts", "gc", "--keep-hours", "0", "--dry-run")
     assert (dry.status, dry.out) == (0, f"would remove {published.slice_}\n1 artifacts would go\n")
