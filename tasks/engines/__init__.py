@@ -1,1 +1,1 @@
-"""Load an artifact and complete prompts: torch, onnxruntime, OpenVINO, CTranslate2; and what exports to them."""
+"""Engines that complete prompts with an artifact: torch, onnxruntime, OpenVINO, CTranslate2."""

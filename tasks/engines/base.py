@@ -1,4 +1,4 @@
-"""What an engine is: it loads an artifact's files and completes prompts with them."""
+"""The interface of engines, which load an artifact and complete prompts with it."""
 
 from __future__ import annotations
 
@@ -23,47 +23,53 @@ _ENGINES: dict[EngineName, tuple[str, str]] = {
 
 
 class Completion(NamedTuple):
-    """One prompt's completion.
+    """The completion of one prompt.
 
-    A batch is computed as one, so each of its completions carries an equal share of the batch's seconds: sums over
-    completions are wall time, whatever the batch size.
+    The seconds of a batch are divided equally among its completions, so that sums over completions are wall time.
+
+    Attributes:
+        tokens: New token ids, without the stop token.
+        prefill_s: Seconds from the prompt to the choice of the first new token.
+        decode_s: Seconds for all further tokens, including the stop token.
     """
 
     tokens: list[int]
-    """New token ids, without the stop token."""
     prefill_s: float
-    """Seconds from the prompt to the choice of the first new token."""
     decode_s: float
-    """Seconds for all further tokens, the stop token included."""
 
 
 class CompletionEngine(Protocol):
-    """A loaded model. Completions of a prompt do not depend on what else is in the batch."""
+    """A loaded model. The completion of a prompt does not depend on the other prompts of a batch."""
 
     n_positions: int
 
     def complete(self, prompts: Sequence[Sequence[int]], stop: Collection[int], decoding: Decoding) -> list[Completion]:
-        """Completes every prompt, as one batch; nothing is truncated.
+        """Complete all prompts as one batch; nothing is truncated.
+
+        Args:
+            prompts: Token ids.
+            stop: Token ids that end a completion.
+            decoding: Search method and number of tokens.
 
         Raises:
-            ValueError: a prompt is empty, has an id outside the vocabulary, or leaves no room for the new tokens.
+            ValueError: a prompt is empty, has an id outside the vocabulary, or is too long with the new tokens.
         """
         ...
 
     def logits(self, prompt: Sequence[int]) -> Logits:
-        """[vocabulary], fp32: the scores of the token after `prompt`; for parity checks."""
+        """Logits of the token after `prompt`, [vocabulary], fp32; for parity checks."""
         ...
 
 
 def load_engine(engine: Engine, directory: Path, threads: int) -> CompletionEngine:
-    """The engine on the artifact's files in `directory`, with `threads` intra-op threads.
+    """Load the artifact in `directory` into an engine with `threads` intra-op threads.
 
-    Imports only what that engine needs: a process that runs onnxruntime never holds torch, nor the other way round.
+    Only the libraries of that engine are imported: a process that runs onnxruntime does not load torch, for example.
 
     Raises:
         ValueError: `threads` is not positive.
         MissingExtraError: the engine is not installed.
-        CheckpointError: the files are not what the engine loads.
+        CheckpointError: the engine cannot load the files.
     """
     if threads < 1:
         raise ValueError(f"threads is {threads}; allowed: 1 or more")
@@ -73,21 +79,21 @@ def load_engine(engine: Engine, directory: Path, threads: int) -> CompletionEngi
 
 
 def new_tokens(decoding: Decoding) -> int:
-    """The number of tokens that a completion may take at most."""
+    """The largest number of tokens that a completion may have."""
     return decoding.fixed_new_tokens or decoding.max_new_tokens
 
 
-def check_prompts(prompts: Sequence[Sequence[int]], room: int, n_positions: int, vocabulary: int) -> None:
-    """Refuses prompts that the model cannot complete with `room` new tokens.
+def check_prompts(prompts: Sequence[Sequence[int]], limit: int, n_positions: int, vocabulary: int) -> None:
+    """Refuse prompts that the model cannot complete with up to `limit` new tokens.
 
     Raises:
-        ValueError: naming the prompt, its length or id, and what is allowed.
+        ValueError: a prompt is too long or has a token id outside the vocabulary.
     """
     for index, prompt in enumerate(prompts):
-        if not 1 <= len(prompt) <= n_positions - room:
+        if not 1 <= len(prompt) <= n_positions - limit:
             raise ValueError(
-                f"prompt {index} has {len(prompt)} tokens; allowed: 1 to {n_positions - room} "
-                f"({n_positions} positions less {room} new tokens)"
+                f"prompt {index} has {len(prompt)} tokens; allowed: 1 to {n_positions - limit} "
+                f"({n_positions} positions less {limit} new tokens)"
             )
         if min(prompt) < 0 or max(prompt) >= vocabulary:
             worst = min(prompt) if min(prompt) < 0 else max(prompt)

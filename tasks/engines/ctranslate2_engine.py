@@ -1,4 +1,4 @@
-"""CTranslate2's generator over the directory that `export_ctranslate2` wrote."""
+"""The CTranslate2 engine, which loads a directory written by `export_ctranslate2`."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from slimline.tasks.specs import Decoding, Engine
 
 
 class Ctranslate2Engine:
-    """A `CompletionEngine` on CTranslate2's greedy search, on the CPU.
+    """A `CompletionEngine` with CTranslate2's greedy search on the CPU.
 
-    Prompts run one after the other, since the library does not pad: of prompts of different lengths it computes only as
-    many tokens at once as the shortest has, and the rest one by one, which takes longer than all prompts alone.
+    Prompts run one after the other, because the library does not pad: with prompts of different lengths it computes as
+    many tokens at once as the shortest prompt has, and the others one by one, which is slower than single prompts.
     """
 
     def __init__(self, engine: Engine, directory: Path, threads: int) -> None:
@@ -29,15 +29,16 @@ class Ctranslate2Engine:
         self.n_positions = config["n_positions"]
         self._tokens = _read_vocabulary(directory / "vocabulary.json", config["vocab_size"])
         self._holder = [open_generator(directory, threads)]
-        # The library's thread keeps the last callback, and aborts the process if it must drop it while Python shuts
-        # down. Letting go of the generator before that joins the thread.
+        # A thread of the library keeps the last callback, and aborts the process if it is freed while Python shuts
+        # down. Deleting the generator before that ends the thread.
         weakref.finalize(self, self._holder.clear)
 
     def complete(self, prompts: Sequence[Sequence[int]], stop: Collection[int], decoding: Decoding) -> list[Completion]:
         """See `CompletionEngine.complete`.
 
-        Raises ValueError also for beams: the library's own search keeps and ends hypotheses by other rules than
-        CodeXGLUE's, and it gives no logits from a cache.
+        Raises:
+            ValueError: also for more than one beam. The library's beam search has other rules than CodeXGLUE's, and
+                the library cannot return logits computed with a cache.
         """
         if decoding.beams > 1:
             raise ValueError(
@@ -54,13 +55,13 @@ class Ctranslate2Engine:
         logits: Logits = np.array(generator.forward_batch([list(prompt)]))[0, -1]
         return logits
 
-    def _generate(self, prompt: Sequence[int], ends: list[int], room: int) -> Completion:
+    def _generate(self, prompt: Sequence[int], ends: list[int], limit: int) -> Completion:
         (generator,) = self._holder
         clock = _FirstTokenClock()
         begin = perf_counter()
         (result,) = generator.generate_batch(
             [[self._tokens[token] for token in prompt]],
-            max_length=room,
+            max_length=limit,
             end_token=ends,
             include_prompt_in_result=False,
             callback=clock,
@@ -70,7 +71,7 @@ class Ctranslate2Engine:
 
 
 class _FirstTokenClock:
-    """Stops nothing: the library calls after every token, so the first call tells when the first token was there."""
+    """A callback that the library calls after every token: the first call has the time of the first token."""
 
     first = 0.0
 
@@ -80,11 +81,12 @@ class _FirstTokenClock:
 
 
 def open_generator(directory: Path, threads: int) -> ctranslate2.Generator:
-    """The library's generator, which computes in the type that the matrices are stored in.
+    """The library's generator, which computes in the type of the stored matrices.
 
-    Raises CheckpointError if the library cannot load the directory.
+    Raises:
+        CheckpointError: the library cannot load the directory.
     """
-    # It would warn that it computes in fp32 what int8 models store in fp16.
+    # Otherwise it warns that it computes in fp32 what int8 models store in fp16.
     ctranslate2.set_log_level(logging.ERROR)
     try:
         return ctranslate2.Generator(str(directory), compute_type="default", inter_threads=1, intra_threads=threads)
@@ -96,10 +98,10 @@ def _read_vocabulary(path: Path, size: int) -> list[str]:
     try:
         tokens = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        message = f"{path.parent}: {path.name} is missing; this engine runs what export-ctranslate2 wrote"
+        message = f"{path.parent}: {path.name} is missing; this engine runs the output of export-ctranslate2"
         raise CheckpointError(message) from None
     except ValueError as error:
         raise CheckpointError(f"{path}: not JSON ({error})") from None
     if not isinstance(tokens, list) or len(set(tokens)) != size:
-        raise CheckpointError(f"{path}: not a list of as many different tokens as vocab_size says, {size}")
+        raise CheckpointError(f"{path}: allowed: a list of vocab_size = {size} different tokens")
     return tokens

@@ -1,4 +1,4 @@
-"""Greedy and beam search over any model that can prefill, step and reorder its key/value cache. numpy only."""
+"""Greedy search and beam search for models with a key/value cache, in numpy."""
 
 from __future__ import annotations
 
@@ -17,68 +17,68 @@ _NO_CHILDREN = np.float32(-1e20)
 
 
 class CachedModel(Protocol):
-    """A model with a key/value cache: the state of one batch, advanced token by token.
+    """A model with a key/value cache for one batch, which its methods extend token by token.
 
-    What it returns are the logits of each row's next token, which may be overwritten by the next call.
+    They return the logits of each row's next token; the next call may overwrite these.
     """
 
-    def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> Logits:
-        """Starts a batch with space for `room` more tokens a row; returns [batch, vocabulary]."""
+    def prefill(self, prompts: Sequence[Sequence[int]], limit: int) -> Logits:
+        """Start a batch with space for `limit` more tokens per row; returns logits [batch, vocabulary]."""
         ...
 
     def step(self, tokens: Rows) -> Logits:
-        """Appends one token to every row ([rows]); returns [rows, vocabulary]."""
+        """Append one token to every row ([rows]); returns logits [rows, vocabulary]."""
         ...
 
     def reorder(self, parents: Rows) -> None:
-        """Row i goes on from what was row `parents[i]`; the number of rows may change."""
+        """Continue row i from the previous row `parents[i]`; the number of rows may change."""
         ...
 
 
 def search(
     model: CachedModel, prompts: Sequence[Sequence[int]], stop: Collection[int], decoding: Decoding
 ) -> list[Completion]:
-    """Completes `prompts`: greedily as one batch, or each by a beam search of its own."""
-    ends, room = ends_of(stop, decoding), new_tokens(decoding)
+    """Complete `prompts`, either by a greedy search in one batch or by a beam search for each prompt."""
+    ends, limit = end_tokens(stop, decoding), new_tokens(decoding)
     if decoding.beams == 1:
-        return greedy_search(model, prompts, ends, room)
-    return [beam_search(model, prompt, ends, room, decoding.beams) for prompt in prompts]
+        return greedy_search(model, prompts, ends, limit)
+    return [beam_search(model, prompt, ends, limit, decoding.beams) for prompt in prompts]
 
 
-def ends_of(stop: Collection[int], decoding: Decoding) -> frozenset[int]:
-    """The tokens that end a completion: none where its length is fixed."""
+def end_tokens(stop: Collection[int], decoding: Decoding) -> frozenset[int]:
+    """The tokens that end a completion; none if its length is fixed."""
     return frozenset() if decoding.fixed_new_tokens else frozenset(stop)
 
 
 def greedy_search(
-    model: CachedModel, prompts: Sequence[Sequence[int]], stop: frozenset[int], room: int
+    model: CachedModel, prompts: Sequence[Sequence[int]], stop: frozenset[int], limit: int
 ) -> list[Completion]:
-    """The most probable token each time, up to a stop token or `room` tokens; ties go to the lower id."""
+    """Choose the most probable token (of equal ones: the lowest id) until a stop token or `limit` tokens."""
     begin = perf_counter()
-    tokens = model.prefill(prompts, room).argmax(axis=-1)
+    tokens = model.prefill(prompts, limit).argmax(axis=-1)
     first = perf_counter()
     columns = [tokens]
-    ended = _among(tokens, stop)
-    while len(columns) < room and not ended.all():
+    ended = _is_stop(tokens, stop)
+    while len(columns) < limit and not ended.all():
         tokens = model.step(tokens).argmax(axis=-1)
         columns.append(tokens)
-        ended |= _among(tokens, stop)
+        ended |= _is_stop(tokens, stop)
     seconds = (first - begin) / len(prompts), (perf_counter() - first) / len(prompts)
-    return [Completion(until_stop(row.tolist(), stop), *seconds) for row in np.stack(columns, axis=1)]
+    return [Completion(cut_at_stop(row.tolist(), stop), *seconds) for row in np.stack(columns, axis=1)]
 
 
-def beam_search(model: CachedModel, prompt: Sequence[int], stop: frozenset[int], room: int, size: int) -> Completion:
-    """CodeXGLUE's beam search (its CodeCompletion-token/code/beam.py): log-probabilities, not normalised by length."""
+def beam_search(model: CachedModel, prompt: Sequence[int], stop: frozenset[int], limit: int, size: int) -> Completion:
+    """CodeXGLUE's beam search (its CodeCompletion-token/code/beam.py); scores are not normalised by length."""
     begin = perf_counter()
     beam = Beam(size, stop)
-    beam.advance(log_softmax(model.prefill([prompt], room)))
+    beam.advance(log_softmax(model.prefill([prompt], limit)))
     first = perf_counter()
-    for _ in range(room - 1):
-        if beam.done:
+    for _ in range(limit - 1):
+        if beam.is_done:
             break
         model.reorder(beam.parents[-1])
         beam.advance(log_softmax(model.step(beam.tokens[-1])))
-    return Completion(until_stop(beam.best(), stop), first - begin, perf_counter() - first)
+    return Completion(cut_at_stop(beam.best(), stop), first - begin, perf_counter() - first)
 
 
 class _End(NamedTuple):
@@ -88,7 +88,7 @@ class _End(NamedTuple):
 
 
 class Beam:
-    """The `size` best hypotheses after each token. One that ends in a stop token is finished and has no children."""
+    """The `size` best hypotheses after each token; one with a stop token at its end is not continued."""
 
     def __init__(self, size: int, stop: frozenset[int]) -> None:
         self.tokens: list[Rows] = []
@@ -100,26 +100,30 @@ class Beam:
         self._stop_on_top = False
 
     def advance(self, log_probabilities: NDArray[np.float32]) -> None:
-        """Takes one more token; `log_probabilities` is [rows, vocabulary], rows in the order of the last `tokens`."""
+        """Extend the hypotheses by a token.
+
+        Args:
+            log_probabilities: [rows, vocabulary], with rows in the order of the last `tokens`.
+        """
         scores = log_probabilities + self._scores[:, None]
         if self.tokens:
-            scores[_among(self.tokens[-1], self._stop)] = _NO_CHILDREN
+            scores[_is_stop(self.tokens[-1], self._stop)] = _NO_CHILDREN
         best = _top(scores.ravel(), self._size)
         self._scores = scores.ravel()[best]
         parents, tokens = np.divmod(best, scores.shape[1])
         self.parents.append(parents)
         self.tokens.append(tokens)
-        ended = _among(tokens, self._stop)
+        ended = _is_stop(tokens, self._stop)
         self._finished += [_End(float(self._scores[row]), len(self.tokens), int(row)) for row in np.flatnonzero(ended)]
         self._stop_on_top |= bool(ended[0])
 
     @property
-    def done(self) -> bool:
-        """A stop token has topped the beam, and at least `size` hypotheses have finished."""
+    def is_done(self) -> bool:
+        """Whether a stop token was the best token once, and at least `size` hypotheses have finished."""
         return self._stop_on_top and len(self._finished) >= self._size
 
     def best(self) -> list[int]:
-        """Tokens of the best finished hypothesis; of the best unfinished one if none has finished."""
+        """Tokens of the best finished hypothesis, or of the best unfinished one if none has finished."""
         top = _End(float(self._scores[0]), len(self.tokens), 0)
         _, length, row = max(self._finished, key=lambda end: end.score, default=top)
         tokens = []
@@ -135,18 +139,18 @@ def log_softmax(logits: Logits) -> Logits:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), dtype=np.float32)
 
 
-def until_stop(tokens: Sequence[int], stop: Collection[int]) -> list[int]:
-    """`tokens` up to, and without, the first stop token."""
+def cut_at_stop(tokens: Sequence[int], stop: Collection[int]) -> list[int]:
+    """The tokens before the first stop token."""
     end = next((index for index, token in enumerate(tokens) if token in stop), len(tokens))
     return list(tokens[:end])
 
 
-def _among(tokens: Rows, stop: frozenset[int]) -> NDArray[np.bool_]:
-    # Called once a token for a handful of rows: numpy's isin would take longer than what it saves.
+def _is_stop(tokens: Rows, stop: frozenset[int]) -> NDArray[np.bool_]:
+    # With so few rows, this is faster than numpy's isin.
     return np.array([token in stop for token in tokens.tolist()], dtype=np.bool_)
 
 
 def _top(scores: NDArray[np.float32], size: int) -> Rows:
-    """Indices of the `size` largest scores, best first; ties go to the lower index."""
-    kept = np.sort(np.argpartition(-scores, min(size, scores.size) - 1)[:size])
-    return kept[np.argsort(-scores[kept], kind="stable")].astype(np.int64)
+    """Indices of the `size` largest scores, best first; of equal scores the lowest index first."""
+    largest = np.sort(np.argpartition(-scores, min(size, scores.size) - 1)[:size])
+    return largest[np.argsort(-scores[largest], kind="stable")].astype(np.int64)

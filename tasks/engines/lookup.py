@@ -1,12 +1,12 @@
-"""Prompt-lookup speculation: greedy search that checks several guessed tokens in one pass of the model.
+"""Prompt-lookup decoding: greedy search that verifies several draft tokens in one pass of the model.
 
-What follows is often what followed the same few tokens before (Saxena 2023, github.com/apoorvumang/
-prompt-lookup-decoding): the guess is copied from there. The model says in one pass what it would have chosen after each
-guessed token; guesses are kept up to the first that it would not have chosen (speculative decoding, arXiv:2211.17192,
-for greedy choices). So the tokens are those of greedy search, however bad the guesses.
+The tokens that followed the same few tokens before are a good guess for the next ones (Saxena 2023,
+github.com/apoorvumang/prompt-lookup-decoding). One pass of the model gives its choice after each draft token; drafts
+are accepted up to the first that differs (speculative decoding, arXiv:2211.17192, for greedy choices). So the tokens
+are those of greedy search, whatever the drafts are.
 
-There is always a guess: engines add up the attention of a single token in another order than that of several, and if
-single tokens came between, the last bit of a logit would depend on where guesses were found.
+Every pass has a draft: engines sum the attention of a single token in another order than that of several tokens, and
+otherwise the last bit of a logit would depend on where drafts were found.
 """
 
 from __future__ import annotations
@@ -18,41 +18,41 @@ from typing import Protocol
 import numpy as np
 
 from slimline.tasks.engines.base import Completion, Logits, new_tokens
-from slimline.tasks.engines.decoding import CachedModel, Rows, ends_of, search, until_stop
+from slimline.tasks.engines.decoding import CachedModel, Rows, cut_at_stop, end_tokens, search
 from slimline.tasks.specs import Decoding
 
 _LONGEST_MATCH = 3
 
 
 class VerifyingModel(CachedModel, Protocol):
-    """A `CachedModel` whose single row can take several tokens at once, and forget the last ones again."""
+    """A `CachedModel` that can append several tokens to a single row at once, and remove the last ones again."""
 
     def verify(self, tokens: Rows) -> Logits:
-        """Appends the tokens ([n]) to the only row; returns [n, vocabulary], the logits after each."""
+        """Append tokens ([n]) to the only row; returns the logits after each of them, [n, vocabulary]."""
         ...
 
     def rollback(self, count: int) -> None:
-        """Forgets the only row's last `count` tokens."""
+        """Remove the last `count` tokens of the only row."""
         ...
 
 
 def speculative_search(
     model: VerifyingModel, prompts: Sequence[Sequence[int]], stop: Collection[int], decoding: Decoding, drafts: int
 ) -> list[Completion]:
-    """`search` with up to `drafts` guessed tokens a pass where that helps: for one prompt, greedily."""
+    """`search`; for one prompt and greedy search with up to `drafts` draft tokens per pass."""
     if drafts and decoding.beams == 1 and len(prompts) == 1:
-        return [lookup_search(model, prompts[0], ends_of(stop, decoding), new_tokens(decoding), drafts)]
+        return [lookup_search(model, prompts[0], end_tokens(stop, decoding), new_tokens(decoding), drafts)]
     return search(model, prompts, stop, decoding)
 
 
 def lookup_search(
-    model: VerifyingModel, prompt: Sequence[int], stop: frozenset[int], room: int, drafts: int
+    model: VerifyingModel, prompt: Sequence[int], stop: frozenset[int], limit: int, drafts: int
 ) -> Completion:
-    """Greedy search for one prompt, up to a stop token or `room` tokens, with up to `drafts` guesses a pass."""
+    """Greedy search for one prompt until a stop token or `limit` tokens, with up to `drafts` draft tokens per pass."""
     begin = perf_counter()
-    context = np.empty(len(prompt) + room, dtype=np.int64)
+    context = np.empty(len(prompt) + limit, dtype=np.int64)
     context[: len(prompt)] = prompt
-    chosen = model.prefill([prompt], room).argmax(axis=-1)
+    chosen = model.prefill([prompt], limit).argmax(axis=-1)
     first = perf_counter()
     length = len(prompt)
     while True:
@@ -61,28 +61,28 @@ def lookup_search(
         left = len(context) - length
         if not left or not stop.isdisjoint(chosen.tolist()):
             break
-        # A pass yields one token more than it was given guesses.
-        guess = propose(context[:length], max(1, min(drafts, left - 1)))
-        chosen = _advance(model, context[length - 1 : length], guess)[:left]
-    tokens = until_stop(context[len(prompt) : length].tolist(), stop)
+        # A pass gives one token more than the drafts.
+        draft = propose(context[:length], max(1, min(drafts, left - 1)))
+        chosen = _verify_draft(model, context[length - 1 : length], draft)[:left]
+    tokens = cut_at_stop(context[len(prompt) : length].tolist(), stop)
     return Completion(tokens, first - begin, perf_counter() - first)
 
 
-def _advance(model: VerifyingModel, last: Rows, guess: Rows) -> Rows:
-    """The next tokens after `last` ([1]): as many guesses as the model would have chosen, and its choice after them."""
-    choices = model.verify(np.concatenate([last, guess])).argmax(axis=-1)
-    wrong = np.flatnonzero(choices[:-1] != guess)
-    kept = int(wrong[0]) if len(wrong) else len(guess)
-    model.rollback(len(guess) - kept)
-    return np.asarray(choices[: kept + 1])
+def _verify_draft(model: VerifyingModel, last: Rows, draft: Rows) -> Rows:
+    """The next tokens after `last` ([1]): the draft tokens that the model accepts, and its choice after them."""
+    choices = model.verify(np.concatenate([last, draft])).argmax(axis=-1)
+    wrong = np.flatnonzero(choices[:-1] != draft)
+    accepted = int(wrong[0]) if len(wrong) else len(draft)
+    model.rollback(len(draft) - accepted)
+    return np.asarray(choices[: accepted + 1])
 
 
 def propose(context: Rows, count: int) -> Rows:
-    """`count` tokens: those that followed the context's last three tokens where these occurred last before.
+    """Draft tokens: the `count` tokens that followed the last earlier occurrence of the context's last three tokens.
 
-    Where the context ends, the guess goes on with its own beginning, as repetitions do. If the three never occurred,
-    the last two are looked for; then the last one, which says too little for more than one guess; and if that did not
-    occur before either, it is guessed again.
+    At the end of the context the draft continues with its own beginning, as repetitions do. If the three tokens did not
+    occur before, the last two are searched; then the last one, which gives one draft token only. If that did not occur
+    either, it is itself the draft.
     """
     for length in range(min(_LONGEST_MATCH, len(context) - 1), 0, -1):
         earlier = np.lib.stride_tricks.sliding_window_view(context[:-1], length)

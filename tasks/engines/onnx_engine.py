@@ -1,4 +1,4 @@
-"""onnxruntime over the graph of `export_onnx`, with the key/value cache written in place."""
+"""The onnxruntime engine, which runs the graph of `export_onnx` and updates the key/value cache in place."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from slimline.tasks.engines.lookup import speculative_search
 from slimline.tasks.models.checkpoint import CheckpointError, Gpt2Config, read_gpt2_config
 from slimline.tasks.specs import Decoding, Engine
 
-_CHUNK = 208  # tokens of a prompt at once: the fastest for prompts of some hundred tokens, by a few per cent
+_CHUNK = 208  # tokens of a prompt per pass: a few per cent faster than others for prompts of some hundred tokens
 
 
 class OnnxEngine:
-    """A `CompletionEngine` on onnxruntime's CPU provider.
+    """A `CompletionEngine` with onnxruntime's CPU provider.
 
-    Prompts are completed one after the other: on a CPU a batch of them takes longer, because the shorter ones are
-    padded and the intermediate results no longer fit into caches; and so no completion can depend on its neighbours.
+    Prompts are completed one after the other. On a CPU this is faster than a batch, because nothing is padded and
+    intermediate results fit into caches; and no completion can depend on the other prompts.
     """
 
     def __init__(self, engine: Engine, directory: Path, threads: int) -> None:
@@ -50,23 +50,23 @@ class OnnxEngine:
 
 def _open_session(path: Path, threads: int) -> ort.InferenceSession:
     if not path.is_file():
-        raise CheckpointError(f"{path.parent}: {path.name} is missing; this engine runs what export-onnx wrote")
+        raise CheckpointError(f"{path.parent}: {path.name} is missing; this engine runs the output of export-onnx")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    # Every prompt has a length of its own: plans of memory by shape would pile up and never be used again.
+    # Most prompts have different lengths, so that memory plans by shape would only use memory.
     options.enable_mem_pattern = False
-    # Between two runs the pool's threads would otherwise burn a core that numpy, or another process, could use.
+    # Otherwise the pool's threads use their cores between two runs, which numpy or another process could use.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises a dozen unrelated classes, some of them directly below Exception
+    except Exception as error:  # onnxruntime raises many unrelated classes, some of them direct subclasses of Exception
         raise CheckpointError(f"{path}: onnxruntime cannot load it: {error}") from error
 
 
 class _Feed:
-    """Inputs and logits of one shape, set and read in place: numpy's memory, under onnxruntime's names for it."""
+    """Inputs and logits of one shape, in memory that numpy and onnxruntime share."""
 
     def __init__(self, rows: int, new: int, wanted: int, vocabulary: int) -> None:
         self.tokens, self.positions = np.zeros((2, rows, new), dtype=np.int64)
@@ -86,9 +86,9 @@ class _Feed:
 
 
 class _Batch:
-    """Rows that grow together: keys and values of every layer, each [rows, heads, capacity, head width].
+    """The key/value cache of a batch: keys and values of every layer, each [rows, heads, capacity, head width].
 
-    numpy owns that memory, onnxruntime reads and writes it in place; pages that no token has reached take none.
+    numpy owns the memory, and onnxruntime reads and writes it in place. Pages that are not used yet need no memory.
     """
 
     def __init__(self, session: ort.InferenceSession, names: Sequence[str], shape: tuple[int, int, int, int]) -> None:
@@ -104,31 +104,28 @@ class _Batch:
             self._binding.bind_ortvalue_input(f"past_{name}", shared)
             self._binding.bind_ortvalue_output(f"present_{name}", shared)
 
-    def take(self, other: _Batch, parents: Rows) -> None:
-        """Goes on from the other batch's rows `parents`."""
+    def copy_rows(self, other: _Batch, parents: Rows) -> None:
+        """Continue from the rows `parents` of another batch."""
         self.lengths = other.lengths[parents]
         filled = int(self.lengths.max())
         for name, buffer in self._buffers.items():
             buffer[:, :, :filled] = other._buffers[name][parents, :, :filled]
 
-    def last(self, new: int) -> _Feed:
-        """For `new` tokens a row, of which the last one's logits are wanted."""
+    def feed_for_last(self, new: int) -> _Feed:
+        """A feed for `new` tokens per row that returns the logits after the last one."""
         if new == 1:
-            return self.every(1)
+            return self.feed_for_all(1)
         return _Feed(self.rows, new, 1, self._vocabulary)
 
-    def every(self, new: int) -> _Feed:
-        """For `new` tokens a row, each of whose logits are wanted; these shapes come again and again, and are kept."""
+    def feed_for_all(self, new: int) -> _Feed:
+        """A feed for `new` tokens per row that returns the logits after each; it is cached, as few shapes occur."""
         if new not in self._feeds:
             self._feeds[new] = _Feed(self.rows, new, new, self._vocabulary)
             self._feeds[new].wanted[:] = np.arange(new)
         return self._feeds[new]
 
     def append(self, feed: _Feed) -> Logits:
-        """Runs the feed's tokens after what the rows hold.
-
-        Returns logits [rows, wanted, vocabulary], valid until the feed's next run.
-        """
+        """Append the feed's tokens to the rows; returns logits [rows, wanted, vocabulary], valid until its next run."""
         new = feed.tokens.shape[1]
         feed.positions[:] = self.lengths[:, None] + np.arange(new)
         self.lengths = self.lengths + new
@@ -146,7 +143,7 @@ class _Batch:
 class _CachedGraph:
     """The `VerifyingModel` of one session.
 
-    Single rows share one batch for good: to allocate and bind one for every prompt takes as long as a token does.
+    All single rows use the same batch, because allocating and binding one takes as long as a token.
     """
 
     def __init__(self, session: ort.InferenceSession, config: Gpt2Config) -> None:
@@ -155,44 +152,44 @@ class _CachedGraph:
         self._names = [f"{kind}_{layer}" for layer in range(config["n_layer"]) for kind in ("key", "value")]
         self._batch = self._single = self._new_batch(1, config["n_positions"])
 
-    def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> Logits:
-        """See `CachedModel.prefill`; takes one prompt, and has room for as many tokens as there are positions.
+    def prefill(self, prompts: Sequence[Sequence[int]], limit: int) -> Logits:
+        """See `CachedModel.prefill`; it takes one prompt, and has space for all positions of the model.
 
-        It is read in chunks of about one size: a chunk's tokens are not compared with those of later ones, so that less
-        is computed, and intermediate results take less memory.
+        The prompt is read in chunks of about equal size. This computes less, because scores between a chunk and later
+        ones are not needed, and intermediate results are smaller.
         """
         (prompt,) = prompts
         self._batch = self._single
         self._batch.lengths = np.zeros(1, dtype=np.int64)
         for chunk in np.array_split(np.array(prompt), -(-len(prompt) // _CHUNK)):
-            feed = self._batch.last(len(chunk))
+            feed = self._batch.feed_for_last(len(chunk))
             feed.tokens[0] = chunk
             feed.wanted[0] = len(chunk) - 1
             logits: Logits = self._batch.append(feed)[:, 0]
         return logits
 
     def step(self, tokens: Rows) -> Logits:
-        feed = self._batch.last(1)
+        feed = self._batch.feed_for_last(1)
         feed.tokens[:, 0] = tokens
         logits: Logits = self._batch.append(feed)[:, 0]
         return logits
 
     def verify(self, tokens: Rows) -> Logits:
         """See `VerifyingModel.verify`."""
-        feed = self._batch.every(len(tokens))
+        feed = self._batch.feed_for_all(len(tokens))
         feed.tokens[0] = tokens
         logits: Logits = self._batch.append(feed)[0]
         return logits
 
     def rollback(self, count: int) -> None:
-        """See `VerifyingModel.rollback`: what lies beyond a row's length is never read, and overwritten next."""
+        """See `VerifyingModel.rollback`; what is stored beyond a row's length is never read."""
         self._batch.lengths = self._batch.lengths - count
 
     def reorder(self, parents: Rows) -> None:
         if np.array_equal(parents, np.arange(self._batch.rows)):
             return
         batch = self._new_batch(len(parents), self._batch.capacity)
-        batch.take(self._batch, parents)
+        batch.copy_rows(self._batch, parents)
         self._batch = batch
 
     def _new_batch(self, rows: int, capacity: int) -> _Batch:

@@ -1,4 +1,4 @@
-"""OpenVINO models on disk and on the CPU: written reproducibly, checked before they are mapped, compiled as asked."""
+"""OpenVINO models: reproducible files, checks before they are loaded, and settings of the CPU plugin."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from slimline.tasks.models.checkpoint import CheckpointError, copy_beside
+from slimline.tasks.models.checkpoint import CheckpointError, copy_config_and_tokenizer
 
-# Importing openvino reports that to its maker, and so does every use of nncf, unless this package cannot be found.
+# Without this, importing openvino, and every use of nncf, sends telemetry to the vendor.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
-import openvino as openvino  # noqa: E402 - imported from here by all others, so that none of them comes first
+import openvino as openvino  # noqa: E402 - all other modules import it from here, after the line above
 
 GRAPH = "openvino_model.xml"
 WEIGHTS = "openvino_model.bin"
@@ -24,36 +24,36 @@ INPUTS = ("input_ids", "position_ids", "mask", "beam_idx", "wanted")
 _CONSTANT = re.compile(r'<data element_type="[^"]*" shape="[^"]*" offset="(\d+)" size="(\d+)"')
 _PRECISIONS = {"float32": ("f32", "FP32"), "bfloat16": ("bf16", "BF16")}  # the hint and the capability it takes
 
-# Added to a score, it leaves no weight at all after the softmax; infinity would make a row that sees nothing NaN.
-HIDDEN = np.float32(-1e30)
+# Added to a score, its softmax is zero; infinity would give NaN in a row where everything is masked.
+MASK_VALUE = np.float32(-1e30)
 
 
 def future_mask(tokens: int) -> NDArray[np.float32]:
-    """[tokens, tokens] to add to attention's scores: no token (row) sees a later one (column)."""
+    """The causal mask to add to attention scores, [tokens, tokens]: no token (row) attends to a later one (column)."""
     order = np.arange(tokens)
-    return np.where(order > order[:, None], HIDDEN, np.float32(0))
+    return np.where(order > order[:, None], MASK_VALUE, np.float32(0))
 
 
 def save_model(model: openvino.Model, source: Path, target: Path) -> None:
-    """Writes `model` into `target`, with the configuration and the tokenizer of `source`, the latter unindented.
+    """Write `model`, and the configuration and tokenizer of `source`, to `target`.
 
     The same graph gives the same bytes.
     """
-    # The names openvino makes up count all that the process has built before.
+    # OpenVINO's default names contain a counter of all nodes that the process has created.
     for index, node in enumerate(model.get_ordered_ops()):
         node.set_friendly_name(f"{node.get_type_name()}_{index}")
     for parameter in model.inputs:
         parameter.get_node().set_friendly_name(parameter.get_any_name())
     target.mkdir(parents=True, exist_ok=True)
     openvino.save_model(model, target / GRAPH, compress_to_fp16=False)
-    copy_beside(source, target)
+    copy_config_and_tokenizer(source, target)
 
 
 def read_model(directory: Path) -> openvino.Model:
-    """The model of `export-openvino` in `directory`, its weights mapped into memory.
+    """The model of `export-openvino` in `directory`, with weights mapped into memory.
 
     Raises:
-        CheckpointError: a file is missing, damaged, or no such model.
+        CheckpointError: a file is missing, damaged, or of another model.
     """
     for name in (GRAPH, WEIGHTS):
         if not (directory / name).is_file():
@@ -72,7 +72,7 @@ def read_model(directory: Path) -> openvino.Model:
 
 
 def _check_size(directory: Path) -> None:
-    """A mapped file that is shorter than its graph says kills the process on the first read beyond its end."""
+    """Check the size of the weights: reading beyond the end of a mapped file would kill the process."""
     graph = (directory / GRAPH).read_text(encoding="utf-8", errors="replace")
     ends = [int(offset) + int(size) for offset, size in _CONSTANT.findall(graph)]
     if not ends or not graph.rstrip().endswith("</net>"):
@@ -84,17 +84,17 @@ def _check_size(directory: Path) -> None:
 
 
 def compile_model(model: openvino.Model, dtype: Literal["float32", "bfloat16"], threads: int) -> openvino.CompiledModel:
-    """`model` for this CPU, as one stream of `threads` threads that compute, and cache keys and values, in `dtype`.
+    """Compile `model` for this CPU, as one stream of `threads` threads; computation and cache are in `dtype`.
 
-    By default openvino would compute in bfloat16 where the CPU can, cache in 8 bits, quantize activations, and pin
-    threads to cores of its own choice.
+    By default openvino computes in bfloat16 if the CPU can, caches in 8 bits, quantizes activations, and pins threads
+    to cores that it chooses.
 
     Raises:
-        ValueError: this CPU cannot compute in `dtype`; openvino would silently do so in float32.
+        ValueError: this CPU cannot compute in `dtype`; openvino would use float32 without a message.
     """
     precision, capability = _PRECISIONS[dtype]
     if capability not in cpu_capabilities():
-        raise ValueError(f"dtype: {dtype} is not what this CPU computes in; allowed: float32")
+        raise ValueError(f"dtype: {dtype} is not supported by this CPU; allowed: float32")
     settings = {
         "INFERENCE_PRECISION_HINT": precision,
         "KV_CACHE_PRECISION": precision,
@@ -108,6 +108,6 @@ def compile_model(model: openvino.Model, dtype: Literal["float32", "bfloat16"], 
 
 
 def cpu_capabilities() -> list[str]:
-    """What openvino says this CPU computes in natively, for example FP32, BF16 and INT8."""
+    """The types that this CPU computes in natively by openvino's names, for example FP32, BF16 and INT8."""
     capabilities: list[str] = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return capabilities

@@ -1,4 +1,4 @@
-"""transformers' `generate`: in fp32 the published way, and the baseline everything is compared with."""
+"""The torch engine, which uses transformers' `generate`: in fp32 it is the published method and the baseline."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from transformers import GenerationConfig, GPT2LMHeadModel, StoppingCriteria, St
 from transformers.cache_utils import DynamicCache
 
 from slimline.tasks.engines.base import Completion, Logits, check_prompts, new_tokens
-from slimline.tasks.engines.decoding import Rows, search, until_stop
+from slimline.tasks.engines.decoding import Rows, cut_at_stop, search
 from slimline.tasks.models.checkpoint import CheckpointError, is_dynamic_int8
 from slimline.tasks.models.int8_loading import load_quantized
 from slimline.tasks.models.loading import load_floats
 from slimline.tasks.models.packed import is_packed, load_packed
 from slimline.tasks.specs import Decoding, Engine
 
-_PAD = 0  # masked before the prompt and cut off after the stop token, so any id does
+_PAD = 0  # any id: padding is masked before the prompt and removed after the stop token
 
 
 class TorchEngine:
-    """A `CompletionEngine` on torch: greedy by `generate`, beams by the loop all engines share.
+    """A `CompletionEngine` with torch: greedy search by `generate`, beam search by the code that all engines share.
 
-    `generate`'s own beam search keeps and ends hypotheses by other rules than CodeXGLUE's. Drafts are looked up in the
-    text so far (`generate`'s prompt lookup, for one prompt at a time) and change the speed only.
+    The beam search of `generate` has other rules than CodeXGLUE's. Draft tokens come from `generate`'s prompt lookup,
+    which works for one prompt at a time, and change only the speed.
     """
 
     def __init__(self, engine: Engine, directory: Path, threads: int) -> None:
         _use_threads(threads)
-        # Where rounding is coarse, how many tokens are computed together can decide which one comes out on top: torch's
-        # int8 takes one range of activations per tensor, and bfloat16 keeps three digits.
+        # With coarse rounding the chosen token can depend on how many tokens are computed together: torch's int8 has
+        # one range of activations per tensor, and bfloat16 has about three digits.
         self._one_by_one = is_dynamic_int8(directory) or engine.dtype == "bfloat16"
         if engine.draft_tokens and self._one_by_one:
             raise ValueError(
@@ -41,7 +41,7 @@ class TorchEngine:
             )
         self._model = _load(engine, directory)
         self._draft_tokens = engine.draft_tokens or None
-        # A checkpoint's generation_config.json may ask for sampling, lengths or penalties: no part of a measurement.
+        # A checkpoint's generation_config.json may have sampling, lengths or penalties, which must not be used here.
         self._model.generation_config = GenerationConfig()
         self.n_positions: int = self._model.config.n_positions
         self._vocabulary: int = self._model.config.vocab_size
@@ -85,7 +85,7 @@ class TorchEngine:
         end = perf_counter()
         first = clock.first if clock.first is not None else end
         seconds = (first - begin) / len(prompts), (end - first) / len(prompts)
-        return [Completion(until_stop(row, ends), *seconds) for row in output[:, tokens.shape[1] :].tolist()]
+        return [Completion(cut_at_stop(row, ends), *seconds) for row in output[:, tokens.shape[1] :].tolist()]
 
 
 def _load(engine: Engine, directory: Path) -> GPT2LMHeadModel:
@@ -96,18 +96,18 @@ def _load(engine: Engine, directory: Path) -> GPT2LMHeadModel:
         return load_quantized(directory)
     model = load_packed(directory, dtype) if is_packed(directory) else load_floats(directory, dtype)
     if engine.draft_tokens:
-        _make_room_for_drafts(model)
+        _clamp_positions(model)
     return model
 
 
-def _make_room_for_drafts(model: GPT2LMHeadModel) -> None:
-    """Lets drafts stick out beyond the last position: `generate` computes even what it then drops as too long."""
+def _clamp_positions(model: GPT2LMHeadModel) -> None:
+    """Allow draft tokens after the last position: `generate` also computes those that it then drops as too long."""
     last = model.config.n_positions - 1
     model.transformer.wpe.register_forward_pre_hook(lambda module, inputs: (inputs[0].clamp(max=last),))
 
 
 class _FirstTokenClock(StoppingCriteria):  # type: ignore[misc]
-    """Stops nothing: `generate` asks after every token, so the first question tells when the first token was there."""
+    """A criterion that never stops; `generate` calls it after every token, and the first call has the time."""
 
     def __init__(self) -> None:
         self.first: float | None = None
@@ -125,7 +125,7 @@ class _CachedTorch:
         self._model = model
         self._cache: Any = None
 
-    def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> Logits:
+    def prefill(self, prompts: Sequence[Sequence[int]], limit: int) -> Logits:
         self._cache = DynamicCache(config=self._model.config)
         return self._run(torch.tensor(prompts))
 
@@ -154,6 +154,6 @@ def _pad_left(prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Ten
 
 def _use_threads(threads: int) -> None:
     torch.set_num_threads(threads)
-    # torch accepts this once per process, and refuses once any parallel work has begun.
+    # torch accepts this once per process, before any parallel work.
     if torch.get_num_interop_threads() != 1:
         torch.set_num_interop_threads(1)

@@ -1,7 +1,7 @@
-"""GPT-2 as a CTranslate2 model, described to the library tensor by tensor: no tracing, and no tokenizer to convert.
+"""Export of a GPT-2 to CTranslate2, by a description of the model in the library's classes.
 
-The directory is one that `ctranslate2.Generator` loads. Its `config.json` has GPT-2's keys and the library's own; its
-`vocabulary.json` is where the library looks up the tokens that it is given, and it loads nothing without one.
+`ctranslate2.Generator` can load the exported directory. Its `config.json` has GPT-2's keys and the library's own; the
+library needs `vocabulary.json`, in which it looks up tokens.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from slimline.tasks.specs import ExportCtranslate2
 
 Weights = dict[str, NDArray[np.float32]]
 
-# The library's names of types: matrices, then everything else, which CPUs compute in fp32 however it is stored.
+# The library's names of storage types: of matrices, and of everything else, which CPUs compute in fp32.
 _STORED = {"float32": "float32", "int8": "int8_float16"}
 
 
 def export_ctranslate2(source: Path, target: Path, spec: ExportCtranslate2) -> dict[str, Any]:
-    """Writes `model.bin`, `config.json`, `vocabulary.json` and `tokenizer.json` for the checkpoint `source`.
+    """Write `model.bin`, `config.json`, `vocabulary.json` and `tokenizer.json` for the checkpoint `source`.
 
     In int8 every matrix has one scale per output channel, or per token for the embedding, and activations are rounded
-    as they come, one scale per token; norms, biases and positions are stored in fp16. A tied head is stored once.
+    at run time with one scale per token; norms, biases and positions are stored in fp16. A tied head is stored once.
 
     Returns:
-        Notes for provenance: matmuls; int8_matmuls, those stored in int8 and, by what the library says of this CPU,
-        executed in it; compute_type, the library's word; tied_head.
+        Notes for provenance: matmuls; int8_matmuls, those stored in int8 and executed in it on this CPU, according to
+        the library; compute_type, the library's name of the type; tied_head.
 
     Raises:
-        CheckpointError: the checkpoint is unusable, dynamic-int8, or computes something that the library does not.
+        CheckpointError: the checkpoint is damaged, dynamic-int8, or computes something that the library does not.
     """
     config = read_gpt2_config(source)
     refuse_unsupported(source, config, "export-ctranslate2")
@@ -52,12 +52,12 @@ def export_ctranslate2(source: Path, target: Path, spec: ExportCtranslate2) -> d
     model.save(str(target))
     shutil.copyfile(source / "tokenizer.json", target / "tokenizer.json")
     _merge_config(source, target)
-    _shorten(target / "vocabulary.json")
+    _compact_json(target / "vocabulary.json")
     return _notes(model, target) | {"tied_head": config["tie_word_embeddings"]}
 
 
 def _describe(config: Gpt2Config, weights: Weights) -> Any:
-    """The library's description of a decoder, filled in."""
+    """The library's specification of a decoder, with all weights."""
     model = TransformerDecoderModelSpec.from_config(
         config["n_layer"], config["n_head"], activation=common_spec.Activation.GELUTanh
     )
@@ -87,12 +87,12 @@ def _norm(layer: Any, weights: Weights, name: str) -> None:
 
 
 def _linear(layer: Any, weights: Weights, name: str) -> None:
-    """GPT-2 stores inputs x outputs, the library outputs x inputs."""
+    """Set weight and bias; GPT-2 stores inputs x outputs, the library outputs x inputs."""
     layer.weight, layer.bias = weights[f"{name}.weight"].T, weights[f"{name}.bias"]
 
 
 def _name_tokens(model: Any, directory: Path, size: int) -> None:
-    """Gives every id a name of its own: the tokenizer's, or one made up for an id that it does not use."""
+    """Register a unique name for every id: the tokenizer's token, or a placeholder for an unused id."""
     known = {index: token for token, index in _vocabulary(directory / "tokenizer.json").items()}
     tokens = [known.get(index, f"<|unused {index}|>") for index in range(size)]
     model.register_vocabulary(tokens)
@@ -100,7 +100,7 @@ def _name_tokens(model: Any, directory: Path, size: int) -> None:
     for role in ("bos", "eos"):
         index = raw.get(f"{role}_token_id")
         setattr(model.config, f"{role}_token", tokens[index if isinstance(index, int) and index < size else 0])
-    # The library would append a name that the vocabulary lacks, and the model has no row for it.
+    # The library appends its unknown token if the vocabulary lacks it, but the model has no row for it.
     model.config.unk_token = model.config.eos_token
 
 
@@ -110,17 +110,17 @@ def _vocabulary(path: Path) -> dict[str, int]:
     try:
         vocabulary: dict[str, int] = Tokenizer.from_file(str(path)).get_vocab()
     except Exception as error:  # tokenizers raises that for a damaged file
-        raise CheckpointError(f"{path}: no readable tokenizer ({error})") from error
+        raise CheckpointError(f"{path}: not a readable tokenizer ({error})") from error
     return vocabulary
 
 
 def _merge_config(source: Path, target: Path) -> None:
-    merged = [json.loads((place / "config.json").read_text(encoding="utf-8")) for place in (source, target)]
-    (target / "config.json").write_text(json.dumps(merged[0] | merged[1], indent=2) + "\n", encoding="utf-8")
+    first, second = (json.loads((place / "config.json").read_text(encoding="utf-8")) for place in (source, target))
+    (target / "config.json").write_text(json.dumps(first | second, indent=2) + "\n", encoding="utf-8")
 
 
-def _shorten(path: Path) -> None:
-    """The same JSON without the blanks and escapes that make up half of it."""
+def _compact_json(path: Path) -> None:
+    """Write the same JSON without blanks and escapes, which are half of it."""
     tokens = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(tokens, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
 
@@ -128,7 +128,7 @@ def _shorten(path: Path) -> None:
 def _notes(model: Any, directory: Path) -> dict[str, Any]:
     variables = model.variables()
     matrices = [value for name, value in variables.items() if name.endswith("/weight") and "embeddings" not in name]
-    # A tied head is no tensor, but the name of one.
+    # A tied head is not a tensor, but the name of one.
     types = [(variables[value] if isinstance(value, str) else value).dtype for value in matrices]
     compute_type = open_generator(directory, threads=1).compute_type
     int8 = types.count("int8") if compute_type.startswith("int8") else 0

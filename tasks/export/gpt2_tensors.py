@@ -1,4 +1,4 @@
-"""What every exporter of a GPT-2 checkpoint does: refuse what it cannot express, read the tensors."""
+"""Code that all exporters of GPT-2 checkpoints share: checks of the configuration, and reading of tensors."""
 
 from __future__ import annotations
 
@@ -19,9 +19,13 @@ _ALLOWED: dict[str, object] = {
 
 
 def refuse_unsupported(directory: Path, config: Gpt2Config, step: str) -> None:
-    """Raises CheckpointError where `step` cannot export the checkpoint: naming the file, the field, what is allowed."""
+    """Refuse a checkpoint that `step` cannot export.
+
+    Raises:
+        CheckpointError: it is quantized, a field of its configuration is not supported, or it has no tokenizer.
+    """
     if is_dynamic_int8(directory):
-        raise CheckpointError(f"{directory}: quantized by dynamic-int8; {step} needs fp32 weights, so export first")
+        raise CheckpointError(f"{directory}: quantized by dynamic-int8; allowed for {step}: fp32 weights")
     for field, allowed in _ALLOWED.items():
         found = config[field]  # type: ignore[literal-required]
         if found != allowed:
@@ -52,7 +56,11 @@ class Gpt2Tensors:
         }
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """The tensor `name`, for example "h.0.attn.c_attn.weight" (inputs x outputs)."""
+        """The tensor `name`, for example "h.0.attn.c_attn.weight" (inputs x outputs).
+
+        Raises:
+            CheckpointError: it is missing, or its type or shape is wrong.
+        """
         stored = next((key for key in (f"transformer.{name}", name) if key in self._names), None)
         if stored is None:
             raise CheckpointError(f"{self._path}: tensor {name} is missing")
@@ -68,5 +76,5 @@ class Gpt2Tensors:
 
 
 def _open(path: Path) -> Any:
-    """The safetensors file as Any: its methods carry no annotations."""
+    """The safetensors file as Any, because its methods have no annotations."""
     return safe_open(path, framework="numpy")

@@ -1,9 +1,8 @@
-"""GPT-2 as one ONNX graph with a key/value cache, built straight from the weights.
+"""Export of a GPT-2 to an ONNX graph with a key/value cache, which is built from the weights without tracing or torch.
 
-The architecture is known, so nothing is traced and torch is not needed. Attention is onnxruntime's
-`GroupQueryAttention`, which takes rows of different lengths without a mask and updates the cache in place. Only the
-tokens whose next token is asked for go through the last layer's feed-forward part and the head: no other logits are
-ever used. How matrices are applied is an `Arithmetic`; the ones in int8 are in tasks/quantization.
+Attention is onnxruntime's `GroupQueryAttention`, which needs no mask for rows of different lengths and updates the
+cache in place. The last layer's feed-forward part and the head are computed only for the `wanted` tokens, because no
+other logits are used. An `Arithmetic` decides how matrices are applied; those in int8 are in tasks/quantization.
 """
 
 from __future__ import annotations
@@ -19,30 +18,36 @@ from onnx import TensorProto, helper
 
 from slimline.tasks.export.gpt2_tensors import Gpt2Tensors, refuse_unsupported
 from slimline.tasks.export.onnx_graph import CONTRIB, OPSET, GraphWriter, save
-from slimline.tasks.models.checkpoint import CheckpointError, Gpt2Config, check_weights, copy_beside, read_gpt2_config
+from slimline.tasks.models.checkpoint import (
+    CheckpointError,
+    Gpt2Config,
+    check_weights,
+    copy_config_and_tokenizer,
+    read_gpt2_config,
+)
 
 GRAPH = "model.onnx"
-HEAD_WIDTH_MULTIPLE = 8  # onnxruntime's GroupQueryAttention accepts no other
+HEAD_WIDTH_MULTIPLE = 8  # required by onnxruntime's GroupQueryAttention
 Weights = Callable[[str], NDArray[np.float32]]
 """A tensor of the model by GPT-2's own name, for example "h.0.attn.c_attn.weight" (inputs x outputs)."""
 
 
 def export_onnx(model_dir: Path, target: Path) -> dict[str, Any]:
-    """Writes the checkpoint `model_dir` as a graph into `target`; `Gpt2Graph` describes it.
+    """Export the checkpoint `model_dir` to `target`.
 
-    The files are `model.onnx`, its weights in `model.onnx.data`, `config.json` and `tokenizer.json`.
+    The files are `model.onnx` (see `Gpt2Graph`), its weights in `model.onnx.data`, `config.json` and `tokenizer.json`.
 
     Returns:
         Notes for provenance: matmuls, parameters, tied_head, opset.
 
     Raises:
-        CheckpointError: the checkpoint is unusable, dynamic-int8, or computes something that this graph does not.
+        CheckpointError: the checkpoint is damaged, dynamic-int8, or computes something that this graph does not.
     """
     config = read_gpt2_config(model_dir)
     refuse_unsupported(model_dir, config, "export-onnx")
     _refuse_head_width(model_dir, config)
     model = Gpt2Graph(config, Arithmetic(Gpt2Tensors(check_weights(model_dir), config).read)).build()
-    # Counted first: saving moves the weights out of the model.
+    # Counted before saving, which moves the weights out of the model.
     parameters = sum(int(np.prod(t.dims)) for t in model.graph.initializer if t.data_type == TensorProto.FLOAT)
     write_export(model, model_dir, target)
     matmuls = sum(node.op_type in FLOAT_MATMULS for node in model.graph.node)
@@ -51,10 +56,10 @@ def export_onnx(model_dir: Path, target: Path) -> dict[str, Any]:
 
 
 def write_export(model: onnx.ModelProto, source: Path, target: Path) -> None:
-    """Writes the graph into `target`, with the configuration and the tokenizer of `source`, the latter unindented."""
+    """Write the graph, and the configuration and tokenizer of `source`, to `target`."""
     target.mkdir(parents=True, exist_ok=True)
     save(model, target / GRAPH)
-    copy_beside(source, target)
+    copy_config_and_tokenizer(source, target)
 
 
 def _refuse_head_width(directory: Path, config: Gpt2Config) -> None:
@@ -70,9 +75,9 @@ FLOAT_MATMULS = ("MatMul", "FusedMatMul")
 
 
 class Arithmetic:
-    """How a graph looks tokens up and applies its matrices: here in fp32, in subclasses otherwise.
+    """How a graph looks up embeddings and applies matrices: in fp32 here, in subclasses otherwise.
 
-    A projection is named without its suffix: "h.0.attn.c_attn" has a weight and a bias. Tokens are hidden states
+    The name of a projection is without suffix: "h.0.attn.c_attn" has a weight and a bias. Tokens are hidden states
     [rows, tokens, width].
     """
 
@@ -81,13 +86,13 @@ class Arithmetic:
         self._weights = weights
 
     def weight(self, name: str) -> str:
-        """The tensor `name` as a constant in fp32."""
+        """Name of the constant in fp32 for the tensor `name`."""
         if name in self.graph.constants:
             return name
         return self.graph.constant(name, self._weights(name))
 
-    def take(self, ids: str) -> None:
-        """From here on there is one token for each of `ids` (any integers, [rows, tokens])."""
+    def set_token_ids(self, ids: str) -> None:
+        """Say that all following tokens have the shape of `ids` (any integers, [rows, tokens])."""
 
     def rows(self, table: str, ids: str) -> str:
         """The table's row for each id ([rows, tokens])."""
@@ -107,7 +112,7 @@ class Arithmetic:
         return self.graph.node("Add", [residual, self.project(name, tokens)])
 
     def head(self, table: str, tokens: str, output: str) -> None:
-        """Output = tokens x the transposed table."""
+        """`output` = tokens x the transposed table."""
         self.graph.node("FusedMatMul", [tokens, self.weight(table)], output, domain=CONTRIB, transB=1)
 
     def _product(self, name: str, tokens: str) -> str:
@@ -117,10 +122,16 @@ class Arithmetic:
 class Gpt2Graph:
     """GPT-2 with a key/value cache.
 
-    Inputs: input_ids and position_ids [rows, new]; wanted [rows, m], which of the new tokens to give logits after;
-    seqlens_k [rows], each row's tokens so far, the new ones included, less one; total_sequence_length, the longest
-    row's tokens; past_key_i and past_value_i [rows, heads, capacity, head width]. Outputs: logits [rows, m,
-    vocabulary]; present_key_i and present_value_i, to be bound to the same memory as the past.
+    The inputs are
+
+    - input_ids and position_ids [rows, new];
+    - wanted [rows, m]: indices of the new tokens whose logits are returned;
+    - seqlens_k [rows]: number of each row's tokens, including the new ones, less one;
+    - total_sequence_length: number of tokens of the longest row;
+    - past_key_i and past_value_i [rows, heads, capacity, head width].
+
+    The outputs are logits [rows, m, vocabulary], and present_key_i and present_value_i, which must be bound to the same
+    memory as the past ones.
     """
 
     def __init__(self, config: Gpt2Config, arithmetic: Arithmetic) -> None:
@@ -131,7 +142,7 @@ class Gpt2Graph:
     def build(self) -> onnx.ModelProto:
         """The whole model."""
         arithmetic, config = self._arithmetic, self._config
-        arithmetic.take("input_ids")
+        arithmetic.set_token_ids("input_ids")
         tables = (("wte.weight", "input_ids"), ("wpe.weight", "position_ids"))
         hidden = self._graph.node("Add", [arithmetic.rows(table, ids) for table, ids in tables])
         for layer in range(config["n_layer"]):
@@ -149,7 +160,7 @@ class Gpt2Graph:
             attended, hidden = (
                 self._graph.node("GatherND", [tokens, index], batch_dims=1) for tokens in (attended, hidden)
             )
-            arithmetic.take("wanted")
+            arithmetic.set_token_ids("wanted")
         hidden = arithmetic.project_onto(f"{name}.attn.c_proj", attended, hidden)
         activated = arithmetic.project_gelu(f"{name}.mlp.c_fc", self._norm(f"{name}.ln_2", hidden))
         return arithmetic.project_onto(f"{name}.mlp.c_proj", activated, hidden)
@@ -162,7 +173,7 @@ class Gpt2Graph:
         outputs = [f"attended_{layer}", f"present_key_{layer}", f"present_value_{layer}"]
         inputs = [projected, "", "", *past, "seqlens_k", "total_sequence_length"]
         attributes = {"num_heads": heads, "kv_num_heads": heads, "scale": scale}
-        return self._graph.nodes_out("GroupQueryAttention", inputs, outputs, domain=CONTRIB, **attributes)[0]
+        return self._graph.node_with_outputs("GroupQueryAttention", inputs, outputs, domain=CONTRIB, **attributes)[0]
 
     def _norm(self, name: str, hidden: str) -> str:
         inputs = [hidden, self._arithmetic.weight(f"{name}.weight"), self._arithmetic.weight(f"{name}.bias")]

@@ -1,4 +1,4 @@
-"""A thin writer of ONNX graphs: nodes are appended, constants are named once, and the file is written whole."""
+"""Building and saving of ONNX graphs."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ IR_VERSION = 10
 
 
 class GraphWriter:
-    """Collects the nodes and constants of one graph, in topological order."""
+    """The nodes, in topological order, and constants of a graph."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
 
     def constant(self, name: str, value: ArrayLike) -> str:
-        """Adds a constant unless one of that name is there; returns the name."""
+        """Add a constant unless there is one with that name; returns the name."""
         if name not in self.constants:
             self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value).reshape(np.shape(value)), name)
         return name
 
     def node(self, kind: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:
-        """Adds a node with one output, whose name is returned."""
-        return self.nodes_out(kind, inputs, [output or f"{kind}_{len(self.nodes)}"], **attributes)[0]
+        """Add a node with one output; returns the output's name."""
+        return self.node_with_outputs(kind, inputs, [output or f"{kind}_{len(self.nodes)}"], **attributes)[0]
 
-    def nodes_out(self, kind: str, inputs: Sequence[str], outputs: list[str], **attributes: Any) -> list[str]:
-        """Adds a node with several outputs."""
+    def node_with_outputs(self, kind: str, inputs: Sequence[str], outputs: list[str], **attributes: Any) -> list[str]:
+        """Add a node with several outputs; returns their names."""
         self.nodes.append(helper.make_node(kind, inputs, outputs, **attributes))
         return outputs
 
@@ -46,10 +46,10 @@ class GraphWriter:
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
-    """Writes the graph to `path` and its weights to `<path>.data` beside it, which `model` then refers to.
+    """Write the graph to `path` and its weights to `<path>.data`; then `model` refers to that file.
 
-    onnxruntime maps weights beside the graph into memory; those within it would be parsed and copied, and a protobuf
-    file cannot exceed 2 GiB.
+    onnxruntime maps separate weights into memory, but parses and copies those in the graph; and a protobuf file cannot
+    be larger than 2 GiB.
     """
     data = path.with_name(f"{path.name}.data")
     data.unlink(missing_ok=True)  # onnx would append to it

@@ -1,8 +1,8 @@
-"""GPT-2 as one OpenVINO model, built straight from the weights: the architecture is known, so nothing is traced.
+"""Export of a GPT-2 to an OpenVINO model, which is built from the weights without tracing.
 
-Keys and values are the model's own state (`ReadValue`, `Assign`), laid out as the CPU plugin's attention with a cache
-wants them: it then appends to them in place, and `beam_idx` reorders rows without moving any. Only the tokens that are
-`wanted` go through the last layer's feed-forward part and the head.
+Keys and values are the model's state (`ReadValue`, `Assign`), in the form that the CPU plugin needs to append to them
+in place, and to reorder rows by `beam_idx` without copying. The last layer's feed-forward part and the head are
+computed only for the `wanted` tokens.
 """
 
 from __future__ import annotations
@@ -20,17 +20,23 @@ _op = openvino.opset15
 
 
 def export_openvino(source: Path, target: Path) -> dict[str, Any]:
-    """Writes `openvino_model.xml`, `.bin`, `config.json` and `tokenizer.json` for the checkpoint `source` to `target`.
+    """Write `openvino_model.xml`, `.bin`, `config.json` and `tokenizer.json` for the checkpoint `source` to `target`.
 
-    Inputs: input_ids and position_ids [rows, new]; mask [rows or 1, 1, new, cached + new], added to the attention
-    scores: 0 where a new token sees a token, a large negative number elsewhere; beam_idx [rows]: the row that each row
-    goes on from; wanted [kept]: which of the new tokens logits are wanted for. Output: logits [rows, kept, vocabulary].
+    The model's inputs are
+
+    - input_ids and position_ids [rows, new];
+    - mask [rows or 1, 1, new, cached + new], to add to attention scores: 0 where a new token attends to a token,
+      a large negative number elsewhere;
+    - beam_idx [rows]: the previous row that each row continues;
+    - wanted [m]: indices of the new tokens whose logits are returned.
+
+    The output is logits [rows, m, vocabulary].
 
     Returns:
         Notes for provenance: matmuls, tied_head.
 
     Raises:
-        CheckpointError: the checkpoint is unusable, dynamic-int8, or computes something that this graph does not.
+        CheckpointError: the checkpoint is damaged, dynamic-int8, or computes something that this graph does not.
     """
     config = read_gpt2_config(source)
     refuse_unsupported(source, config, "export-openvino")
@@ -79,7 +85,7 @@ class _Gpt2Model:
         return _op.add(hidden, self._project(f"{name}.mlp.c_proj", _op.gelu(inner, "tanh")))
 
     def _attend(self, name: str, projected: openvino.Node) -> openvino.Node:
-        """Self-attention [rows, new, width] of the new tokens over the state and themselves, where `mask` lets them."""
+        """Self-attention of the new tokens to the cache and themselves, [rows, new, width], with `mask`."""
         config = self._config
         width = config["n_embd"]
         parts = _op.variadic_split(projected, self._integers(2), self._integers([width] * 3)).outputs()
@@ -95,7 +101,7 @@ class _Gpt2Model:
         )
 
     def _append(self, name: str, new: openvino.Node) -> openvino.Node:
-        """The state `name` [rows, cached, heads, head width], its rows reordered and the new tokens' appended."""
+        """Reorder the rows of the state `name` [rows, cached, heads, head width], and append the new tokens."""
         shape = openvino.PartialShape([-1, -1, *self._head_shape])
         past = _op.read_value(self._empty, name, openvino.Type.f32, shape)
         present = _op.concat([_op.gather(past, self._inputs["beam_idx"], self._integers(0)), new], 1)
@@ -116,7 +122,7 @@ class _Gpt2Model:
         return _op.constant(self._weights.read(name))
 
     def _integers(self, values: int | list[int]) -> openvino.Node:
-        """A constant: one node for a value, however often it is used, as each costs the file half a kilobyte."""
+        """A constant; equal values share one node, because each node needs half a kilobyte of the file."""
         key = str(values)
         if key not in self._constants:
             self._constants[key] = _op.constant(np.array(values, dtype=np.int64))

@@ -1,16 +1,14 @@
-"""Do two engines compute the same model? Logits side by side, and what greedy decoding makes of them.
+"""Parity of two engines: the differences of their logits, and the agreement of their greedy completions.
 
     python -m slimline.tasks.export.parity REFERENCE_ENGINE DIRECTORY [OTHER_ENGINE DIRECTORY]
 
-Engines are given as JSON, as in a recipe.
-
-After every conversion this runs as a process of its own, so that what is compared is what was written to disk.
+Engines are JSON objects, as in a recipe. After every conversion this runs in a new process, so that it compares the
+files on disk.
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,35 +16,40 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from slimline.storage.child_process import module_command
+from slimline.storage.child_process import ChildProcessFailure, run_json_module
 from slimline.tasks.engines.base import CompletionEngine, load_engine
 from slimline.tasks.models.checkpoint import read_gpt2_config
+from slimline.tasks.runtime.threads import child_environment
 from slimline.tasks.specs import Decoding, Engine
 
 _PROMPT_LENGTHS = (1, 2, 7, 24, 60, 100, 180, 240)
 _NEW_TOKENS = 10
 _REFERENCE_PROMPT = (5, 1, 4, 1, 3, 2)  # ids that every vocabulary has
 _REFERENCE_LOGITS = 32
+_THREADS = 1
 
 
 class Parity(NamedTuple):
-    """How far `other` is from `reference` over the given prompts."""
+    """The result of a comparison over some prompts.
+
+    Attributes:
+        max_abs: Largest absolute difference of a logit of the token after a prompt.
+        greedy_agreement: Share of prompts with the same greedy completion.
+        reference: `reference_logits` of the second engine.
+    """
 
     max_abs: float
-    """Largest absolute difference of any logit of the token after a prompt."""
     greedy_agreement: float
-    """Share of prompts whose greedy continuations are the same tokens."""
     reference: dict[str, list[Any]] = {}  # noqa: RUF012 - never written to
-    """`reference_logits` of the other engine."""
 
 
 def logits_parity(
     reference: CompletionEngine, other: CompletionEngine, prompts: Sequence[Sequence[int]], new_tokens: int
 ) -> Parity:
-    """Compares the logits after each prompt, and `new_tokens` greedy tokens from there.
+    """Compare the logits after each prompt, and greedy completions of `new_tokens` tokens.
 
     Raises:
-        ValueError: there are no prompts, one does not fit a model, or the vocabularies differ.
+        ValueError: there are no prompts, one is too long or has a wrong token id, or the vocabularies differ.
     """
     if not prompts:
         raise ValueError("prompts is empty; allowed: at least one")
@@ -63,7 +66,7 @@ def logits_parity(
 
 
 def reference_logits(engine: CompletionEngine) -> dict[str, list[Any]]:
-    """What anybody who loads the artifact should find: the largest logits after a fixed prompt, by token id."""
+    """The largest logits after a fixed prompt, with their token ids: a reference for other loaders of an artifact."""
     logits = engine.logits(_REFERENCE_PROMPT)
     largest = np.argsort(-logits, kind="stable")[:_REFERENCE_LOGITS]
     return {
@@ -81,38 +84,34 @@ class Loadable(NamedTuple):
 
 
 def parity_in_new_process(reference: Loadable, other: Loadable) -> Parity:
-    """`logits_parity` of two artifacts, reloaded from disk by a fresh process, on seeded random prompts.
+    """`logits_parity` of two artifacts on seeded random prompts; a new process loads them from disk.
 
     Raises:
-        RuntimeError: one of them does not load there; the message ends with what the process said last.
+        RuntimeError: one of them does not load; the message ends with the last line that the process printed.
     """
-    return Parity(**_in_new_process(reference, other))
+    return Parity(**_run_in_child(reference, other))
 
 
 def reference_in_new_process(loadable: Loadable) -> dict[str, list[Any]]:
-    """`reference_logits` of an artifact, reloaded from disk by a fresh process.
+    """`reference_logits` of an artifact, which a new process loads from disk.
 
-    Raises RuntimeError if it does not load there.
+    Raises:
+        RuntimeError: it does not load; the message ends with the last line that the process printed.
     """
-    found: dict[str, list[Any]] = _in_new_process(loadable)
-    return found
+    logits: dict[str, list[Any]] = _run_in_child(loadable)
+    return logits
 
 
-def _in_new_process(*loadables: Loadable) -> Any:
-    words = [word for loadable in loadables for word in _words(loadable)]
-    command = module_command("slimline.tasks.export.parity", *words)
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
-    if finished.returncode:
-        raise RuntimeError(f"{loadables[-1].directory} does not reload: {' '.join(finished.stderr.splitlines()[-1:])}")
-    return json.loads(finished.stdout.splitlines()[-1])
-
-
-def _words(loadable: Loadable) -> list[str]:
-    return [loadable.engine.model_dump_json(), str(loadable.directory)]
+def _run_in_child(*loadables: Loadable) -> Any:
+    arguments = [text for each in loadables for text in (each.engine.model_dump_json(), str(each.directory))]
+    try:
+        return run_json_module("slimline.tasks.export.parity", *arguments, environment=child_environment(_THREADS))
+    except ChildProcessFailure as failure:
+        raise RuntimeError(f"{loadables[-1].directory} does not reload: {failure.last_line}") from None
 
 
 def random_prompts(directory: Path) -> list[list[int]]:
-    """Seeded prompts of several lengths that fit the model's vocabulary and positions."""
+    """Seeded random prompts of several lengths, within the model's vocabulary and positions."""
     config = read_gpt2_config(directory)
     random = np.random.default_rng(0)
     longest = config["n_positions"] - _NEW_TOKENS
@@ -122,10 +121,10 @@ def random_prompts(directory: Path) -> list[list[int]]:
 
 
 def main() -> None:
-    """Print, as a line of JSON, the parity of the two artifacts named, or the reference logits of the only one."""
-    words = zip(sys.argv[1::2], sys.argv[2::2], strict=True)
-    loadables = [Loadable(Engine.model_validate_json(engine), Path(place)) for engine, place in words]
-    engines = [load_engine(each.engine, each.directory, threads=1) for each in loadables]
+    """Print the parity of two artifacts, or the reference logits of a single one, as a line of JSON."""
+    pairs = zip(sys.argv[1::2], sys.argv[2::2], strict=True)
+    loadables = [Loadable(Engine.model_validate_json(engine), Path(directory)) for engine, directory in pairs]
+    engines = [load_engine(each.engine, each.directory, _THREADS) for each in loadables]
     if len(engines) == 1:
         print(json.dumps(reference_logits(engines[0])))
         return

@@ -1,1 +1,1 @@
-"""Model directories: configurations, weights, loading."""
+"""Checkpoints of GPT-2 models: checks, loading, base models."""

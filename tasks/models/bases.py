@@ -1,4 +1,4 @@
-"""The model a study starts from: of the hub, of a directory, bundled, or of random weights."""
+"""Base models, from which studies start: from the hub, from a directory, bundled, or with random weights."""
 
 from __future__ import annotations
 
@@ -25,10 +25,13 @@ _SPECIAL = {"bos": START, "eos": END, "pad": PAD}
 
 
 def make_base(base: Base, slice_dir: Path, target: Path) -> dict[str, Any]:
-    """Write the base as an fp32 checkpoint with its tokenizer; returns notes for the provenance.
+    """Write the base as an fp32 checkpoint with its tokenizer.
+
+    Returns:
+        Notes for provenance: parameters, random_weights.
 
     Raises:
-        ValueError: the source is missing, or is no GPT-2; the message names the field.
+        ValueError: the source is missing, or is not a GPT-2; the message names the field.
     """
     if isinstance(base, RandomBase):
         model = _random(base, slice_dir, target)
@@ -42,12 +45,8 @@ def make_base(base: Base, slice_dir: Path, target: Path) -> dict[str, Any]:
 
 
 def bundled_model() -> Path:
-    """The files of the model that ships with slimline, in half precision."""
-    return _only_model(BUNDLED)
-
-
-def _only_model(directory: Path) -> Path:
-    store = ArtifactStore(directory)
+    """The files of the model that is part of slimline, in half precision."""
+    store = ArtifactStore(BUNDLED)
     (model,) = store.list()
     return store.path(model)
 
@@ -55,15 +54,18 @@ def _only_model(directory: Path) -> Path:
 def unpack_prebuilt(source: Path, target: Path, spec: Prebuilt) -> dict[str, Any]:
     """Write the compressed form `spec.name` of the bundled model as an fp32 checkpoint.
 
-    Returns parameters, and `made_by`: the provenance of the form's own making.
-    Raises ValueError if there is no such form, or if `source` is not the bundled model, which it is a form of.
+    Returns:
+        Notes for provenance: those of the compressed form, random_weights, and made_by, the form's provenance.
+
+    Raises:
+        ValueError: there is no such form, or `source` is not the bundled model.
     """
     names = sorted(path.name for path in PREBUILT.iterdir()) if PREBUILT.is_dir() else []
     if spec.name not in names:
         raise ValueError(f"prebuilt.name: {spec.name!r}, allowed: {', '.join(names)}")
     original, found = (load_gpt2(directory).state_dict() for directory in (bundled_model(), source))
     if original.keys() != found.keys() or not all(torch.equal(original[name], found[name]) for name in original):
-        raise ValueError("prebuilt: a form of the bundled model, but the step's input is another; use base: bundled")
+        raise ValueError("prebuilt: the step's input is another model; allowed: base: bundled")
     store = ArtifactStore(PREBUILT / spec.name)
     (form,) = store.list()
     model = load_gpt2(store.path(form))
@@ -75,7 +77,7 @@ def unpack_prebuilt(source: Path, target: Path, spec: Prebuilt) -> dict[str, Any
 
 def _from_directory(directory: Path, target: Path) -> GPT2LMHeadModel:
     if not (directory / "config.json").is_file():
-        raise ValueError(f"base.directory: {directory} has no config.json; a GPT-2 checkpoint directory is needed")
+        raise ValueError(f"base.directory: {directory} has no config.json; allowed: a GPT-2 checkpoint directory")
     model = load_gpt2(directory)
     if _completes_lines(directory):
         _copy_tokenizer(directory, target)
@@ -87,7 +89,7 @@ def _from_directory(directory: Path, target: Path) -> GPT2LMHeadModel:
 def _from_hub(base: HubBase, target: Path) -> GPT2LMHeadModel:
     model = AutoModelForCausalLM.from_pretrained(base.id, revision=base.revision, dtype=torch.float32)
     if not isinstance(model, GPT2LMHeadModel):
-        raise ValueError(f"base.id: {base.id} is a {model.config.model_type} model, allowed: gpt2")
+        raise ValueError(f"base.id: {base.id} is a {model.config.model_type} model; allowed: gpt2")
     _extend_tokenizer(AutoTokenizer.from_pretrained(base.id, revision=base.revision), target, model)
     return model
 
@@ -114,8 +116,9 @@ def _completes_lines(directory: Path) -> bool:
 
 
 def _local_tokenizer(directory: Path) -> Any:
-    if not any((directory / name).is_file() for name in ("tokenizer.json", "vocab.json")):  # transformers invents one
-        raise ValueError(f"base.directory: {directory} has neither tokenizer.json nor vocab.json")
+    # Without these files transformers would make a tokenizer of its own.
+    if not any((directory / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise ValueError(f"base.directory: {directory} has neither tokenizer.json nor vocab.json; one is needed")
     try:
         return AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except Exception as error:  # tokenizers has no class of its own
@@ -129,7 +132,7 @@ def _copy_tokenizer(directory: Path, target: Path) -> None:
 
 
 def _extend_tokenizer(tokenizer: Any, target: Path, model: GPT2LMHeadModel) -> None:
-    """Add CodeXGLUE's special tokens, as its run_lm.py does, and give the new ones rows of the embedding."""
+    """Add CodeXGLUE's special tokens, as its run_lm.py does, and extend the embedding by rows for new tokens."""
     tokenizer.add_special_tokens({"bos_token": START, "eos_token": END, "sep_token": EOL, "pad_token": PAD})
     tokenizer.add_tokens(special_tokens(), special_tokens=True)
     if len(tokenizer) > model.config.vocab_size:

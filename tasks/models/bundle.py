@@ -1,6 +1,6 @@
-"""Put a trained model into the package: half precision, with its provenance and a model card.
+"""Add a trained model to the package, in half precision, with its provenance and a model card.
 
-The bundled model, and then a compressed form of it (`{step: prebuilt, name: slim}` in a recipe):
+These commands add the bundled model, and then a compressed form of it (`{step: prebuilt, name: slim}` in a recipe):
 
     slimline run pretrain
     python -m slimline.tasks.models.bundle model:<digest of its pretrain step>
@@ -63,9 +63,17 @@ precision. It exists so that compression can be studied on a real code model wit
 
 
 def bundle(reference: str, source: ArtifactStore, metrics: MetricsStore, target: Path, name: str = "") -> ArtifactRef:
-    """Publish the model in `target` in half precision, replacing the one that is there, and write its card.
+    """Publish a model in the store `target` in half precision, in place of the present one, and write its card.
 
-    `name`: that of a compressed form; empty: the bundled model itself.
+    Args:
+        reference: The trained model in `source`, as `kind:digest`.
+        source: The store with the trained model.
+        metrics: Where its scores are.
+        target: Directory of the package's store.
+        name: Name of the compressed form; empty for the bundled model.
+
+    Returns:
+        The new artifact.
     """
     ref = source.find(reference)
     provenance = source.provenance(ref)
@@ -84,7 +92,7 @@ def bundle(reference: str, source: ArtifactStore, metrics: MetricsStore, target:
 
 
 def _recipe(ref: ArtifactRef, store: ArtifactStore) -> list[dict[str, Any]]:
-    """The steps from the base on, each with the seconds it took."""
+    """The steps after the base, each with its seconds."""
     steps: list[dict[str, Any]] = []
     while (provenance := store.provenance(ref)).step["step"] != "base":
         steps.append({**provenance.step, "seconds": round(provenance.seconds)})
@@ -127,15 +135,20 @@ def _form_card(ref: ArtifactRef, provenance: Provenance, config: dict[str, objec
 
 def _curve(notes: dict[str, Any]) -> str:
     curve = list(notes["loss_curve"])
-    shown = curve[: -1 : max(1, len(curve) // 12)] + curve[-1:]
-    return "\n".join(f"| {minutes:.1f} | {loss:.3f} |" for minutes, loss in shown)
+    points = curve[: -1 : max(1, len(curve) // 12)] + curve[-1:]
+    return "\n".join(f"| {minutes:.1f} | {loss:.3f} |" for minutes, loss in points)
 
 
 def _score(row: dict[str, Any]) -> str:
     return "{name} {value:.2f} % [{lo:.2f}, {hi:.2f}], n = {n}".format(name=str(row["metric"]).upper(), **row)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Bundle the model of the first argument; the second one is the name of a compressed form."""
     form = sys.argv[2] if len(sys.argv) > 2 else ""
-    place = PREBUILT / form if form else BUNDLED
-    print(bundle(sys.argv[1], ArtifactStore(home() / "artifacts"), MetricsStore(home() / "metrics"), place, form))
+    target = PREBUILT / form if form else BUNDLED
+    print(bundle(sys.argv[1], ArtifactStore(home() / "artifacts"), MetricsStore(home() / "metrics"), target, form))
+
+
+if __name__ == "__main__":
+    main()

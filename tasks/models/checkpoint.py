@@ -1,6 +1,6 @@
-"""The door every GPT-2 checkpoint passes: its files and configuration are checked before any tensor is read.
+"""Checks of the files and configuration of a GPT-2 checkpoint, before any tensor is read.
 
-Knows JSON and the safetensors header only, so that looking at a checkpoint never imports torch.
+This module reads only JSON and safetensors headers, so that it does not import torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _HEADER_LIMIT = 100_000_000  # bytes; the safetensors format's own bound
 
 
 class CheckpointError(ValueError):
-    """A directory is no usable GPT-2 checkpoint; the message names the file or field, its value and what is allowed."""
+    """A directory is not a valid GPT-2 checkpoint; the message has the file or field, its value and what is allowed."""
 
 
 class Gpt2Config(TypedDict):
@@ -41,7 +41,7 @@ class Gpt2Config(TypedDict):
     tie_word_embeddings: bool
 
 
-# transformers leaves fields at these values out of older checkpoints.
+# Older checkpoints of transformers lack these fields if they have these values.
 _DEFAULTS = {
     "layer_norm_epsilon": 1e-5,
     "activation_function": "gelu_new",
@@ -54,10 +54,10 @@ _ADAPTER = TypeAdapter(Gpt2Config)
 
 
 def read_gpt2_config(directory: Path) -> Gpt2Config:
-    """The checked configuration of the checkpoint or export in `directory`, absent fields at transformers' defaults.
+    """The configuration of the checkpoint or export in `directory`, with transformers' defaults for missing fields.
 
     Raises:
-        CheckpointError: `config.json` is missing, is no JSON object, is not a GPT-2's, or a field is out of bounds.
+        CheckpointError: `config.json` is missing, not a JSON object, not a GPT-2's, or a field is out of bounds.
     """
     raw = _read_object(directory / "config.json")
     if raw.get("model_type") != "gpt2":
@@ -77,18 +77,18 @@ def read_gpt2_config(directory: Path) -> Gpt2Config:
 
 
 def check_weights(directory: Path) -> Path:
-    """The path of the checkpoint's whole `model.safetensors`.
+    """The path of the checkpoint's `model.safetensors`, after a check that it is complete.
 
     Raises:
-        CheckpointError: the file is missing, its header is unreadable, or it is shorter or longer than the header says.
+        CheckpointError: the file is missing, its header is unreadable, or its size is not that of the header.
     """
     path = directory / WEIGHTS
     if not path.is_file():
         raise CheckpointError(f"{directory}: {WEIGHTS} is missing; other weight files (.bin, shards) are not read")
-    size, found = path.stat().st_size, _expected_size(path)
-    if size != found:
+    size, expected = path.stat().st_size, _expected_size(path)
+    if size != expected:
         raise CheckpointError(
-            f"{path}: {size} bytes, but its header describes {found}; the file is truncated or damaged"
+            f"{path}: {size} bytes, but its header describes {expected}; the file is truncated or damaged"
         )
     return path
 
@@ -119,7 +119,7 @@ def _first_problem(error: ValidationError) -> str:
 
 
 def _expected_size(path: Path) -> int:
-    """Bytes of a whole file: 8 of header length, the header, and the last tensor's end (the safetensors format)."""
+    """Bytes of a complete file in the safetensors format: 8 for the header's length, the header, and the tensors."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = file.read(length) if length <= _HEADER_LIMIT else b""
@@ -131,8 +131,8 @@ def _expected_size(path: Path) -> int:
     return 8 + length + max(ends, default=0)
 
 
-def copy_beside(source: Path, target: Path) -> None:
-    """Copies configuration and tokenizer, the latter unindented: every byte of an artifact counts."""
+def copy_config_and_tokenizer(source: Path, target: Path) -> None:
+    """Copy configuration and tokenizer, the latter without indentation, as the size of artifacts is measured."""
     shutil.copyfile(source / "config.json", target / "config.json")
     tokenizer = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
     compact = json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":"))

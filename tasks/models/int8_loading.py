@@ -1,4 +1,4 @@
-"""Models that torch's dynamic quantization made: int8 weights in safetensors, their scales in JSON."""
+"""Loading of models from torch's dynamic quantization: int8 weights in safetensors, their scales in JSON."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def load_quantized(directory: Path) -> GPT2LMHeadModel:
     """The model that `quantize_linear_only` wrote, in evaluation mode.
 
     Raises:
-        CheckpointError: the directory is no such model, is damaged, or lacks tensors.
+        CheckpointError: the directory has no such model, is damaged, or lacks tensors.
     """
     read_gpt2_config(directory)
     tensors = load_file(check_weights(directory))
@@ -44,15 +44,15 @@ def load_quantized(directory: Path) -> GPT2LMHeadModel:
 
 def _int8_linear(weight: torch.Tensor, scale: float, zero_point: int) -> Int8Linear:
     outputs, inputs = weight.shape
-    with deprecated_quantization():
+    with ignore_deprecation():
         linear = Int8Linear(inputs, outputs, bias_=False)
         linear.set_weight_bias(torch._make_per_tensor_quantized_tensor(weight, scale, zero_point), None)
     return linear
 
 
 @contextmanager
-def deprecated_quantization() -> Iterator[None]:
-    """torch announces the end of the very interface that the published figures come from; torch is pinned for it."""
+def ignore_deprecation() -> Iterator[None]:
+    """Ignore that torch deprecates this interface: the published figures need it, and the version of torch is fixed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.ao.quantization is deprecated", DeprecationWarning)
         warnings.filterwarnings("ignore", "torch.quantize_per_tensor, torch.quantize_per_channel", UserWarning)

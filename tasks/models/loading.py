@@ -1,4 +1,4 @@
-"""A GPT-2 of transformers from a local directory, whole or not at all."""
+"""Loading and saving of transformers' GPT-2 checkpoints; incomplete ones are refused."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def load_fp32(directory: Path) -> GPT2LMHeadModel:
 
 
 def load_floats(directory: Path, dtype: torch.dtype) -> GPT2LMHeadModel:
-    """The checkpoint in `directory`, held and computed in `dtype`, in evaluation mode; the network is never asked.
+    """The checkpoint in `directory` as a model in `dtype` and in evaluation mode; the network is not used.
 
     Raises:
-        CheckpointError: it is no GPT-2, damaged, or a tensor is missing or of another shape (transformers would fill in
-            random numbers).
+        CheckpointError: it is not a GPT-2, is damaged, or a tensor is missing or has another shape (transformers would
+            use random numbers).
     """
     read_gpt2_config(directory)
     check_weights(directory)
@@ -40,7 +40,7 @@ def load_floats(directory: Path, dtype: torch.dtype) -> GPT2LMHeadModel:
         local_files_only=True,
         use_safetensors=True,
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are refused below, by name
+        ignore_mismatched_sizes=True,  # refused below, with their names
     )
     for what in ("missing", "mismatched"):
         if found := report[f"{what}_keys"]:
@@ -49,10 +49,11 @@ def load_floats(directory: Path, dtype: torch.dtype) -> GPT2LMHeadModel:
 
 
 def load_gpt2(directory: Path) -> GPT2LMHeadModel:
-    """A GPT-2 checkpoint directory as an fp32 model.
+    """The GPT-2 checkpoint in `directory` as an fp32 model.
 
-    Raises ValueError for another architecture, and for weights that are not this configuration's (quantized,
-    truncated): transformers would fill the gaps with random numbers.
+    Raises:
+        CheckpointError: it is not a GPT-2 or is damaged.
+        ValueError: the tensors are not those of the configuration (transformers would use random numbers).
     """
     read_gpt2_config(directory)
     check_weights(directory)
@@ -62,16 +63,16 @@ def load_gpt2(directory: Path) -> GPT2LMHeadModel:
         local_files_only=True,
         use_safetensors=True,
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are refused below, by name
+        ignore_mismatched_sizes=True,  # refused below, with their names
     )
     wrong = sorted(str(key) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in found[kind])
     if wrong:
-        raise ValueError(f"{directory}/model.safetensors: not the weights config.json describes: {', '.join(wrong)}")
+        raise ValueError(f"{directory}/model.safetensors: tensors do not match config.json: {', '.join(wrong)}")
     return model
 
 
 def save_gpt2(model: GPT2LMHeadModel, tokenizer_from: Path, target: Path) -> None:
-    """Write `target` as a standard checkpoint: config, fp32 safetensors, and `tokenizer_from`'s tokenizer files."""
+    """Write a standard checkpoint to `target`: configuration, weights, and the tokenizer files of `tokenizer_from`."""
     model.save_pretrained(target)
     for name in _TOKENIZER_FILES:
         if (tokenizer_from / name).is_file():

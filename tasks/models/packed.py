@@ -1,13 +1,14 @@
-"""A GPT-2 whose matrices stay packed in memory, as integers with a scale per group; computed with in floating point.
+"""A GPT-2 with packed matrices: integers with a scale per group in memory, and computation in floating point.
 
-`packed.safetensors` holds for every matrix [rows, columns], named as transformers names its module,
+`packed.safetensors` has for every matrix [rows, columns], by transformers' name of its module,
 
-- `<name>.scales`: fp16 [rows, groups]; the columns of a row are cut into groups of equal width, zeros filling the last;
-- `<name>.weight`: the integers, int8 [rows, groups * width], or uint8 [rows, groups * width / 2] with two of them in a
+- `<name>.scales`: fp16 [rows, groups]; the columns of a row are split into groups of equal width, the last group padded
+  with zeros;
+- `<name>.weight`: the integers, int8 [rows, groups * width], or uint8 [rows, groups * width / 2] with two integers in a
   byte: byte j has column j in its low and column j + half in its high four bits, each plus 8;
 
-and everything else (norms, biases) in fp16, under transformers' names. A matrix is integers * scales, its rows being a
-projection's outputs. The embeddings are int8 with one group a row; a tied head is the embedding and not stored.
+and everything else (norms, biases) in fp16 by transformers' names. A matrix is integers * scales; its rows are the
+outputs of a projection. Embeddings are int8 with one group per row; a tied head is the embedding and not stored.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from transformers.pytorch_utils import Conv1D
 
 from slimline.tasks.models.checkpoint import CheckpointError, read_gpt2_config
 
-PACKED = "packed.safetensors"
-# Weights rebuilt at once: 1 MB in fp32, which the matrix product still finds in a core's cache.
+PACKED_FILE = "packed.safetensors"
+# Weights unpacked at once: 1 MB in fp32, which is still in a core's cache for the matrix product.
 _BLOCK = 1 << 18
 
 
@@ -36,8 +37,8 @@ class PackedMatrix(NamedTuple):
     weight: torch.Tensor
     scales: torch.Tensor
 
-    def holds(self, rows: int, columns: int) -> bool:
-        """Whether this can be a matrix [rows, columns]."""
+    def fits(self, rows: int, columns: int) -> bool:
+        """Whether the shapes are those of a matrix [rows, columns]."""
         per_byte = {torch.int8: 1, torch.uint8: 2}.get(self.weight.dtype, 0)
         if self.weight.shape[:-1] != (rows,) or self.scales.shape[:-1] != (rows,):
             return False
@@ -45,8 +46,8 @@ class PackedMatrix(NamedTuple):
         width = self.weight.shape[1] * per_byte // max(1, groups)
         return bool((groups - 1) * width < columns <= groups * width)
 
-    def rebuild(self, columns: int, dtype: torch.dtype) -> torch.Tensor:
-        """[rows, columns] in floating point."""
+    def unpack(self, columns: int, dtype: torch.dtype) -> torch.Tensor:
+        """The matrix [rows, columns] in floating point."""
         integers = self.weight if self.weight.dtype == torch.int8 else _from_nibbles(self.weight)
         groups = self.scales.shape[1]
         width = integers.shape[1] // groups
@@ -70,15 +71,15 @@ def pack(integers: torch.Tensor, scales: torch.Tensor, bits: int, width: int) ->
 
 
 def round_rows(table: torch.Tensor) -> PackedMatrix:
-    """A table of embeddings [rows, columns] in int8, the largest entry of each row at 127."""
+    """A table of embeddings [rows, columns] in int8; the largest entry of each row is ±127."""
     scales = (table.abs().amax(dim=1, keepdim=True) / 127).to(torch.float16)
     steps = torch.where(scales == 0, 1, scales).float()
     return pack((table / steps).round().clamp(-127, 127), scales, bits=8, width=table.shape[1])
 
 
 def is_packed(directory: Path) -> bool:
-    """Whether the artifact holds weights packed by `weight-only`."""
-    return (directory / PACKED).is_file()
+    """Whether the artifact has weights packed by `weight-only`."""
+    return (directory / PACKED_FILE).is_file()
 
 
 def load_packed(directory: Path, dtype: torch.dtype) -> GPT2LMHeadModel:
@@ -88,7 +89,7 @@ def load_packed(directory: Path, dtype: torch.dtype) -> GPT2LMHeadModel:
         CheckpointError: the file is damaged, or its tensors are not those of the configuration.
     """
     tied = read_gpt2_config(directory)["tie_word_embeddings"]
-    file = _PackedFile(directory / PACKED)
+    file = _PackedFile(directory / PACKED_FILE)
     with torch.device("meta"):
         model = GPT2LMHeadModel(GPT2Config.from_pretrained(directory, local_files_only=True))
     for name, module in list(model.named_modules()):
@@ -107,7 +108,7 @@ def load_packed(directory: Path, dtype: torch.dtype) -> GPT2LMHeadModel:
 
 
 class _PackedFile:
-    """The tensors of a `packed.safetensors`, each checked when it is asked for."""
+    """The tensors of a `packed.safetensors`, each checked when it is read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -117,18 +118,18 @@ class _PackedFile:
             raise CheckpointError(f"{path}: truncated or damaged ({error})") from error
 
     def matrix(self, name: str, rows: int, columns: int) -> PackedMatrix:
-        """The matrix `name`, which must be [rows, columns]."""
+        """The matrix `name`, whose shape must be [rows, columns]."""
         try:
             found = PackedMatrix(self._tensors[f"{name}.weight"], self._tensors[f"{name}.scales"])
         except KeyError as error:
             raise CheckpointError(f"{self._path}: tensors are missing: {error.args[0]}") from None
-        if not found.holds(rows, columns):
+        if not found.fits(rows, columns):
             shapes = f"{found.weight.dtype} {list(found.weight.shape)} with scales {list(found.scales.shape)}"
             raise CheckpointError(f"{self._path}: {name} is {shapes}; allowed: a packed matrix [{rows}, {columns}]")
         return found
 
     def fill(self, model: GPT2LMHeadModel, dtype: torch.dtype) -> None:
-        """Gives the model all that is not packed."""
+        """Load everything that is not packed into the model."""
         floats = {name: value.to(dtype) for name, value in self._tensors.items() if value.dtype == torch.float16}
         floats = {name: value for name, value in floats.items() if not name.endswith(".scales")}
         missing = model.load_state_dict(floats, strict=False, assign=True).missing_keys
@@ -137,10 +138,10 @@ class _PackedFile:
 
 
 class PackedLinear(torch.nn.Module):  # type: ignore[misc]
-    """A projection by a packed matrix, of which a megabyte at a time exists in floating point.
+    """A projection by a packed matrix, which is unpacked in blocks of a megabyte.
 
-    torch's own kernels for packed weights are not used: on the CPU they are fast for bfloat16 and few rows only, and
-    10 to 80 times slower than this in fp32 (torch 2.13: _weight_int8pack_mm, _weight_int4pack_mm_for_cpu).
+    torch's own kernels for packed weights are not used: on the CPU they are fast only for bfloat16 and few rows, and 10
+    to 80 times slower than this in fp32 (torch 2.13: _weight_int8pack_mm, _weight_int4pack_mm_for_cpu).
     """
 
     def __init__(self, matrix: PackedMatrix, columns: int, bias: torch.nn.Parameter | None) -> None:
@@ -150,8 +151,8 @@ class PackedLinear(torch.nn.Module):  # type: ignore[misc]
         self.bias = bias
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """[..., columns] to [..., rows]."""
-        products = [linear(inputs, block.rebuild(self._columns, inputs.dtype)) for block in self._blocks()]
+        """Multiply inputs [..., columns] by the matrix; returns [..., rows]."""
+        products = [linear(inputs, block.unpack(self._columns, inputs.dtype)) for block in self._blocks()]
         outputs = products[0] if len(products) == 1 else torch.cat(products, dim=-1)
         return outputs if self.bias is None else outputs.add_(self.bias)
 
@@ -162,7 +163,7 @@ class PackedLinear(torch.nn.Module):  # type: ignore[misc]
 
 
 class PackedEmbedding(torch.nn.Module):  # type: ignore[misc]
-    """Rows of a packed table."""
+    """An embedding with a packed table."""
 
     def __init__(self, matrix: PackedMatrix, columns: int, dtype: torch.dtype) -> None:
         super().__init__()
@@ -171,8 +172,8 @@ class PackedEmbedding(torch.nn.Module):  # type: ignore[misc]
         self._dtype = dtype
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """[...] to [..., columns]."""
-        rows = PackedMatrix(*(part[ids.flatten()] for part in self.matrix)).rebuild(self._columns, self._dtype)
+        """Look up ids [...]; returns [..., columns]."""
+        rows = PackedMatrix(*(part[ids.flatten()] for part in self.matrix)).unpack(self._columns, self._dtype)
         return rows.view(*ids.shape, self._columns)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slimline.tasks.engines.base import Logits
-from slimline.tasks.engines.decoding import Rows, beam_search, greedy_search, log_softmax, until_stop
+from slimline.tasks.engines.decoding import Rows, beam_search, cut_at_stop, greedy_search, log_softmax
 
 VOCABULARY = 5
 
@@ -27,7 +27,7 @@ class Table:
     def row(self, tokens: tuple[int, ...]) -> Logits:
         return np.random.default_rng([self._seed, *tokens]).normal(size=VOCABULARY).astype(np.float32)
 
-    def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> Logits:
+    def prefill(self, prompts: Sequence[Sequence[int]], limit: int) -> Logits:
         self._rows = [tuple(prompt) for prompt in prompts]
         return self._logits()
 
@@ -43,10 +43,10 @@ class Table:
         return np.stack([self.row(row) for row in self._rows])
 
 
-def stated_beam(model: Table, prompt: tuple[int, ...], stop: frozenset[int], room: int, size: int) -> list[int]:
+def stated_beam(model: Table, prompt: tuple[int, ...], stop: frozenset[int], limit: int, size: int) -> list[int]:
     """The description of CodeXGLUE's beam, over whole hypotheses: nothing is traced back."""
     beam, finished, stop_on_top = [(0.0, ())], [], False
-    for step in range(room):
+    for step in range(limit):
         grown = [
             (score + float(logp), (*tokens, token))
             for score, tokens in beam
@@ -61,19 +61,19 @@ def stated_beam(model: Table, prompt: tuple[int, ...], stop: frozenset[int], roo
         if stop_on_top and len(finished) >= size:
             break
     best = max(finished, key=lambda item: item[0], default=beam[0])
-    return until_stop(best[1], stop)
+    return cut_at_stop(best[1], stop)
 
 
 @settings(deadline=None, max_examples=60)
 @given(
     seed=st.integers(0, 10_000),
     size=st.integers(2, 5),
-    room=st.integers(1, 6),
+    limit=st.integers(1, 6),
     stop=st.sets(st.integers(0, 4), max_size=2),
 )
-def test_beam_search_follows_its_description(seed: int, size: int, room: int, stop: set[int]) -> None:
-    found = beam_search(Table(seed), [1, 2], frozenset(stop), room, size).tokens
-    assert found == stated_beam(Table(seed), (1, 2), frozenset(stop), room, size)
+def test_beam_search_follows_its_description(seed: int, size: int, limit: int, stop: set[int]) -> None:
+    found = beam_search(Table(seed), [1, 2], frozenset(stop), limit, size).tokens
+    assert found == stated_beam(Table(seed), (1, 2), frozenset(stop), limit, size)
 
 
 def test_a_beam_as_wide_as_everything_finds_the_most_probable_sequence() -> None:
@@ -86,14 +86,14 @@ def test_a_beam_as_wide_as_everything_finds_the_most_probable_sequence() -> None
     assert beam_search(model, [1], frozenset(), 2, VOCABULARY).tokens == list(max(scores, key=lambda key: scores[key]))
 
 
-@given(seed=st.integers(0, 10_000), room=st.integers(1, 6), stop=st.sets(st.integers(0, 4), max_size=2))
+@given(seed=st.integers(0, 10_000), limit=st.integers(1, 6), stop=st.sets(st.integers(0, 4), max_size=2))
 @settings(deadline=None, max_examples=40)
-def test_greedy_rows_do_not_see_each_other(seed: int, room: int, stop: set[int]) -> None:
+def test_greedy_rows_do_not_see_each_other(seed: int, limit: int, stop: set[int]) -> None:
     prompts = [[1], [2, 3], [4, 0, 1]]
-    together = greedy_search(Table(seed), prompts, frozenset(stop), room)
-    alone = [greedy_search(Table(seed), [prompt], frozenset(stop), room)[0] for prompt in prompts]
+    together = greedy_search(Table(seed), prompts, frozenset(stop), limit)
+    alone = [greedy_search(Table(seed), [prompt], frozenset(stop), limit)[0] for prompt in prompts]
     assert [completion.tokens for completion in together] == [completion.tokens for completion in alone]
-    assert all(len(completion.tokens) <= room for completion in together)
+    assert all(len(completion.tokens) <= limit for completion in together)
 
 
 def test_greedy_stops_computing_when_every_row_has_ended() -> None:
@@ -110,4 +110,4 @@ def test_log_softmax_survives_large_logits() -> None:
 
 @pytest.mark.parametrize(("tokens", "kept"), [([1, 2, 9, 3], [1, 2]), ([9], []), ([1], [1])])
 def test_until_stop(tokens: list[int], kept: list[int]) -> None:
-    assert until_stop(tokens, {9}) == kept
+    assert cut_at_stop(tokens, {9}) == kept

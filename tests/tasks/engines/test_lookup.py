@@ -26,9 +26,9 @@ class Table:
         self._capacity = 0
         self.passes = 0
 
-    def prefill(self, prompts: Sequence[Sequence[int]], room: int) -> Logits:
+    def prefill(self, prompts: Sequence[Sequence[int]], limit: int) -> Logits:
         self.rows = [list(prompt) for prompt in prompts]
-        self._capacity = max(map(len, prompts)) + room
+        self._capacity = max(map(len, prompts)) + limit
         return np.stack([self._after(row) for row in self.rows])
 
     def step(self, tokens: Rows) -> Logits:
@@ -63,15 +63,15 @@ class Table:
     memory=st.integers(1, 4),
     prompt=st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=12),
     stop=st.frozensets(st.integers(0, VOCABULARY - 1), max_size=2),
-    room=st.integers(1, 30),
+    limit=st.integers(1, 30),
     drafts=st.integers(1, 8),
 )
 def test_the_tokens_are_those_of_greedy_search(
-    seed: int, memory: int, prompt: list[int], stop: frozenset[int], room: int, drafts: int
+    seed: int, memory: int, prompt: list[int], stop: frozenset[int], limit: int, drafts: int
 ) -> None:
     model = Table(seed, memory)
-    expected = greedy_search(Table(seed, memory), [prompt], stop, room)[0].tokens
-    assert lookup_search(model, prompt, stop, room, drafts).tokens == expected
+    expected = greedy_search(Table(seed, memory), [prompt], stop, limit)[0].tokens
+    assert lookup_search(model, prompt, stop, limit, drafts).tokens == expected
     # Nothing is held that was not kept, but for a stop token and what the model chose after it.
     kept = model.rows[0][len(prompt) :]
     assert kept[: len(expected)] == expected[: len(kept)]
