@@ -1,1 +1,1 @@
-"""Smaller numbers: dynamic and static int8, weights in int8 or int4, and recovery after it."""
+"""Quantization: dynamic and static int8, and weight-only int8 and int4."""

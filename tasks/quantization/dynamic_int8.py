@@ -1,8 +1,8 @@
-"""Post-training dynamic int8 as published: torch's, of `nn.Linear` only.
+"""Post-training dynamic int8 as published: torch's quantization of `nn.Linear` only.
 
-GPT-2's projections are `Conv1D`, which torch's quantization does not know, so of a whole model it converts the output
-head: the head loses its tie to the embedding, gets one scale for the whole matrix, and everything else stays fp32. That
-is the result to reproduce; `onnx_int8` is the repair.
+GPT-2's projections are `Conv1D`, which torch's quantization does not support, so that it converts only the head. The
+head is then no longer tied to the embedding and has one scale for the whole matrix; everything else stays fp32. This
+reproduces the published result; `onnx_int8` quantizes all matrices.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from transformers import GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
 from slimline.tasks.models.checkpoint import QUANTIZATION, WEIGHTS
-from slimline.tasks.models.int8_loading import METHOD, deprecated_quantization
+from slimline.tasks.models.int8_loading import METHOD, ignore_deprecation
 from slimline.tasks.models.loading import load_fp32
 
 
 def quantize_linear_only(model_dir: Path, target: Path) -> dict[str, Any]:
-    """Quantizes the checkpoint `model_dir` into `target`.
+    """Quantize the checkpoint `model_dir` into `target`.
 
-    Weights in int8 are in `model.safetensors`, their scales in `quantization.json`; all other files are as they were,
-    but for the config's `tie_word_embeddings`, now false.
+    Weights in int8 are in `model.safetensors`, their scales in `quantization.json`. All other files are copied; in
+    `config.json` only `tie_word_embeddings` changes, to false.
 
     Returns:
         Notes for provenance: matmuls (projections and head), int8_matmuls.
 
     Raises:
-        CheckpointError: the checkpoint is no GPT-2 or is damaged.
+        CheckpointError: the checkpoint is not a GPT-2 or is damaged.
     """
     model = load_fp32(model_dir)
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     modules = {}
-    for name, weight in _quantized_weights(model).items():
+    for name, weight in _quantize_weights(model).items():
         tensors[f"{name}.weight"] = weight.int_repr()
         modules[name] = {"scale": weight.q_scale(), "zero_point": weight.q_zero_point()}
     target.mkdir(parents=True, exist_ok=True)
@@ -51,9 +51,9 @@ def quantize_linear_only(model_dir: Path, target: Path) -> dict[str, Any]:
     return {"matmuls": matmuls, "int8_matmuls": len(modules)}
 
 
-def _quantized_weights(model: GPT2LMHeadModel) -> dict[str, torch.Tensor]:
-    """The int8 weights torch's dynamic quantization gives, by module name."""
-    with deprecated_quantization():
+def _quantize_weights(model: GPT2LMHeadModel) -> dict[str, torch.Tensor]:
+    """The int8 weights from torch's dynamic quantization, by module name."""
+    with ignore_deprecation():
         quantized = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
     return {name: module.weight() for name, module in quantized.named_modules() if isinstance(module, Int8Linear)}
 

@@ -1,10 +1,10 @@
-"""Dynamic int8 of every matrix of an exported graph, embeddings and head included.
+"""Dynamic int8 of all matrices of an exported graph, including embeddings and head.
 
-Weights are rounded to int8, one scale per output channel (or per matrix). The token table, which is embedding and tied
-head at once, is stored once: int8 rows with one scale per token, looked up by the embedding and multiplied by the head.
-Activations are rounded at run time with one scale per *token*, unlike ONNX's `DynamicQuantizeLinear`, which takes one
-per tensor: a token's numbers then do not depend on its neighbours, so neither batch nor padding changes a completion,
-and one outlier token does not coarsen all others (token-wise quantization: ZeroQuant, arXiv:2206.01861).
+Weights are rounded to int8 with one scale per output channel (or per matrix). The token table, which is the embedding
+and a tied head, is stored once, as int8 rows with one scale per token. Activations are rounded at run time with one
+scale per *token*, unlike ONNX's `DynamicQuantizeLinear`, which has one per tensor. So a token does not depend on the
+others, neither batch nor padding changes a completion, and an outlier does not reduce the precision of all tokens
+(token-wise quantization: ZeroQuant, arXiv:2206.01861).
 """
 
 from __future__ import annotations
@@ -23,22 +23,26 @@ from onnx import TensorProto, helper, numpy_helper
 from slimline.tasks.export.onnx_export import FLOAT_MATMULS, GRAPH, Arithmetic, Gpt2Graph, Weights, write_export
 from slimline.tasks.export.onnx_graph import CONTRIB
 from slimline.tasks.models.checkpoint import CheckpointError, read_gpt2_config
+from slimline.tasks.runtime.host import isa_flags
 
 INT8_MATMULS = ("MatMulIntegerToFloat", "QGemm")
-_TINY = np.float32(1e-30)  # an all-zero channel keeps a scale that can be divided by
+_TINY = np.float32(1e-30)  # the smallest scale, so that a channel of zeros can be divided by it
 
 
 def quantize_onnx(onnx_dir: Path, target: Path, per_channel: bool) -> dict[str, Any]:
-    """Writes the export `onnx_dir` with every matrix in int8 into `target`.
+    """Write the export `onnx_dir` with all matrices in int8 to `target`.
 
-    `per_channel` is about the projections: tables always have one scale per row.
+    Args:
+        onnx_dir: An export of export-onnx.
+        target: Where the new export is written.
+        per_channel: Whether projections have one scale per output channel; tables always have one per row.
 
     Returns:
         Notes for provenance: matmuls and int8_matmuls, counted in the graph that onnxruntime executes; per_channel,
         weight_bits.
 
     Raises:
-        CheckpointError: `onnx_dir` is no export of export-onnx.
+        CheckpointError: `onnx_dir` is not an export of export-onnx.
     """
     weight_bits = usable_weight_bits()
     arithmetic = DynamicInt8(exported_weights(onnx_dir), weight_bits, per_channel)
@@ -49,51 +53,50 @@ def quantize_onnx(onnx_dir: Path, target: Path, per_channel: bool) -> dict[str, 
 def usable_weight_bits() -> int:
     """Bits of a weight with which this CPU adds products of 8-bit numbers without saturation: 8 or 7.
 
-    x86 before VNNI sums pairs of u8 x s8 products in 16 bits, which can overflow unless weights keep to 7 bits
-    (onnxruntime's "reduce_range"). An x86 whose flags cannot be read is taken for one of those.
+    x86 processors without VNNI add pairs of u8 x s8 products in 16 bits, which can overflow with weights of more than 7
+    bits (onnxruntime's "reduce_range"). If the flags of an x86 processor are unknown, it is 7.
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return 8
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return 7
-    return 8 if "avx512_vnni" in flags or "avx_vnni" in flags else 7
+    return 8 if {"avx512_vnni", "avx_vnni"} & set(isa_flags()) else 7
 
 
 def exported_weights(onnx_dir: Path) -> Weights:
     """The fp32 weights of an export.
 
     Raises:
-        CheckpointError: the directory holds no export of export-onnx; a weight is asked for that it lacks.
+        CheckpointError: the directory has no export of export-onnx, or, when it is read, lacks a weight.
     """
     read_gpt2_config(onnx_dir)
     path = onnx_dir / GRAPH
     try:
         model = onnx.load_model(path)
     except FileNotFoundError:
-        raise CheckpointError(f"{path.parent}: {path.name} is missing; int8 quantization follows export-onnx") from None
+        message = f"{path.parent}: {path.name} is missing; int8 quantization needs an export of export-onnx"
+        raise CheckpointError(message) from None
     except Exception as error:  # protobuf's DecodeError is not importable from one place across its backends
         raise CheckpointError(f"{path}: not an ONNX file ({error})") from error
     if not any(node.op_type in FLOAT_MATMULS for node in model.graph.node):
-        raise CheckpointError(f"{path}: has no floating-point projection; is it quantized already?")
+        raise CheckpointError(
+            f"{path}: no floating-point projections; int8 quantization needs an export of export-onnx"
+        )
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
 
     def read(name: str) -> NDArray[np.float32]:
         if name not in tensors:
-            raise CheckpointError(f"{path}: tensor {name} is missing; int8 quantization follows export-onnx")
+            raise CheckpointError(f"{path}: tensor {name} is missing")
         return np.asarray(numpy_helper.to_array(tensors[name]))
 
     return read
 
 
 def count_matmuls(graph: Path) -> dict[str, int]:
-    """Matrix products in what onnxruntime executes of `graph`, after its own optimizations: matmuls, int8_matmuls."""
+    """Matrix products that onnxruntime executes after its optimizations of `graph`: matmuls, int8_matmuls."""
     with tempfile.TemporaryDirectory() as directory:
         executed = Path(directory) / "executed.onnx"
         options = ort.SessionOptions()
         options.optimized_model_filepath = str(executed)
-        options.log_severity_level = 3  # it warns that the file suits this machine only, which is what is wanted
+        options.log_severity_level = 3  # otherwise it warns that the file is for this machine only
         ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         kinds = [node.op_type for node in onnx.load_model(executed, load_external_data=False).graph.node]
     int8 = sum(map(kinds.count, INT8_MATMULS))
@@ -101,7 +104,7 @@ def count_matmuls(graph: Path) -> dict[str, int]:
 
 
 class Int8Arithmetic(Arithmetic):
-    """Tables and weights in int8; how activations are rounded is left to subclasses."""
+    """An arithmetic with tables and weights in int8; subclasses decide how activations are rounded."""
 
     def __init__(self, weights: Weights, weight_bits: int, per_channel: bool) -> None:
         super().__init__(weights)
@@ -109,7 +112,7 @@ class Int8Arithmetic(Arithmetic):
         self._axis = 0 if per_channel else None
 
     def rows(self, table: str, ids: str) -> str:
-        """See `Arithmetic.rows`: int8 rows times their scales."""
+        """See `Arithmetic.rows`; int8 rows are multiplied by their scales."""
         graph = self.graph
         matrix, scales = self._table(table)
         row = graph.node("Cast", [graph.node("Gather", [matrix, ids])], to=TensorProto.FLOAT)
@@ -118,13 +121,13 @@ class Int8Arithmetic(Arithmetic):
 
     def _table(self, name: str) -> tuple[str, str]:
         """Names of the table's int8 rows and of their scales [rows]."""
-        return self._quantized(name, axis=1)
+        return self._quantize(name, axis=1)
 
     def _matrix(self, projection: str) -> tuple[str, str]:
         """Names of the projection's int8 weight [inputs, outputs] and of its scales ([outputs], or one)."""
-        return self._quantized(f"{projection}.weight", self._axis)
+        return self._quantize(f"{projection}.weight", self._axis)
 
-    def _quantized(self, name: str, axis: int | None) -> tuple[str, str]:
+    def _quantize(self, name: str, axis: int | None) -> tuple[str, str]:
         names = f"{name}.int8", f"{name}.scale"
         if names[0] not in self.graph.constants:
             matrix, scales = quantize_symmetric(self._weights(name), axis, self._limit)
@@ -133,7 +136,7 @@ class Int8Arithmetic(Arithmetic):
         return names
 
     def _head_product(self, table: str, rounded: str, scale: str, offset: str, output: str | None = None) -> str:
-        """Logits [rows, m, vocabulary] of `rounded` tokens; QGemm takes the table as it lies, but matrices only."""
+        """Logits [rows, m, vocabulary] of `rounded` tokens; QGemm needs no transposed table, but matrices."""
         graph = self.graph
         matrix, scales = self._table(table)
         vocabulary, width = graph.constants[matrix].dims
@@ -151,13 +154,13 @@ class Int8Arithmetic(Arithmetic):
 
 
 class DynamicInt8(Int8Arithmetic):
-    """Tokens are rounded to within ±127 with the scale that their largest number asks for; 128 stands for zero.
+    """An arithmetic that rounds tokens to ±127 with the scale of their largest number; the zero point is 128.
 
-    A token of zeros has scale zero: whatever its rounded numbers then are, its products are zero.
+    A token of zeros has scale zero, so that its products are zero for any rounded numbers.
     """
 
-    def take(self, ids: str) -> None:
-        """See `Arithmetic.take`: the offset that `QuantizeLinear` wants for every token."""
+    def set_token_ids(self, ids: str) -> None:
+        """See `Arithmetic.set_token_ids`; `QuantizeLinear` needs an offset for every token."""
         graph = self.graph
         one = graph.constant("one", np.array([1]))
         shape = graph.node("Concat", [graph.node("Shape", [ids]), one], axis=0)
@@ -181,7 +184,7 @@ class DynamicInt8(Int8Arithmetic):
         return self.graph.node("Mul", list(self._unscaled(name, tokens)))
 
     def _unscaled(self, name: str, tokens: str) -> tuple[str, str]:
-        """Tokens x weight but for the tokens' scales, and these [rows, tokens, 1]."""
+        """Tokens x weight without the tokens' scales, and these scales [rows, tokens, 1]."""
         matrix, scales = self._matrix(name)
         rounded, scale = self._round(tokens, self.graph.constants[matrix].dims[0])
         inputs = [rounded, matrix, self._one(), scales, self._zero()]
@@ -204,10 +207,15 @@ class DynamicInt8(Int8Arithmetic):
 def quantize_symmetric(
     matrix: NDArray[np.float32], axis: int | None, limit: int
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """`matrix` as integers within ±`limit` and its scales: matrix ~ integers * scales.
+    """Symmetric quantization: matrix ~ integers * scales.
 
-    One scale for the whole matrix (axis None), or one for each of what remains when the maximum is taken along `axis`;
-    the largest entry maps to `limit`.
+    Args:
+        matrix: Numbers.
+        axis: Along which the largest number is taken for a scale; None: one scale for the whole matrix.
+        limit: The integer of the largest number; all are within ±`limit`.
+
+    Returns:
+        Integers of the matrix's shape, and scales of that shape without `axis`.
     """
     largest = np.abs(matrix).max(axis=axis, keepdims=True)
     scales = np.maximum(largest / np.float32(limit), _TINY, dtype=np.float32)

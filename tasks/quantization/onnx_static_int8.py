@@ -1,10 +1,10 @@
-"""Static int8 of every matrix of an exported graph: activations are rounded with ranges seen in calibration.
+"""Static int8 of all matrices of an exported graph: activations are rounded with ranges from calibration.
 
-One range per matrix input would be at the mercy of its largest channel, so channels are first made more alike: what one
-channel of the input is divided by, the matrix's row is multiplied with, and the division costs nothing because it goes
-into the weights before it (SmoothQuant, arXiv:2211.10438). That works behind layer norms and, as attention is linear in
-its values, behind attention; not behind GELU. Then, for each input, the range with the smallest squared error of
-rounding and clipping is taken. Weights, and the tables, are those of `onnx_int8`.
+The range of a matrix's input would depend on its largest channel, so channels are first made more equal (SmoothQuant,
+arXiv:2211.10438): a channel of the input is divided by a number, and the matrix's row multiplied by it. The division
+needs no time, because it is applied to the weights before it. This is possible after layer norms and, as attention is
+linear in its values, after attention; not after GELU. Then, for each input, the range with the smallest squared error
+of rounding and clipping is used. Weights and tables are quantized as in `onnx_int8`.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ from slimline.tasks.specs import OnnxStaticInt8
 
 Floats = NDArray[np.float32]
 Activations = dict[str, Floats]
-"""By the projection's or the table's name, what it is applied to: [tokens, width]."""
+"""Inputs of projections and tables by their names: [tokens, width]."""
 Extremes = dict[str, Floats]
-"""By the same names, the smallest and the largest number of each channel: [2, width]."""
+"""The smallest and the largest number of each channel of these inputs: [2, width]."""
 
 _WINDOW = 512  # tokens
-# SmoothQuant's alpha. Mean KL divergence of the bundled model from its fp32 self, on held-out text: 0.0037 without
-# smoothing, 0.0028 with 0.5, 0.0023 from 0.8 upwards, which is what dynamic int8 has.
+# SmoothQuant's alpha. Mean KL divergence of the bundled model in int8 from fp32, on held-out text: 0.0037 without
+# smoothing, 0.0028 with 0.5, 0.0023 with 0.8 and more, as with dynamic int8.
 _SMOOTHING = 0.8
-_SMALLEST = np.float32(1e-5)  # of a channel's largest activation and weight: a channel of zeros stays as it is
+_SMALLEST = np.float32(1e-5)  # lower bound of a channel's largest activation and weight, for channels of zeros
 _BINS = 2048
-_SHARES = np.linspace(0.3, 1.0, 15)  # of the observed extremes, tried as ends of the range
+_SHARES = np.linspace(0.3, 1.0, 15)  # of the observed extremes, as candidates for the ends of a range
 _LEVELS = 255
 
 
 def quantize_onnx_static(source: Path, target: Path, spec: OnnxStaticInt8, slice_dir: Path) -> dict[str, Any]:
-    """Writes the export `source` with every matrix in int8 into `target`, calibrated on the slice's training split.
+    """Write the export `source` with all matrices in int8 to `target`, calibrated on the slice's training split.
 
     Returns:
         Notes for provenance: matmuls and int8_matmuls, counted in the graph that onnxruntime executes; weight_bits,
         calibration_tokens.
 
     Raises:
-        CheckpointError: `source` is no export of export-onnx.
+        CheckpointError: `source` is not an export of export-onnx.
         ValueError: the training split is too small for one window.
     """
     config, weights = read_gpt2_config(source), exported_weights(source)
@@ -66,8 +66,8 @@ def quantize_onnx_static(source: Path, target: Path, spec: OnnxStaticInt8, slice
     return {**count_matmuls(target / GRAPH), "weight_bits": weight_bits, "calibration_tokens": windows.size}
 
 
-class _Observed(Arithmetic):
-    """fp32, which remembers what each matrix is applied to; there are no logits."""
+class _Observer(Arithmetic):
+    """An arithmetic in fp32 that records the input of each matrix; it computes no logits."""
 
     def __init__(self, weights: Weights) -> None:
         super().__init__(weights)
@@ -82,8 +82,8 @@ class _Observed(Arithmetic):
 
 
 def _observe(config: Gpt2Config, weights: Weights, windows: Windows) -> Iterator[Activations]:
-    """What every matrix is applied to, for one window after the other."""
-    arithmetic = _Observed(weights)
+    """The inputs of all matrices, window by window."""
+    arithmetic = _Observer(weights)
     model = Gpt2Graph(config, arithmetic).build()
     del model.graph.output[:]
     for tensor in arithmetic.inputs.values():
@@ -91,7 +91,7 @@ def _observe(config: Gpt2Config, weights: Weights, windows: Windows) -> Iterator
     with tempfile.TemporaryDirectory() as directory:
         save(model, Path(directory) / GRAPH)
         options = ort.SessionOptions()
-        # Waiting threads would keep this one from its statistics where there are fewer CPUs than onnxruntime thinks.
+        # Spinning threads would slow down the statistics in this thread if there are fewer CPUs than threads.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         session = ort.InferenceSession(Path(directory) / GRAPH, options, providers=["CPUExecutionProvider"])
         for window in windows:
@@ -123,15 +123,15 @@ def extremes(observed: Iterable[Activations]) -> Extremes:
     return found
 
 
-class Smoothed(NamedTuple):
-    """Weights of the same model with channels more alike, and the extremes of what its matrices are now applied to."""
+class SmoothedModel(NamedTuple):
+    """Weights of the same model with more equal channels, and the new extremes of the matrices' inputs."""
 
     weights: Weights
     extremes: Extremes
 
 
-def smooth(config: Gpt2Config, weights: Weights, found: Extremes) -> Smoothed:
-    """SmoothQuant: what channels of a matrix's input are divided by, the matrix's rows are multiplied with."""
+def smooth(config: Gpt2Config, weights: Weights, found: Extremes) -> SmoothedModel:
+    """SmoothQuant: divide the channels of a matrix's input, and multiply the matrix's rows by the same numbers."""
     changed: dict[str, Floats] = {}
     after = dict(found)
 
@@ -151,22 +151,22 @@ def smooth(config: Gpt2Config, weights: Weights, found: Extremes) -> Smoothed:
             by = divide(f"{name}.{projection}")
             for part in ("weight", "bias"):
                 changed[f"{name}.{norm}.{part}"] = weights(f"{name}.{norm}.{part}") / by
-        # Queries and keys stay as they are; values come out divided.
+        # Queries and keys do not change; values are divided.
         values = np.ones(2 * config["n_embd"], dtype=np.float32)
         by = np.concatenate([values, divide(f"{name}.attn.c_proj")])
         for part in ("weight", "bias"):
             changed[f"{name}.attn.c_attn.{part}"] = current(f"{name}.attn.c_attn.{part}") / by
-    return Smoothed(current, after)
+    return SmoothedModel(current, after)
 
 
 def _divisors(activations: Floats, weights: Floats) -> Floats:
-    """The paper's equation 4, of each channel's largest activation and weight."""
+    """Divisors by equation 4 of the paper, from each channel's largest activation and weight."""
     largest = np.maximum(activations, _SMALLEST) ** _SMOOTHING
     return np.asarray(largest / np.maximum(weights, _SMALLEST) ** (1 - _SMOOTHING), dtype=np.float32)
 
 
 def best_ranges(observed: Iterable[Activations], found: Extremes) -> dict[str, Range]:
-    """For every matrix, the range to round its input in: that of the smallest squared error."""
+    """For the input of every matrix, the range with the smallest squared error."""
     ends = {name: (min(float(low.min()), 0.0), max(float(high.max()), 0.0)) for name, (low, high) in found.items()}
     counts = {name: np.zeros(_BINS, dtype=np.int64) for name in found}
     for activations in observed:
@@ -178,30 +178,30 @@ def best_ranges(observed: Iterable[Activations], found: Extremes) -> dict[str, R
 def _best_range(counts: NDArray[np.int64], low: float, high: float) -> Range:
     edges = np.linspace(low, high, len(counts) + 1)
     centres = (edges[1:] + edges[:-1]) / 2
-    tried = [_range(low * below, high * above) for below in _SHARES for above in _SHARES]
-    return min(tried, key=lambda each: float(counts @ (each.rounded(centres) - centres) ** 2))
+    ranges = [_range(low * below, high * above) for below in _SHARES for above in _SHARES]
+    return min(ranges, key=lambda each: float(counts @ (each.round(centres) - centres) ** 2))
 
 
 class Range(NamedTuple):
-    """Numbers that 8 bits stand for: (integer - offset) * scale."""
+    """The numbers that 8-bit integers represent: (integer - offset) * scale."""
 
     scale: float
     offset: int
 
-    def rounded(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    def round(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
         """The numbers after rounding and clipping."""
         integers = np.clip(np.rint(numbers / self.scale) + self.offset, 0, _LEVELS)
         return np.asarray((integers - self.offset) * self.scale)
 
 
 def _range(low: float, high: float) -> Range:
-    """The range from `low` (at most 0) to `high` (at least 0), in which zero is exact."""
+    """The range from `low` (at most 0) to `high` (at least 0) in which zero is exact."""
     scale = float(np.float32(max(high - low, float(_SMALLEST)) / _LEVELS))
     return Range(scale, round(-low / scale))
 
 
 class StaticInt8(Int8Arithmetic):
-    """Each matrix's input is rounded within its own constant range."""
+    """An arithmetic that rounds the input of each matrix with a constant range."""
 
     def __init__(self, weights: Weights, weight_bits: int, ranges: Mapping[str, Range]) -> None:
         super().__init__(weights, weight_bits, per_channel=True)

@@ -1,8 +1,8 @@
-"""Calibrated int8 of an OpenVINO model by nncf: every projection, the tied head, and the embeddings' tables.
+"""Static int8 of an OpenVINO model by nncf: all projections, the tied head, and the embeddings.
 
-Weights get one scale per output channel, activations one per tensor, taken from what the model computes on training
-windows; SmoothQuant (arXiv:2211.10438) moves outliers of the activations into the weights first. The scales are fixed,
-so a completion does not depend on what else is in the batch.
+Weights have one scale per output channel, activations one per tensor, which is calibrated on training windows;
+SmoothQuant (arXiv:2211.10438) moves outliers of the activations into the weights first. The scales are constant, so
+that a completion does not depend on the other prompts of a batch.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from slimline.tasks.models.checkpoint import CheckpointError, read_gpt2_config
 from slimline.tasks.quantization.onnx_int8 import usable_weight_bits
 from slimline.tasks.specs import OpenvinoInt8
 
-_PRODUCTS = ("FullyConnected", "MatMul")  # of the CPU plugin; attention's own two are one other operator
+_PRODUCTS = ("FullyConnected", "MatMul")  # the CPU plugin's operators; attention is another one
 _INT8 = ("i8", "u8")
 _op = openvino.opset15
 
 
 def quantize_openvino(source: Path, target: Path, spec: OpenvinoInt8, slice_dir: Path) -> dict[str, Any]:
-    """Writes the export `source` in int8 into `target`, calibrated on training windows as long as the model's context.
+    """Write the export `source` in int8 to `target`, calibrated on training windows as long as the model's context.
 
-    Shorter windows would never show it the later positions, whose activations have ranges of their own.
+    Shorter windows would lack the later positions, whose activations have other ranges.
 
     Returns:
         Notes for provenance: matmuls and int8_matmuls as the compiled model executes them, int8_tables,
         calibration_windows, weight_bits.
 
     Raises:
-        CheckpointError: `source` is no fp32 export of export-openvino.
+        CheckpointError: `source` is not an fp32 export of export-openvino.
         ValueError: the training split is shorter than one window.
     """
     config = read_gpt2_config(source)
@@ -60,7 +60,7 @@ def quantize_openvino(source: Path, target: Path, spec: OpenvinoInt8, slice_dir:
 
 def _refuse_quantized(directory: Path, model: openvino.Model) -> None:
     if any(node.get_type_name() == "FakeQuantize" for node in model.get_ops()):
-        raise CheckpointError(f"{directory / GRAPH}: is quantized already; openvino-int8 follows export-openvino")
+        raise CheckpointError(f"{directory / GRAPH}: is quantized; allowed: an fp32 export of export-openvino")
 
 
 def _quantize(model: openvino.Model, windows: NDArray[np.int32], weight_bits: int) -> openvino.Model:
@@ -82,7 +82,7 @@ def _quantize(model: openvino.Model, windows: NDArray[np.int32], weight_bits: in
             dataset,
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(windows),
-            # Rounding attention's own products would take the cache out of the fused operator: a copy for every token.
+            # With attention's products in int8, the cache is not in the fused operator and is copied for every token.
             ignored_scope=nncf.IgnoredScope(types=["ScaledDotProductAttention"]),
             advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=overflow),
         )
@@ -90,7 +90,7 @@ def _quantize(model: openvino.Model, windows: NDArray[np.int32], weight_bits: in
 
 @contextmanager
 def _bars_on_standard_error() -> Iterator[None]:
-    """Nncf draws its bars on rich's global console: keep them off standard output, and out of log files."""
+    """Send nncf's progress bars on rich's global console to standard error, and only if that is a terminal."""
     console = rich.get_console()
     before = console.stderr, console.quiet
     console.stderr, console.quiet = True, not sys.stderr.isatty()
@@ -101,9 +101,10 @@ def _bars_on_standard_error() -> Iterator[None]:
 
 
 def _look_up_in_int8(model: openvino.Model) -> int:
-    """Scales an embedding's rows after looking them up, not before: else a compiled model holds the table in fp32.
+    """Scale the rows of embeddings after the lookup, not before; otherwise a compiled model has the table in fp32.
 
-    Returns the number of tables in int8.
+    Returns:
+        Number of tables in int8.
     """
     lookups = [node for node in model.get_ordered_ops() if node.get_type_name() == "Gather" and _is_int8(node)]
     for lookup in lookups:
@@ -115,14 +116,14 @@ def _look_up_in_int8(model: openvino.Model) -> int:
 
 
 def _is_int8(lookup: openvino.Node) -> bool:
-    """Whether what is looked up in is integers times scales: Multiply(Convert(integers), scales)."""
+    """Whether the table of a lookup is integers times scales: Multiply(Convert(integers), scales)."""
     table = lookup.input_value(0).get_node()
     kinds = [table.get_type_name(), *(port.get_node().get_type_name() for port in table.input_values()[:1])]
     return kinds == ["Multiply", "Convert"]
 
 
 def _count(directory: Path) -> dict[str, int]:
-    """Matrix products with weights in the compiled graph, and those it computes in int8."""
+    """Matrix products with weights in the compiled graph, and those that it computes in int8."""
     compiled = compile_model(read_model(directory), "float32", threads=1)
     nodes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
     products = [node["runtimePrecision"].astype(str) for node in nodes if node["layerType"].astype(str) in _PRODUCTS]

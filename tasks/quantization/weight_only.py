@@ -1,8 +1,8 @@
-"""Weights in int8 or int4 by neural-compressor, activations in floating point: round to nearest, or GPTQ.
+"""Weight-only quantization to int8 or int4 by neural-compressor, with rounding to nearest or GPTQ.
 
-neural-compressor chooses the integers and scales of the blocks' projections; `models.packed` says how they are stored
-and run. The embeddings, and with them a tied head, are rounded to int8 row by row in either case: in 4 bits they
-alone would cost the bundled model more perplexity (9.30 to 9.40) than GPTQ's 4 bits of everything else (to 9.37).
+neural-compressor computes the integers and scales of the blocks' projections; `models.packed` stores and runs them. The
+embeddings, and so a tied head, are always rounded to int8 row by row: in 4 bits they alone would increase the
+perplexity of the bundled model (9.30 to 9.40) more than 4 bits by GPTQ of everything else (to 9.37).
 """
 
 from __future__ import annotations
@@ -24,31 +24,27 @@ from transformers.pytorch_utils import Conv1D
 from slimline.tasks.data.packing import calibration_windows
 from slimline.tasks.models.checkpoint import CheckpointError, is_dynamic_int8, read_gpt2_config
 from slimline.tasks.models.loading import load_fp32
-from slimline.tasks.models.packed import PACKED, PackedMatrix, is_packed, pack, round_rows
+from slimline.tasks.models.packed import PACKED_FILE, PackedMatrix, is_packed, pack, round_rows
 from slimline.tasks.specs import WeightOnly
 
 _WINDOW = 512  # tokens; no longer than the model's positions
 
 
 def quantize_weights(source: Path, target: Path, spec: WeightOnly, slice_dir: Path) -> dict[str, Any]:
-    """Writes `packed.safetensors`, `config.json` and `tokenizer.json` for the checkpoint `source` into `target`.
+    """Write `packed.safetensors`, `config.json` and `tokenizer.json` for the checkpoint `source` to `target`.
 
-    GPTQ (arXiv:2210.17323) is calibrated with windows of the slice's training split; round to nearest needs none.
+    GPTQ (arXiv:2210.17323) is calibrated on windows of the slice's training split; rounding to nearest needs none.
 
     Returns:
-        Notes for provenance: matmuls; int8_matmuls, none, since what is multiplied are floating-point numbers;
-        packed_matmuls, weight_bits, head_bits, bytes_per_weight (of the blocks' projections, scales included).
+        Notes for provenance: matmuls; int8_matmuls (0, as products are in floating point); packed_matmuls, weight_bits,
+        head_bits, bytes_per_weight (of the blocks' projections with their scales).
 
     Raises:
-        CheckpointError: the checkpoint is unusable or quantized already.
+        CheckpointError: the checkpoint is damaged or quantized.
         ValueError: the slice is too small for one window, or a weight too large for an fp16 scale.
     """
-    for is_quantized, step in ((is_dynamic_int8, "dynamic-int8"), (is_packed, "weight-only")):
-        if is_quantized(source):
-            raise CheckpointError(f"{source}: quantized by {step}; weight-only needs fp32 weights")
+    _refuse_unsupported(source)
     config = read_gpt2_config(source)
-    if not (source / "tokenizer.json").is_file():
-        raise CheckpointError(f"{source}: tokenizer.json is missing")
     model = load_fp32(source)
     vectors = {name: value for name, value in model.named_parameters() if value.ndim == 1}
     tables = _round_tables(model, config["tie_word_embeddings"])
@@ -57,25 +53,33 @@ def quantize_weights(source: Path, target: Path, spec: WeightOnly, slice_dir: Pa
     windows = _windows(spec, source, slice_dir, config["n_positions"]) if spec.method == "gptq" else []
     projections = _quantize(model, spec, windows)
     target.mkdir(parents=True, exist_ok=True)
-    _save(tables | projections, vectors, target / PACKED)
+    _save(tables | projections, vectors, target / PACKED_FILE)
     for name in ("config.json", "tokenizer.json"):
         shutil.copyfile(source / name, target / name)
     return _notes(projections, weights, spec)
 
 
+def _refuse_unsupported(source: Path) -> None:
+    for is_quantized, step in ((is_dynamic_int8, "dynamic-int8"), (is_packed, "weight-only")):
+        if is_quantized(source):
+            raise CheckpointError(f"{source}: quantized by {step}; allowed for weight-only: fp32 weights")
+    if not (source / "tokenizer.json").is_file():
+        raise CheckpointError(f"{source}: tokenizer.json is missing")
+
+
 def _round_tables(model: GPT2LMHeadModel, tied: bool) -> dict[str, PackedMatrix]:
-    """The embeddings and an untied head in int8; the model goes on with what is left of them."""
+    """Round the model's embeddings and an untied head; returns them in int8."""
     names = ["transformer.wte", "transformer.wpe", *([] if tied else ["lm_head"])]
     tables = {}
     for name in names:
         weight = model.get_submodule(name).weight.data
         tables[name] = round_rows(weight)
-        weight.copy_(tables[name].rebuild(weight.shape[1], torch.float32))
+        weight.copy_(tables[name].unpack(weight.shape[1], torch.float32))
     return tables
 
 
 def _swap_projections(module: torch.nn.Module) -> None:
-    """Puts a `Linear` in place of every `Conv1D`, which neural-compressor handles in some cases only."""
+    """Replace every `Conv1D`, which neural-compressor supports only in some cases, by a `Linear`."""
     for name, child in list(module.named_children()):
         if isinstance(child, Conv1D):
             inputs, outputs = child.weight.shape
@@ -88,34 +92,36 @@ def _swap_projections(module: torch.nn.Module) -> None:
 
 
 def _windows(spec: WeightOnly, source: Path, slice_dir: Path, n_positions: int) -> list[torch.Tensor]:
-    """What GPTQ is calibrated with: token ids, [1, window] each."""
+    """Windows for the calibration of GPTQ: token ids, [1, window] each."""
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
     windows = calibration_windows(slice_dir, tokenizer, spec.calibration_samples, min(_WINDOW, n_positions))
     return [torch.from_numpy(window)[None].long() for window in windows]
 
 
 def _quantize(model: GPT2LMHeadModel, spec: WeightOnly, windows: list[torch.Tensor]) -> dict[str, PackedMatrix]:
-    """Every projection of the blocks, packed, by module name."""
-    given: dict[str, Any] = {"bits": spec.bits, "group_size": spec.group_size, "use_layer_wise": False}
+    """All projections of the blocks, packed, by module name."""
+    settings: dict[str, Any] = {"bits": spec.bits, "group_size": spec.group_size, "use_layer_wise": False}
     with _neural_compressor() as compressor, torch.no_grad():
         if spec.method == "rtn":
-            config = compressor.RTNConfig(**given)
+            config = compressor.RTNConfig(**settings)
         else:
-            # Larger blocks would take a group's scales from weights as they were before the errors of the groups to
-            # their left were passed on to them.
-            config = compressor.GPTQConfig(**given, block_size=spec.group_size)
+            # With larger blocks, the scales of a group would not include the corrections for the errors of the groups
+            # on its left.
+            config = compressor.GPTQConfig(**settings, block_size=spec.group_size)
         prepared = compressor.prepare(model, config)
         for window in windows:
             prepared(window)
         converted = compressor.convert(prepared)
     return {
-        name: _packed(module, spec) for name, module in converted.named_modules() if hasattr(module, "unpack_tensor")
+        name: _pack_module(module, spec)
+        for name, module in converted.named_modules()
+        if hasattr(module, "unpack_tensor")
     }
 
 
 @contextmanager
 def _neural_compressor() -> Iterator[Any]:
-    """Its quantization module, without its log, and without the directory it would leave where the process runs."""
+    """neural-compressor's quantization module, without its log and its directory in the current directory."""
     from neural_compressor.common import set_workspace
 
     logging.getLogger("neural_compressor").setLevel(logging.ERROR)
@@ -126,11 +132,11 @@ def _neural_compressor() -> Iterator[Any]:
         yield quantization
 
 
-def _packed(module: Any, spec: WeightOnly) -> PackedMatrix:
+def _pack_module(module: Any, spec: WeightOnly) -> PackedMatrix:
     unpacked = module.unpack()
     scales = unpacked["scales"]
     if not torch.isfinite(scales).all():
-        raise ValueError(f"a group of weights needs a scale above {torch.finfo(scales.dtype).max:g}, fp16's largest")
+        raise ValueError(f"a group's scale is too large; allowed: up to fp16's {torch.finfo(scales.dtype).max:g}")
     signed = unpacked["int_weight"] - 2 ** (spec.bits - 1)
     return pack(signed, scales, spec.bits, spec.group_size)
 

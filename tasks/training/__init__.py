@@ -1,1 +1,1 @@
-"""GPT-2 models and tokenizers: bases, pre-training, fine-tuning."""
+"""Training: pre-training, fine-tuning and distillation of GPT-2 models."""

@@ -1,4 +1,4 @@
-"""Trainer callbacks every training shares: checkpoints by the clock, and a quiet progress bar."""
+"""Callbacks of the Trainer: checkpoints at time intervals, and progress."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from slimline.tasks.runtime.progress import report
-from slimline.tasks.training.resume import seal
+from slimline.tasks.training.resume import mark_complete
 
 
 class TimedCheckpoints(TrainerCallback):  # type: ignore[misc]  # transformers is not followed by mypy
-    """Ask for a checkpoint every `minutes`, and seal each one when the Trainer has written it.
+    """Request a checkpoint every `minutes`, and mark it as complete when the Trainer has written it.
 
-    By the clock, not by steps: what a kill can cost is then the same for a model of a second and of a minute a step.
+    With an interval in minutes, not in steps, the work that a kill can lose does not depend on the time of a step.
     """
 
     def __init__(self, minutes: float) -> None:
@@ -24,27 +24,27 @@ class TimedCheckpoints(TrainerCallback):  # type: ignore[misc]  # transformers i
         self._saved = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Ask for a checkpoint if the last one is old."""
-        # None after the last step: resumed from there, the Trainer does one step too many.
+        """Request a checkpoint if the last one is too old."""
+        # Not after the last step: the Trainer would do one step too many if it resumed from there.
         if time.monotonic() - self._saved >= self._seconds and state.global_step < state.max_steps:
             control.should_save = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Seal the checkpoint just written."""
-        seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        """Mark the new checkpoint as complete."""
+        mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
         self._saved = time.monotonic()
 
 
-class Reported(TrainerCallback):  # type: ignore[misc]  # transformers is not followed by mypy
-    """Tell whoever listens how far the training is: its bar speaks to a terminal only."""
+class ProgressReport(TrainerCallback):  # type: ignore[misc]  # transformers is not followed by mypy
+    """Report the progress of a training to the listeners."""
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Report the share of the steps that are done."""
+        """Report the share of finished steps."""
         report("training", state.global_step / state.max_steps)
 
 
 class LossBar(ProgressCallback):  # type: ignore[misc]  # transformers is not followed by mypy
-    """Trainer's progress bar with the loss beside it, instead of one printed dictionary per log entry."""
+    """The Trainer's progress bar with the loss, instead of a printed dictionary for each log entry."""
 
     def on_log(
         self,

@@ -1,11 +1,11 @@
-"""Knowledge distillation (Hinton et al. 2015, arXiv:1503.02531) from a larger GPT-2, also across vocabularies.
+"""Knowledge distillation (Hinton et al. 2015, arXiv:1503.02531) from a larger GPT-2, also with a smaller vocabulary.
 
-Where the student's byte-pair vocabulary is a trimmed one, each of the teacher's tokens is a fixed sequence of the
-student's. At the end of such a sequence both have read the same text, and the teacher's probability of a student token
-is the sum over all of its own tokens that begin with it: its distribution carried over exactly. Within a sequence only
-the text teaches.
+If the student's byte-pair vocabulary is a trimmed form of the teacher's, each of the teacher's tokens is a fixed
+sequence of the student's. At the end of such a sequence both have read the same text. There the teacher's probability
+of a student token is the sum over all of its own tokens that begin with it, which is exact. Within a sequence the loss
+has only the cross-entropy with the text.
 
-A student of packed integers learns their scales, norms and biases (tasks/training/packed_weights.py).
+In a student with packed integers, their scales, norms and biases are trained (tasks/training/packed_weights.py).
 """
 
 from __future__ import annotations
@@ -29,27 +29,31 @@ from slimline.tasks.models.loading import load_gpt2, save_gpt2
 from slimline.tasks.models.packed import is_packed
 from slimline.tasks.specs import Distill
 from slimline.tasks.training.packed_weights import load_trainable, save_trained
-from slimline.tasks.training.pretrain import shuffled
+from slimline.tasks.training.pretrain import shuffle
 from slimline.tasks.training.timed import mean_loss, mixed_precision, train_for
 
-_IGNORED = -100  # a label that cross-entropy leaves out
+_IGNORED = -100  # label that cross-entropy ignores
 
 
 class Spelling(NamedTuple):
-    """Each token of the teacher as tokens of the student."""
+    """Each of the teacher's tokens as a sequence of the student's tokens."""
 
     pieces: list[list[int]]
 
     @property
     def first(self) -> Tensor:
-        """[teacher's vocabulary]: the student's token that each begins with."""
+        """The first student token of each of the teacher's tokens, [teacher's vocabulary]."""
         return torch.tensor([pieces[0] for pieces in self.pieces])
 
 
-class Aligned(NamedTuple):
-    """One batch for both: the student's ids and labels [rows, window], and where the two have read the same text.
+class AlignedBatch(NamedTuple):
+    """A batch for student and teacher.
 
-    `student_at` and `teacher_at` index the flattened positions of their windows, pairwise.
+    Attributes:
+        ids: The student's token ids, [rows, window].
+        labels: The student's labels, [rows, window].
+        student_at: Flat positions in the student's windows where both have read the same text.
+        teacher_at: The same positions in the teacher's windows.
     """
 
     ids: Tensor
@@ -63,13 +67,17 @@ def distill(
 ) -> dict[str, Any]:
     """Train the model of `model_dir` to predict the text as the teacher does, and write it to `target`.
 
-    The loss of a batch is (1 - share) * cross-entropy with the text + share * T^2 * KL(teacher || student), both
-    softened by temperature T, plus `hidden_weight` times the mean squared error of the last hidden states, through a
-    learnt projection where the student is narrower.
+    The loss of a batch is (1 - share) * cross-entropy with the text + share * T^2 * KL(teacher || student) with
+    temperature T, plus `hidden_weight` times the mean squared error of the last hidden states after a learnt
+    projection to the teacher's width.
 
-    Returns steps, tokens (the student's), tokens/s, dev_loss (nats per student's token, before and after) and
-    loss_curve ([minutes, training loss] each).
-    Raises ValueError if the student's vocabulary is no trimmed form of the teacher's, or a window does not fit.
+    Returns:
+        Notes for provenance: trained_parameters, steps, tokens (the student's), corpus_tokens (the teacher's),
+        train_tokens_per_s, train_loss, dev_loss_before and dev_loss (nats per student token), minutes, and loss_curve
+        with pairs [minutes, training loss].
+
+    Raises:
+        ValueError: the student's vocabulary is not a trimmed form of the teacher's, or a window is too long.
     """
     torch.manual_seed(spec.seed)
     packed = is_packed(model_dir)
@@ -96,16 +104,16 @@ def distill(
 
 
 class _Pair(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
-    """Student and teacher. Only what is trained is a parameter of it."""
+    """Student and teacher; only weights to train are parameters of this module."""
 
     def __init__(self, spec: Distill, student: GPT2LMHeadModel, teacher: GPT2LMHeadModel, spelling: Spelling) -> None:
         super().__init__()
         self._spec = spec
         self.student = student
-        student.loss_type = "ForCausalLM"  # what transformers falls back to for GPT-2, with a warning each time
+        student.loss_type = "ForCausalLM"  # transformers' default for GPT-2, which it would use with a warning
         self.spelling = spelling
         self._first = spelling.first
-        self.reference = [teacher.eval().requires_grad_(False)]  # in a list: no parameters of this module
+        self.reference = [teacher.eval().requires_grad_(False)]  # a list, so that its weights are not parameters here
         widths = student.config.n_embd, teacher.config.n_embd
         self.projection = nn.Linear(*widths, bias=False) if spec.hidden_weight else None
 
@@ -118,16 +126,16 @@ class _Pair(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
             text = F.cross_entropy(logits[:-1], batch.labels.flatten()[1:], ignore_index=_IGNORED)
             if not spec.teacher_share and self.projection is None:
                 return text
-            states, wanted = self._taught(windows, batch)
-        likeness = soft_cross_entropy(logits[batch.student_at], wanted, spec.temperature)
-        loss = (1 - spec.teacher_share) * text + spec.teacher_share * spec.temperature**2 * likeness
+            states, target = self._teacher_outputs(windows, batch)
+        divergence = kl_divergence(logits[batch.student_at], target, spec.temperature)
+        loss = (1 - spec.teacher_share) * text + spec.teacher_share * spec.temperature**2 * divergence
         if self.projection is not None:
             own = self.projection(hidden.flatten(0, 1)[batch.student_at].float())
             loss = loss + spec.hidden_weight * F.mse_loss(own, states)
         return loss
 
-    def _taught(self, windows: Windows, batch: Aligned) -> tuple[Tensor, Tensor]:
-        """The teacher's hidden states and its distribution over the student's vocabulary, where both are aligned."""
+    def _teacher_outputs(self, windows: Windows, batch: AlignedBatch) -> tuple[Tensor, Tensor]:
+        """The teacher's hidden states and distribution over the student's vocabulary, at the aligned positions."""
         (teacher,) = self.reference
         with torch.no_grad():
             ids = torch.from_numpy(windows.astype(np.int64))
@@ -139,20 +147,29 @@ class _Pair(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
 
 
 def carry_over(probabilities: Tensor, first: Tensor, vocabulary: int) -> Tensor:
-    """[rows, teacher's vocabulary] -> [rows, student's]: each student token gets all tokens that begin with it."""
+    """Convert probabilities to the student's vocabulary: of a student token, the sum over tokens that begin with it.
+
+    Args:
+        probabilities: [rows, teacher's vocabulary].
+        first: The first student token of each of the teacher's tokens.
+        vocabulary: Size of the student's vocabulary.
+
+    Returns:
+        [rows, student's vocabulary].
+    """
     carried = probabilities.new_zeros(len(probabilities), vocabulary)
     return carried.index_add_(1, first, probabilities)
 
 
-def soft_cross_entropy(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
-    """KL(wanted || softmax(logits / temperature)), nats, mean over rows."""
+def kl_divergence(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """KL(target || softmax(logits / temperature)), in nats, mean over rows."""
     predicted = (logits / temperature).log_softmax(-1)
-    entropy = torch.special.entr(wanted).sum(-1)
-    return (-(wanted * predicted).sum(-1) - entropy).mean()
+    entropy = torch.special.entr(target).sum(-1)
+    return (-(target * predicted).sum(-1) - entropy).mean()
 
 
-def align(windows: Windows, spelling: Spelling, window: int) -> Aligned:
-    """The teacher's windows respelt for the student; what does not fit into `window` is cut, what is short padded."""
+def align(windows: Windows, spelling: Spelling, window: int) -> AlignedBatch:
+    """Convert the teacher's windows to the student's tokens; rows are truncated or padded to `window` tokens."""
     ids = torch.zeros(len(windows), window, dtype=torch.long)
     labels = torch.full_like(ids, _IGNORED)
     student_at, teacher_at = [], []
@@ -160,22 +177,23 @@ def align(windows: Windows, spelling: Spelling, window: int) -> Aligned:
         spelt = [spelling.pieces[token] for token in tokens]
         flat = [piece for pieces in spelt for piece in pieces][:window]
         ids[row, : len(flat)] = torch.tensor(flat)
-        labels[row, 1 : len(flat)] = ids[row, 1 : len(flat)]  # a row's first token follows nothing
+        labels[row, 1 : len(flat)] = ids[row, 1 : len(flat)]  # the first token of a row is not predicted
         ends = np.cumsum([len(pieces) for pieces in spelt]) - 1
         ends = ends[ends < window]
         student_at.append(row * window + ends)
         teacher_at.append(row * windows.shape[1] + np.arange(len(ends)))
-    return Aligned(ids, labels, _joined(student_at), _joined(teacher_at))
+    return AlignedBatch(ids, labels, _concatenate(student_at), _concatenate(teacher_at))
 
 
-def _joined(parts: list[NDArray[np.int64]]) -> Tensor:
+def _concatenate(parts: list[NDArray[np.int64]]) -> Tensor:
     return torch.from_numpy(np.concatenate(parts))
 
 
 def spelling_of(teacher: Tokenizer, student: Tokenizer) -> Spelling:
-    """How the student's tokenizer spells each of the teacher's tokens, from the merges that made it.
+    """Each of the teacher's tokens as a sequence of the student's tokens, by the merges of the teacher's tokenizer.
 
-    Raises ValueError if it lacks a piece: then it is no trimmed form of the teacher's.
+    Raises:
+        ValueError: the student has no tokens for one of them, so that it is not a trimmed form of the teacher's.
     """
     merges = [tuple(merge) for merge in json.loads(teacher.to_str())["model"]["merges"]]
     known = student.get_vocab(with_added_tokens=True)
@@ -187,7 +205,7 @@ def spelling_of(teacher: Tokenizer, student: Tokenizer) -> Spelling:
     missing = [token for _, token in by_id if token not in spelt]
     if missing:
         raise ValueError(
-            f"distill: the student cannot spell {missing[0]!r}; allowed: the teacher's vocabulary, trimmed"
+            f"distill: the student has no tokens for {missing[0]!r}; allowed: the teacher's vocabulary, trimmed"
         )
     return Spelling([spelt[token] for _, token in by_id])
 
@@ -197,9 +215,9 @@ def _spelling(teacher_dir: Path, model_dir: Path) -> Spelling:
 
 
 def _teacher_windows(spec: Distill, slice_dir: Path, teacher_dir: Path, spelling: Spelling) -> Windows:
-    """The training text in the teacher's tokens, as many to a window as fill the student's."""
+    """The training text in windows of the teacher's tokens that fill the student's windows on average."""
     tokenizer = load_tokenizer(teacher_dir)
-    codes = shuffled(read_codes(slice_dir, "train"), spec.seed)
+    codes = shuffle(read_codes(slice_dir, "train"), spec.seed)
     lengths = np.array([len(pieces) for pieces in spelling.pieces])
     first = pack(codes[: max(1, len(codes) // 20)], tokenizer, 1)
     return pack(codes, tokenizer, max(1, int(spec.window / lengths[first].mean())))
@@ -208,4 +226,4 @@ def _teacher_windows(spec: Distill, slice_dir: Path, teacher_dir: Path, spelling
 def _check_window(spec: Distill, pair: _Pair) -> None:
     positions = min(pair.student.config.n_positions, pair.reference[0].config.n_positions)
     if spec.window > positions:
-        raise ValueError(f"window: {spec.window}, allowed: at most the models' {positions} positions")
+        raise ValueError(f"window: {spec.window}; allowed: at most the models' {positions} positions")

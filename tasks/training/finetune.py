@@ -1,4 +1,4 @@
-"""Fine-tune a GPT-2 checkpoint on packed code with the Hugging Face Trainer, on the CPU; kill it, and it resumes."""
+"""Fine-tuning of a GPT-2 checkpoint with the Hugging Face Trainer on the CPU, which can resume after a kill."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from slimline.tasks.data.packing import Windows, pack_split
 from slimline.tasks.models.loading import load_gpt2, save_gpt2
 from slimline.tasks.runtime.host import has_bf16, isa_flags
 from slimline.tasks.specs import EpochTraining
-from slimline.tasks.training.callbacks import LossBar, Reported, TimedCheckpoints
+from slimline.tasks.training.callbacks import LossBar, ProgressReport, TimedCheckpoints
 from slimline.tasks.training.resume import last_checkpoint
 
 Notes = dict[str, object]
 
 _CHECKPOINT_MINUTES = 5.0
 _LOSS_POINTS = 50
-# Adam's second moments start empty: its first steps are too long at the full rate.
+# Adam's second moments start at zero, so that its first steps would be too long at the full rate.
 _RATE_WARMUP_SHARE = 0.03
-# The logits are the largest tensor of a training step: 2^26 of them are 256 MB in fp32, and a few copies are alive.
+# The logits are the largest tensor of a training step: 2^26 of them are 256 MB in fp32, and there are a few copies.
 _LOGITS_AT_ONCE = 2**26
 
 
@@ -57,13 +57,25 @@ def fine_tune(
 ) -> Notes:
     """Train `model_dir` on the slice's train.parquet and write the result to `target` as a standard checkpoint.
 
-    AdamW without weight decay; the rate falls linearly to zero over the last `decay_share` of the steps. The model
-    keeps its own configuration (dropout included). `work_dir` belongs to this spec and these inputs: a checkpoint
-    found there is resumed. The caller removes it once `target` is published.
+    This uses AdamW without weight decay; the model keeps its own configuration, including dropout.
 
-    Returns train_loss (mean over the run, nats a token), dev_loss, train_tokens_per_s (of this process), steps,
-    tokens, bf16 and loss_curve ([step, mean loss since the entry before] each).
-    Raises ValueError for a model or a slice that cannot be trained on, FloatingPointError if the training diverged.
+    Args:
+        spec: Hyperparameters.
+        model_dir: The checkpoint to train.
+        slice_dir: The training data.
+        target: Where the result is written.
+        work_dir: For checkpoints of this spec and these inputs, from which the training resumes. The caller removes it
+            after publishing `target`.
+        callbacks: Further callbacks of the Trainer.
+        decay_share: Last share of the steps in which the learning rate falls linearly to zero.
+
+    Returns:
+        Notes for provenance: train_loss (mean over the training, nats per token), dev_loss, train_tokens_per_s (of this
+        process), steps, tokens, bf16, and loss_curve with pairs [step, mean loss since the last pair].
+
+    Raises:
+        ValueError: the model does not fit the spec or its tokenizer, or the slice is too small.
+        FloatingPointError: the loss is not finite at the end.
     """
     set_seed(spec.seed)
     material = _load(spec, model_dir, slice_dir)
@@ -71,33 +83,33 @@ def fine_tune(
     use_cache = material.model.config.use_cache
     trainer = _trainer(_arguments(spec, material, work_dir, decay_share), material, callbacks)
     notes = _run(trainer, last_checkpoint(work_dir))
-    # The Trainer switches the key/value cache off in the configuration it trains, and would publish it so.
+    # The Trainer turns the key/value cache off in the model's configuration.
     material.model.config.use_cache = use_cache
     save_gpt2(material.model, model_dir, target)
     return notes
 
 
 def total_steps(spec: EpochTraining, windows: int) -> int:
-    """Optimizer steps of a training over `windows` packed windows."""
+    """Number of optimizer steps of a training with `windows` packed windows."""
     whole = math.ceil(spec.epochs * math.ceil(windows / spec.batch_size))
     return min(whole, spec.max_steps or whole)
 
 
 def micro_batch(batch_size: int, window: int, vocabulary: int) -> int:
-    """The largest divisor of `batch_size` whose logits, [batch, window, vocabulary], stay within the memory bound."""
+    """The largest divisor of `batch_size` whose logits [batch, window, vocabulary] are within the memory limit."""
     fitting = max(1, _LOGITS_AT_ONCE // (window * vocabulary))
     return max(size for size in range(1, min(batch_size, fitting) + 1) if batch_size % size == 0)
 
 
 def _load(spec: EpochTraining, model_dir: Path, slice_dir: Path) -> _Material:
     model = load_gpt2(model_dir)
-    model.loss_type = "ForCausalLM"  # what transformers falls back to for GPT-2, with a warning each time
+    model.loss_type = "ForCausalLM"  # transformers' default for GPT-2, which it would use with a warning
     if spec.window > model.config.n_positions:
-        raise ValueError(f"window: {spec.window}, allowed: at most the model's {model.config.n_positions} positions")
+        raise ValueError(f"window: {spec.window}; allowed: at most the model's {model.config.n_positions} positions")
     tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
     if tokenizer.get_vocab_size() > model.config.vocab_size:
         raise ValueError(
-            f"{model_dir}/tokenizer.json: {tokenizer.get_vocab_size()} tokens, "
+            f"{model_dir}/tokenizer.json: {tokenizer.get_vocab_size()} tokens; "
             f"allowed: at most config.json's vocab_size {model.config.vocab_size}"
         )
     train, dev = (pack_split(slice_dir, split, tokenizer, spec.window) for split in ("train", "dev"))
@@ -121,9 +133,9 @@ def _arguments(spec: EpochTraining, material: _Material, work_dir: Path, decay_s
         seed=spec.seed,
         use_cpu=True,
         bf16=has_bf16(isa_flags()),
-        # TimedCheckpoints decides; two are kept because the newest may be unfinished when the process dies. The
+        # TimedCheckpoints decides. Two checkpoints are kept, because the newest may be incomplete after a kill. The
         # Trainer writes them with torch.save and reads them with torch.load(weights_only=True): optimizer, schedule
-        # and random state hold tensors and plain values, and nothing in them can run.
+        # and random state are tensors and plain values, so that reading them cannot run code.
         save_strategy="no",
         save_total_limit=2,
         logging_strategy="steps",
@@ -151,7 +163,7 @@ def _trainer(arguments: TrainingArguments, material: _Material, callbacks: Seque
         train_dataset=list(material.train),
         eval_dataset=list(material.dev),
         data_collator=_collate,
-        callbacks=[*callbacks, TimedCheckpoints(_CHECKPOINT_MINUTES), Reported()],
+        callbacks=[*callbacks, TimedCheckpoints(_CHECKPOINT_MINUTES), ProgressReport()],
     )
     trainer.remove_callback(PrinterCallback)
     if not arguments.disable_tqdm:
@@ -171,7 +183,7 @@ def _run(trainer: Trainer, checkpoint: Path | None) -> Notes:
     dev_loss = trainer.evaluate()["eval_loss"]
     if not math.isfinite(dev_loss):
         raise FloatingPointError(f"dev loss {dev_loss}: lower learning_rate {trainer.args.learning_rate}")
-    # The log is part of every checkpoint, so these cover the whole run, not only what followed the last resumption.
+    # The log is part of every checkpoint, so that it covers the whole training, also before it was resumed.
     curve = [[entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry]
     tokens = trainer.state.num_input_tokens_seen
     return {

@@ -21,13 +21,14 @@ def pretrain(spec: Pretrain, model_dir: Path, slice_dir: Path, target: Path, wor
     """Train the model of `model_dir` on the slice's training files for `spec.minutes`, resuming from `work_dir`.
 
     Returns:
-        Steps, tokens, tokens/s, dev loss (nats per token) and the loss curve as [minutes, training loss] pairs.
+        Notes for provenance, among them steps, tokens, train_tokens_per_s, dev_loss (nats per token), and loss_curve
+        with pairs [minutes, training loss].
     """
     torch.manual_seed(spec.seed)
     model = load_gpt2(model_dir)
-    model.loss_type = "ForCausalLM"  # what transformers falls back to for GPT-2, with a warning each time
+    model.loss_type = "ForCausalLM"  # transformers' default for GPT-2, which it would use with a warning
     tokenizer = load_tokenizer(model_dir)
-    codes = shuffled(read_codes(slice_dir, "train"), spec.seed)
+    codes = shuffle(read_codes(slice_dir, "train"), spec.seed)
     training = pack(codes, tokenizer, spec.window)
     dev = pack(read_codes(slice_dir, "dev"), tokenizer, spec.window)
     clock, curve = train_for(spec, model, lambda batch: text_loss(model, batch), training, work_dir)
@@ -48,7 +49,7 @@ def pretrain(spec: Pretrain, model_dir: Path, slice_dir: Path, target: Path, wor
     }
 
 
-def shuffled(codes: list[str], seed: int) -> list[str]:
-    """The files in a seeded random order."""
+def shuffle(codes: list[str], seed: int) -> list[str]:
+    """The files in seeded random order."""
     order = np.random.default_rng(seed).permutation(len(codes))
     return [codes[index] for index in order]

@@ -1,36 +1,29 @@
-"""The checkpoints that a training which may be killed resumes from."""
+"""Checkpoints of the Trainer, from which a training resumes after its process was killed."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
+
+from slimline.storage.fs import sync
 
 _COMPLETE = "complete"
 
 
-def seal(checkpoint: Path) -> None:
-    """Mark a Trainer checkpoint as whole, once every byte of it is on the disk."""
+def mark_complete(checkpoint: Path) -> None:
+    """Mark a checkpoint of the Trainer as complete, once all its bytes are on the disk."""
     for path in sorted(checkpoint.iterdir()):
-        _sync(path)
+        sync(path)
     (checkpoint / _COMPLETE).touch()
-    _sync(checkpoint)
+    sync(checkpoint)
 
 
 def last_checkpoint(work_dir: Path) -> Path | None:
-    """The newest sealed `checkpoint-<step>` of `work_dir`; what a killed process left unfinished is removed."""
-    sealed = []
+    """The newest complete `checkpoint-<step>` of `work_dir`; incomplete ones are removed."""
+    complete = []
     for path in work_dir.glob("checkpoint-*"):
         if (path / _COMPLETE).is_file():
-            sealed.append(path)
+            complete.append(path)
         else:
             shutil.rmtree(path)
-    return max(sealed, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

@@ -1,4 +1,4 @@
-"""Training for a fixed time, with Muon and AdamW, resumed after a kill from one safetensors file."""
+"""Training for a fixed time with Muon and AdamW; after a kill it resumes from a safetensors file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LOG_EVERY = 20
 
 
 class Clock(NamedTuple):
-    """How far a training has come: seconds of training spent, optimizer steps, tokens seen."""
+    """Progress of a training: seconds, optimizer steps, and tokens so far."""
 
     seconds: float = 0.0
     steps: int = 0
@@ -39,7 +39,7 @@ class Clock(NamedTuple):
 
 
 def learning_rate_share(spent: float, step: int, warmup_steps: int = WARMUP_STEPS) -> float:
-    """Share of the full rate when `spent` (0..1) of the time is gone: warm-up, plateau, linear decay to 0."""
+    """Share of the full rate after the share `spent` of the time: warm-up, plateau, linear decay to 0."""
     warmup = min(1.0, (step + 1) / warmup_steps)
     return warmup * min(1.0, max(0.0, 2.0 * (1.0 - spent)))
 
@@ -64,9 +64,9 @@ def optimizers(model: nn.Module, spec: Pretrain | Distill) -> list[torch.optim.O
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what is freed for the next step, instead of giving it back to the kernel each time.
+    """Make glibc keep freed memory for the next step, instead of returning it to the kernel.
 
-    A step's large tensors would else be mapped and zeroed anew, a third of the time of a small model's step.
+    Otherwise the large tensors of each step are mapped and zeroed again: a third of the time of a small model's step.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "gnu_get_libc_version"):
@@ -77,10 +77,10 @@ def keep_freed_memory() -> None:
 def train_for(
     spec: Pretrain | Distill, model: nn.Module, loss: Loss, windows: Windows, work_dir: Path
 ) -> tuple[Clock, Curve]:
-    """Minimise `loss` of batches of `windows` for `spec.minutes`, resuming from `work_dir`.
+    """Minimise `loss` over batches of `windows` for `spec.minutes`, resuming from `work_dir`.
 
     Returns:
-        How far the training came, and its curve as [minutes, mean loss since the point before] pairs.
+        The progress of the training, and its curve with pairs [minutes, mean loss since the last pair].
     """
     keep_freed_memory()
     trained = optimizers(model, spec)
@@ -111,14 +111,18 @@ def train_for(
 
 
 def _spent(clock: Clock, total: float, limit: int | None) -> float:
-    """Share of the training that is over: by time, or by steps where they end it first."""
+    """Finished share of the training: of the time, or of the steps if that is larger."""
     return max(clock.seconds / total, clock.steps / limit if limit else 0.0)
 
 
 def step(
     model: nn.Module, trained: list[torch.optim.Optimizer], loss: torch.Tensor, spec: Pretrain | Distill, share: float
 ) -> float:
-    """One optimizer step at `share` of the full rates; returns the loss. Raises ValueError if it is not finite."""
+    """Do one optimizer step at `share` of the full learning rates; returns the loss.
+
+    Raises:
+        ValueError: the loss is not finite.
+    """
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimizer in trained:
@@ -133,7 +137,7 @@ def step(
 
 
 def text_loss(model: nn.Module, batch: Windows) -> torch.Tensor:
-    """Mean next-token cross-entropy of a batch [windows, window], nats per token."""
+    """Mean next-token cross-entropy of a batch [windows, window], in nats per token."""
     ids = torch.from_numpy(batch.astype(np.int64))
     with mixed_precision():
         loss: torch.Tensor = model(input_ids=ids, labels=ids, use_cache=False).loss
@@ -141,7 +145,7 @@ def text_loss(model: nn.Module, batch: Windows) -> torch.Tensor:
 
 
 def mixed_precision() -> torch.autocast:
-    """bf16 products where the processor has them."""
+    """A context in which matrix products are in bf16, if the processor supports it."""
     return torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_bf16(isa_flags()))
 
 
@@ -166,7 +170,7 @@ def nth_batch(windows: Windows, step: int, spec: Pretrain | Distill) -> Windows:
 
 
 def _save(work_dir: Path, model: nn.Module, trained: list[torch.optim.Optimizer], clock: Clock, curve: Curve) -> None:
-    """One safetensors file, replaced atomically: weights, optimizer moments, clock and curve."""
+    """Replace the checkpoint atomically: a safetensors file with weights, optimizer moments, clock and curve."""
     tensors = {f"model/{name}": weight.detach() for name, weight in model.named_parameters()}
     for number, optimizer in enumerate(trained):
         for index, state in optimizer.state_dict()["state"].items():

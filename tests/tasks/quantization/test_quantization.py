@@ -240,10 +240,10 @@ def test_ranges_leave_out_what_is_rare_and_far() -> None:
     assert ranges["even"].scale == pytest.approx(4 / 255, rel=1e-2)
     assert ranges["even"].offset == pytest.approx(64, abs=1)
     assert 4 < ranges["peaked"].scale * (255 - ranges["peaked"].offset) < 14
-    assert ranges["nothing"].rounded(np.zeros(3)).tolist() == [0, 0, 0]
+    assert ranges["nothing"].round(np.zeros(3)).tolist() == [0, 0, 0]
     for name in ("even", "peaked"):
-        assert ranges[name].rounded(np.zeros(1)) == 0
-        assert np.abs(ranges[name].rounded(even.astype(float)) - even).max() <= 0.51 * ranges[name].scale
+        assert ranges[name].round(np.zeros(1)) == 0
+        assert np.abs(ranges[name].round(even.astype(float)) - even).max() <= 0.51 * ranges[name].scale
 
 
 def test_static_int8_wants_an_export_and_enough_text(words: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from slimline.tasks.engines.base import CompletionEngine, load_engine
 from slimline.tasks.export.parity import logits_parity
 from slimline.tasks.models import packed
 from slimline.tasks.models.checkpoint import CheckpointError
-from slimline.tasks.models.packed import PACKED, PackedLinear, pack, round_rows
+from slimline.tasks.models.packed import PACKED_FILE, PackedLinear, pack, round_rows
 from slimline.tasks.quantization.dynamic_int8 import quantize_linear_only
 from slimline.tasks.quantization.weight_only import quantize_weights
 from slimline.tasks.specs import Decoding, Engine, WeightOnly
@@ -73,8 +73,8 @@ def test_packing_is_undone_exactly(data: st.DataObject) -> None:
     scales = torch.from_numpy(rng.uniform(0.01, 2, (rows, -(-columns // width))).astype(np.float16))
     matrix = pack(integers, scales, bits, width)
     expected = integers * scales.float().repeat_interleave(width, dim=1)[:, :columns]
-    assert torch.equal(matrix.rebuild(columns, torch.float32), expected)
-    assert matrix.holds(rows, columns) and not matrix.holds(rows + 1, columns)
+    assert torch.equal(matrix.unpack(columns, torch.float32), expected)
+    assert matrix.fits(rows, columns) and not matrix.fits(rows + 1, columns)
     assert matrix.weight.nbytes <= rows * bits / 8 * (columns + min(width, columns) + 1)
 
 
@@ -83,7 +83,7 @@ def test_rounding_rows_errs_by_half_a_step_at_most(seed: int, exponent: int) -> 
     table = torch.from_numpy(np.random.default_rng(seed).normal(size=(6, 9)).astype(np.float32)) * 10.0**exponent
     table[2] = 0
     matrix = round_rows(table)
-    error = (matrix.rebuild(9, torch.float32) - table).abs()
+    error = (matrix.unpack(9, torch.float32) - table).abs()
     # A scale has 11 bits, or is a multiple of 2^-24 where fp16 has no more.
     step = table.abs().amax(dim=1, keepdim=True) / 127 * (1 + 2**-11) + 2.0**-25
     assert (error <= torch.maximum(step / 2, 127 * (2.0**-25 + step * 2**-11))).all()
@@ -92,8 +92,8 @@ def test_rounding_rows_errs_by_half_a_step_at_most(seed: int, exponent: int) -> 
 @pytest.mark.parametrize(("method", "bits"), FORMS)
 def test_every_projection_is_packed(method: str, bits: int, quantized: dict[Any, Path]) -> None:
     directory = quantized[method, bits]
-    assert {path.name for path in directory.iterdir()} == {PACKED, "config.json", "tokenizer.json"}
-    tensors = load_file(directory / PACKED)
+    assert {path.name for path in directory.iterdir()} == {PACKED_FILE, "config.json", "tokenizer.json"}
+    tensors = load_file(directory / PACKED_FILE)
     stored = {name: tensor for name, tensor in tensors.items() if tensor.dtype in (torch.int8, torch.uint8)}
     assert len(stored) == 2 * 4 + 2 and "lm_head.weight" not in tensors
     projections = [tensor for name, tensor in stored.items() if ".h." in name]
@@ -101,7 +101,7 @@ def test_every_projection_is_packed(method: str, bits: int, quantized: dict[Any,
     assert {tensor.dtype for name, tensor in tensors.items() if name not in stored} == {torch.float16}
     weights, groups = 2 * 12 * 32 * 32, 2 * 12 * 32
     rest = 97 * 32 + 64 * 32 + 2 * (groups + 97 + 64) + 2 * (5 * 2 * 32 + 2 * 9 * 32)
-    assert (directory / PACKED).stat().st_size < weights * bits / 8 + rest + 5000  # the header
+    assert (directory / PACKED_FILE).stat().st_size < weights * bits / 8 + rest + 5000  # the header
 
 
 @pytest.mark.parametrize(("method", "bits"), FORMS)
@@ -178,7 +178,7 @@ def test_a_large_matrix_is_rebuilt_in_blocks(monkeypatch: pytest.MonkeyPatch) ->
     matrix = round_rows(torch.randn(50, 24))
     bias = torch.nn.Parameter(torch.randn(50))
     inputs = torch.randn(2, 3, 24)
-    expected = torch.nn.functional.linear(inputs, matrix.rebuild(24, torch.float32), bias)
+    expected = torch.nn.functional.linear(inputs, matrix.unpack(24, torch.float32), bias)
     monkeypatch.setattr(packed, "_BLOCK", 7 * 24)
     torch.testing.assert_close(PackedLinear(matrix, 24, bias)(inputs), expected)
 
@@ -213,16 +213,16 @@ def test_what_cannot_be_quantized_is_refused(slice_dir: Path, tmp_path: Path) ->
 def test_a_damaged_artifact_is_refused(quantized: dict[Any, Path], tmp_path: Path) -> None:
     source = quantized["rtn", 4]
     (tmp_path / "config.json").write_bytes((source / "config.json").read_bytes())
-    (tmp_path / PACKED).write_bytes((source / PACKED).read_bytes()[:-1])
+    (tmp_path / PACKED_FILE).write_bytes((source / PACKED_FILE).read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="truncated or damaged"):
         load(tmp_path)
-    tensors = load_file(source / PACKED)
+    tensors = load_file(source / PACKED_FILE)
     name = "transformer.h.1.mlp.c_fc"
     for missing in (f"{name}.weight", f"{name}.scales", f"{name}.bias", "transformer.ln_f.weight"):
-        save_file({key: tensor for key, tensor in tensors.items() if key != missing}, tmp_path / PACKED)
+        save_file({key: tensor for key, tensor in tensors.items() if key != missing}, tmp_path / PACKED_FILE)
         with pytest.raises(CheckpointError, match=rf"missing.*{missing}"):
             load(tmp_path)
     for part, wrong in (("weight", torch.zeros(128, 15, dtype=torch.uint8)), ("scales", torch.zeros(127, 1))):
-        save_file(tensors | {f"{name}.{part}": wrong}, tmp_path / PACKED)
+        save_file(tensors | {f"{name}.{part}": wrong}, tmp_path / PACKED_FILE)
         with pytest.raises(CheckpointError, match=rf"{name}.*\[128, 32\]"):
             load(tmp_path)

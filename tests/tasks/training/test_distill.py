@@ -15,11 +15,11 @@ from transformers import AutoModelForCausalLM
 from slimline.tasks.data.tokenizer import load_tokenizer
 from slimline.tasks.engines.base import load_engine
 from slimline.tasks.models.loading import load_gpt2
-from slimline.tasks.models.packed import PACKED
+from slimline.tasks.models.packed import PACKED_FILE
 from slimline.tasks.pruning.vocabulary import trim_vocabulary
 from slimline.tasks.quantization.weight_only import quantize_weights
 from slimline.tasks.specs import Distill, Engine, TrimVocabulary, WeightOnly
-from slimline.tasks.training.distill import Spelling, _Pair, align, carry_over, distill, soft_cross_entropy, spelling_of
+from slimline.tasks.training.distill import Spelling, _Pair, align, carry_over, distill, kl_divergence, spelling_of
 from tests.command import program_command
 from tests.tasks.bpe_models import write_bpe_model, write_bpe_slice
 from tests.tasks.tiny import TRAIN
@@ -55,8 +55,8 @@ def test_the_teachers_probabilities_are_carried_over_by_what_tokens_begin_with()
 def test_the_loss_is_kullback_leibler() -> None:
     wanted = torch.tensor([[0.5, 0.5], [1.0, 0.0]])
     logits = torch.tensor([[math.log(0.5), math.log(0.5)], [math.log(0.25), math.log(0.75)]])
-    assert soft_cross_entropy(logits, wanted, 1.0).item() == pytest.approx((0 + math.log(4)) / 2, abs=1e-6)
-    assert soft_cross_entropy(2 * logits, wanted, 2.0).item() == pytest.approx(math.log(4) / 2, abs=1e-6)
+    assert kl_divergence(logits, wanted, 1.0).item() == pytest.approx((0 + math.log(4)) / 2, abs=1e-6)
+    assert kl_divergence(2 * logits, wanted, 2.0).item() == pytest.approx(math.log(4) / 2, abs=1e-6)
 
 
 def test_alignment_by_hand() -> None:
@@ -100,7 +100,7 @@ def test_a_packed_student_recovers_and_stays_packed(tmp_path: Path, teacher_dir:
     paths = tmp_path / "packed", teacher_dir, slice_dir, tmp_path / "target", tmp_path / "work"
     notes = distill(spec, *paths)
     assert notes["dev_loss"] < notes["dev_loss_before"] - 0.05
-    before, after = (load_file(tmp_path / name / PACKED) for name in ("packed", "target"))
+    before, after = (load_file(tmp_path / name / PACKED_FILE) for name in ("packed", "target"))
     assert {name: value.dtype for name, value in before.items()} == {name: value.dtype for name, value in after.items()}
     integers = [name for name, value in before.items() if value.dtype in (torch.int8, torch.uint8)]
     assert integers and all(torch.equal(before[name], after[name]) for name in integers)
