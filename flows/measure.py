@@ -27,7 +27,7 @@ from slimline.storage.stores import artifact_store, metrics_store
 from slimline.tasks import steps
 from slimline.tasks.measurement import summary
 from slimline.tasks.measurement.completions import read_predictions, score_of
-from slimline.tasks.measurement.peaks import Peaks, PeaksFailed, host_peaks
+from slimline.tasks.measurement.peaks import Peaks, PeaksError, host_peaks
 from slimline.tasks.measurement.probe import ProbeRequest
 from slimline.tasks.measurement.rounds import (
     artifact_work,
@@ -154,7 +154,7 @@ def _peaks(study: Study) -> Peaks | None:
     """This host's peaks: those measured before, or measured now."""
     try:
         return host_peaks(threads_of(study.measuring))
-    except PeaksFailed as failure:
+    except PeaksError as failure:
         say(str(failure))
         return None
 
@@ -220,8 +220,8 @@ def _measure_rounds(site: _Site) -> list[RoundRow]:
                 if (number, variant, replicate) in done or site.too_late:
                     continue
                 turns.begin(f"round {number} of {spec.rounds}: {variant}")
-                visit = summary.Visit(order.run, order.table_host, number, position, variant, replicate)
-                row = steps.measure_speed(visit, requests[variant]).replace(**place()._asdict())
+                turn = summary.Turn(order.run, order.table_host, number, position, variant, replicate)
+                row = steps.measure_speed(turn, requests[variant]).replace(**place()._asdict())
                 site.metrics.append([row])
                 rows.append(row)
                 turns.end(row.samples_per_s)

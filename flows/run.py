@@ -149,4 +149,6 @@ def record_absence(run: Run, reason: str, store: ArtifactStore, metrics: Metrics
 def missing_speeds(run: Run, rounds: Sequence[RoundRow], reason: str) -> list[summary.Measurement]:
     """Measurements without a value for the variants that no round has: why they were not built, else `reason`."""
     absent = [variant for variant in run.study.variants if variant not in {row.variant for row in rounds}]
-    return [summary.absent(variant, "samples_per_s", run.failed.get(variant, reason)) for variant in absent]
+    return [
+        summary.missing_measurement(variant, "samples_per_s", run.failed.get(variant, reason)) for variant in absent
+    ]

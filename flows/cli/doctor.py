@@ -27,7 +27,7 @@ def doctor(
     problems = warnings(Conditions.now())
     if peaks:
         measured = _peaks()
-        described["peaks"] = measured.model_dump(mode="json") if as_json else measured.shown()
+        described["peaks"] = measured.model_dump(mode="json") if as_json else measured.describe()
     if as_json:
         typer.echo(json.dumps({**described, "warnings": problems}))
         return
@@ -39,10 +39,10 @@ def doctor(
 
 
 def _peaks() -> Peaks:
-    from slimline.tasks.measurement.peaks import PeaksFailed, host_peaks
+    from slimline.tasks.measurement.peaks import PeaksError, host_peaks
     from slimline.tasks.runtime.host import usable_threads
 
     try:
         return host_peaks(usable_threads(), remeasure=True)
-    except PeaksFailed as failure:
+    except PeaksError as failure:
         fail(str(failure), status=1)
