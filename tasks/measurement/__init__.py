@@ -1,1 +1,1 @@
-"""Quality, speed, memory, energy and size of a variant, and how sure we are of each."""
+"""Measurements of a variant: quality, speed, memory, energy and size, with their uncertainty."""

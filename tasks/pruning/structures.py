@@ -144,7 +144,7 @@ def extract_model(model: GPT2LMHeadModel, selection: Selection) -> GPT2LMHeadMod
     """A new stock GPT-2 with the selected structures only; the model itself does not change.
 
     A LayerNorm divides by the root mean square over *all* channels, also those of zeros. Over fewer channels this root
-    is larger by sqrt(all / selected), which the scale and epsilon of the new LayerNorms compensate. So removing channels
+    is larger by sqrt(all / selected), which scale and epsilon of the new LayerNorms compensate. So removing channels
     of zeros changes nothing if the mean of the remaining channels is zero.
 
     Raises:

@@ -77,9 +77,7 @@ def exported_weights(onnx_dir: Path) -> Weights:
     except Exception as error:  # protobuf's DecodeError is not importable from one place across its backends
         raise CheckpointError(f"{path}: not an ONNX file ({error})") from error
     if not any(node.op_type in FLOAT_MATMULS for node in model.graph.node):
-        raise CheckpointError(
-            f"{path}: no floating-point projections; int8 quantization needs an export of export-onnx"
-        )
+        raise CheckpointError(f"{path}: is quantized; allowed: an fp32 export of export-onnx")
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
 
     def read(name: str) -> NDArray[np.float32]:

@@ -1,1 +1,1 @@
-"""The machine and the process: locks, child processes, progress, the code's hash."""
+"""The machine and its processes: host description, threads, machine lock, progress, and the code's hash."""
