@@ -63,7 +63,7 @@ def test_metrics(s3):
     assert answer.to_pylist() == [{"metric": "es", "total": 3.0}]
     assert other.compact("measurements") == 3
     assert store.query("SELECT count(*) AS n FROM measurements").to_pylist() == [{"n": 6}]
-    assert [row["variant"] for row in result_rows(store)] == ["original"]
+    assert [row.variant for row in result_rows(store)] == ["original"]
     assert store.query("FROM versus_published").num_rows == 2
     with pytest.raises(QueryError, match="disabled by configuration"):
         store.query("FROM read_csv('/etc/passwd')")
