@@ -8,11 +8,9 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -27,7 +25,7 @@ from slimline.storage.metrics.connection import fetch
 from slimline.storage.metrics.rows import HostRow, MeasurementRow, PredictionRow, RoundRow, RunRow
 from slimline.storage.metrics.store import MetricsStore
 from tests.command import ROOT, environment
-from tests.e2e.server import wait_until
+from tests.e2e.server import free_port, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.operations]
 
@@ -86,9 +84,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def api(home: Path) -> Iterator[str]:
     """A Prefect server."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     settings = environment(home) | {
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_API_URL": "",
@@ -104,9 +100,8 @@ def api(home: Path) -> Iterator[str]:
         )
         try:
             url = f"http://127.0.0.1:{port}/api"
-            while not _answers(f"{url}/health"):
-                assert server.poll() is None, (home / "server.log").read_text()
-                time.sleep(0.2)
+            wait_until(lambda: server.poll() is not None or _answers(f"{url}/health"), "Prefect's server answers")
+            assert server.poll() is None, (home / "server.log").read_text()
             yield url
         finally:
             server.terminate()
