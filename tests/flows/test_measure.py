@@ -1,0 +1,100 @@
+"""A host measures an order for stores on a real S3 server: requests that list cost most there."""
+
+import json
+import subprocess
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from slimline.flows.config.study import parse_study
+from slimline.flows.run import Order
+from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore, Provenance
+from slimline.storage.metrics.store import MetricsStore
+from slimline.tasks.data.parquet import write_rows
+from slimline.tasks.data.samples import Sample
+from slimline.tasks.export.onnx_export import export_onnx
+from slimline.tasks.quantization.onnx_int8 import quantize_onnx
+from tests.command import environment, program_command
+from tests.tasks.bpe_models import write_bpe_model
+
+pytestmark = pytest.mark.e2e
+MEASURE = Path(__file__).with_name("programs") / "measure_order.py"
+MOST_LISTINGS = 12
+ONNX = {"step": "engine", "name": "onnxruntime"}
+COUNTS = """
+SELECT (SELECT count(*) FROM rounds WHERE error IS NULL) AS rounds, (SELECT count(*) FROM predictions) AS lines,
+    (SELECT count(DISTINCT variant) FROM measurements WHERE metric = 'es' AND value IS NOT NULL) AS scored,
+    (SELECT count(*) FROM runs WHERE status = 'ok') AS runs, (SELECT count(*) FROM hosts) AS hosts
+"""
+STUDY = {
+    "name": "tiny",
+    "data": {"samples": 4},
+    "variants": {
+        "original": {"label": "baseline", "recipe": [{"step": "export-onnx"}, ONNX]},
+        "drafts": {"recipe": [{"step": "export-onnx"}, ONNX | {"draft_tokens": 2}]},
+        "int8": {"recipe": [{"step": "export-onnx"}, {"step": "onnx-int8"}, ONNX]},
+    },
+    "measuring": {
+        "rounds": 2,
+        "speed_samples": 1,
+        "warmup_samples": 1,
+        "threads": 1,
+        "decoding": {"max_new_tokens": 4},
+    },
+}
+
+
+def publish(store: ArtifactStore, directory: Path, kind: str, *inputs: ArtifactRef, **notes: object) -> ArtifactRef:
+    now = datetime.now(UTC)
+    made = Provenance(step={}, inputs=list(inputs), versions={}, host="h", created=now, seconds=0, notes=notes)
+    return store.publish(directory, kind, made)
+
+
+def build_order(store: ArtifactStore, directory: Path) -> Order:
+    """Three variants of a tiny model, and four lines to complete."""
+    slice_dir, graph_dir, int8_dir = (directory / name for name in ("slice", "graph", "int8"))
+    for each in (slice_dir, graph_dir, int8_dir):
+        each.mkdir()
+    model = write_bpe_model(directory / "model")
+    write_rows(
+        slice_dir / "samples.parquet", [Sample(n, "a.py", "<s> import os <EOL> x =", f"= {n}") for n in range(4)]
+    )
+    slice_, base = publish(store, slice_dir, "slice"), publish(store, model, "model")
+    graph = publish(store, graph_dir, "onnx", base, **export_onnx(model, graph_dir))
+    int8 = publish(store, int8_dir, "onnx", graph, **quantize_onnx(graph_dir, int8_dir, per_channel=True))
+    artifacts = {"original": graph, "drafts": graph, "int8": int8}
+    now = datetime.now(UTC)
+    study = parse_study(STUDY)
+    return Order(run="r1", study=study, started=now, host="box", artifacts=artifacts, slice_=slice_)
+
+
+def measure(order: Path, s3: str, home: Path, cache: Path) -> Counter[str]:
+    """Measure on a host with that state and that cache of artifacts; the requests that listed, by prefix."""
+    finished = subprocess.run(
+        program_command(MEASURE, order),
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(home) | {"SLIMLINE_STORE": s3, "XDG_CACHE_HOME": str(cache)},
+        check=True,
+    )
+    return Counter(json.loads(finished.stdout))
+
+
+def test_a_measurement_lists_the_store_a_few_times_and_a_second_one_measures_nothing(s3: str, tmp_path: Path) -> None:
+    order = tmp_path / "order.json"
+    order.write_text(build_order(ArtifactStore(f"{s3}/artifacts"), tmp_path).model_dump_json())
+    listings = measure(order, s3, tmp_path / "home", tmp_path / "first")
+    print(f"requests that list of one measurement: {listings.total()} {dict(listings)}")
+    assert listings.total() <= MOST_LISTINGS
+
+    metrics = MetricsStore(f"{s3}/metrics")
+    (counts,) = metrics.query(COUNTS).to_pylist()
+    assert counts == {"rounds": 2 * 4, "lines": 3 * 4, "scored": 3, "runs": 1, "hosts": 1}
+
+    before = metrics.files()
+    again = measure(order, s3, tmp_path / "home", tmp_path / "second")
+    print(f"requests that list when everything is stored: {again.total()} {dict(again)}")
+    assert metrics.files() == before
+    assert not (tmp_path / "second").exists()  # no artifact was needed
