@@ -1,4 +1,4 @@
-"""What an artifact was made of, as far back as the store knows."""
+"""The ancestors of artifacts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from slimline.storage.artifacts.store import ArtifactError, ArtifactRef, Artifac
 
 
 def ancestry(refs: Iterable[ArtifactRef], store: ArtifactStore) -> list[ArtifactRef]:
-    """The artifacts and all they were made of, each once and after its inputs; without what is gone or damaged."""
+    """The artifacts and all their ancestors, each once and after its inputs; missing and damaged ones are left out."""
     found: dict[ArtifactRef, None] = {}
 
     def follow(ref: ArtifactRef) -> None:

@@ -1,4 +1,4 @@
-"""Artifacts in a local directory: published by one rename, so that an artifact is there as a whole or not at all."""
+"""Artifacts in a local directory. They are published by one rename, so that there are no incomplete artifacts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from slimline.storage.artifacts.manifest import (
     FILES,
     MANIFEST,
     PROVENANCE,
-    ArtifactCorrupt,
-    ArtifactMissing,
     ArtifactRef,
+    CorruptArtifactError,
     FileEntry,
     Manifest,
+    MissingArtifactError,
     Provenance,
     artifact_path,
     check_entry,
@@ -33,7 +33,7 @@ READ_ONLY = 0o444
 
 
 class LocalArtifacts:
-    """One directory of artifacts: <root>/<kind>/<digest>/{manifest.json, provenance.json, files/...}."""
+    """A directory of artifacts: <root>/<kind>/<digest>/{manifest.json, provenance.json, files/...}."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -43,7 +43,7 @@ class LocalArtifacts:
         return fs.scratch(self.root)
 
     def publish(self, directory: Path, paths: Iterable[str], kind: str, provenance: Provenance) -> ArtifactRef:
-        """Copy the files below `directory` in, durably; a no-op if a whole artifact of that content is there."""
+        """Copy the files below `directory` durably, unless there is a complete artifact with the same content."""
         with self.stage() as build:
             entries = tuple(_copy(directory, path, build / FILES) for path in paths)
             manifest = Manifest(kind=kind, files=entries)
@@ -68,7 +68,7 @@ class LocalArtifacts:
     def _replace_if_corrupt(self, build: Path, ref: ArtifactRef) -> None:
         try:
             self.verify(ref)
-        except ArtifactCorrupt:
+        except CorruptArtifactError:
             self.remove(ref)
             self._install(build, ref)
 
@@ -78,18 +78,23 @@ class LocalArtifacts:
             return (self._directory(ref) / name).read_bytes()
         except (FileNotFoundError, NotADirectoryError) as error:
             if name == MANIFEST and not self._directory(ref).exists():
-                raise ArtifactMissing(f"{ref} is not in {self.root}") from error
-            raise ArtifactCorrupt(f"{ref}: {name}: expected a file, found none") from error
+                raise MissingArtifactError(f"{ref} is not in {self.root}") from error
+            raise CorruptArtifactError(f"{ref}: {name}: expected a file, found none") from error
 
     def path(self, ref: ArtifactRef) -> Path:
-        """The directory of the files, after a check of their names and sizes (`verify` reads every byte)."""
+        """The directory of the files, after a check of their names and sizes; `verify` also reads every byte."""
         files = self._directory(ref) / FILES
         for entry in self._checked_manifest(ref).files:
             check_size(ref, entry, (files / entry.path).stat().st_size)
         return files
 
     def verify(self, ref: ArtifactRef) -> None:
-        """Read every byte; raise ArtifactMissing or ArtifactCorrupt."""
+        """Read every byte.
+
+        Raises:
+            MissingArtifactError: the artifact is not in the store.
+            CorruptArtifactError: a file differs from the manifest.
+        """
         files = self._directory(ref) / FILES
         for entry in self._checked_manifest(ref).files:
             with (files / entry.path).open("rb") as file:
@@ -100,23 +105,23 @@ class LocalArtifacts:
         try:
             found = set(walk(self._directory(ref)))
         except ValueError as error:
-            raise ArtifactCorrupt(f"{ref}: {error}") from error
+            raise CorruptArtifactError(f"{ref}: {error}") from error
         inside = {path.removeprefix(f"{FILES}/") for path in found if path.startswith(f"{FILES}/")}
         check_paths(ref, manifest, inside | {path for path in found if not path.startswith(f"{FILES}/")} - _OWN)
         return manifest
 
     def refs(self) -> list[ArtifactRef]:
-        """What is published, in no particular order."""
+        """All published artifacts, in no particular order."""
         found = (ref_at(path.relative_to(self.root).parts) for path in self.root.glob(f"*/*/{MANIFEST}"))
         return [ref for ref in found if ref]
 
     def remove(self, ref: ArtifactRef) -> None:
-        """Unpublish at once by a rename, then delete."""
-        with self.stage() as grave:
-            self._directory(ref).rename(grave / ref.digest)
+        """Unpublish an artifact by one rename, then delete it."""
+        with self.stage() as directory:
+            self._directory(ref).rename(directory / ref.digest)
 
     def remove_stale(self) -> None:
-        """Delete what dead processes left behind."""
+        """Delete the scratch directories of processes that have ended."""
         fs.remove_stale(self.root)
 
     def _directory(self, ref: ArtifactRef) -> Path:
@@ -131,7 +136,6 @@ def _copy(directory: Path, path: str, files: Path) -> FileEntry:
     target.parent.mkdir(parents=True, exist_ok=True)
     with (directory / path).open("rb") as source, target.open("xb") as copy:
         entry = copy_hashed(source, path, copy)
-        copy.flush()
-        os.fsync(copy.fileno())
+    fs.sync(target)
     target.chmod(READ_ONLY)
     return entry

@@ -1,4 +1,4 @@
-"""What an artifact is: its reference, its manifest (which files, how long, which SHA-256) and its provenance."""
+"""The data of an artifact: its reference, its manifest (files with sizes and SHA-256) and its provenance."""
 
 from __future__ import annotations
 
@@ -29,30 +29,34 @@ MANIFEST = "manifest.json"
 PROVENANCE = "provenance.json"
 FILES = "files"
 CHUNK = 1 << 20
-MAX_NAME_BYTES = 255  # of one path component, on every file system in use
+MAX_NAME_BYTES = 255  # of one path component, on all usual file systems
 
 Kind = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class ArtifactError(Exception):
-    """Something is wrong with an artifact or with what is to become one."""
+    """An artifact, or a directory to publish as one, is not valid."""
 
 
-class ArtifactMissing(ArtifactError):  # noqa: N818 - read as a sentence
-    """No artifact is published under this reference."""
+class MissingArtifactError(ArtifactError):
+    """There is no artifact with this reference."""
 
 
-class ArtifactCorrupt(ArtifactError):  # noqa: N818 - read as a sentence
-    """A published artifact is not what its digest says: the message names the file, the expected and the found."""
+class CorruptArtifactError(ArtifactError):
+    """A published artifact does not match its digest; the message has the file, what is expected and what was found."""
 
 
-class ArtifactRefused(ArtifactError):  # noqa: N818 - read as a sentence
-    """A directory cannot be published as it is."""
+class InvalidArtifactError(ArtifactError):
+    """A directory cannot be published; the message says why."""
 
 
 def safe_path(path: str) -> str:
-    """Return a relative POSIX path unchanged, or raise ValueError saying why it could escape or not be stored."""
+    """Return a relative POSIX path unchanged.
+
+    Raises:
+        ValueError: the path is not relative, leaves the directory, or cannot be stored everywhere.
+    """
     problem = _problem(path)
     if problem:
         raise ValueError(f"file path {path!r} {problem}; allowed: a relative path with '/' and no '.' or '..'")
@@ -64,11 +68,11 @@ def _problem(path: str) -> str | None:
     if path.startswith("/"):
         return "is absolute"
     if ".." in parts:
-        return "climbs out of the artifact"
+        return "leaves the artifact"
     if "" in parts or "." in parts:
         return "has an empty or '.' component"
     if "\\" in path or any(unicodedata.category(c) in ("Cc", "Cs") for c in path):
-        return "holds a backslash, a control character or bytes that are not UTF-8"
+        return "has a backslash, a control character or bytes that are not UTF-8"
     if any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
         return f"has a component longer than {MAX_NAME_BYTES} bytes"
     return None
@@ -79,7 +83,7 @@ class _Frozen(BaseModel):
 
 
 class ArtifactRef(_Frozen):
-    """Names one artifact: what kind it is, and the SHA-256 of its manifest (64 hexadecimal digits)."""
+    """The reference of an artifact: its kind, and the SHA-256 of its manifest (64 hexadecimal digits)."""
 
     kind: Kind
     digest: Sha256
@@ -89,7 +93,7 @@ class ArtifactRef(_Frozen):
 
 
 class FileEntry(_Frozen):
-    """One file of an artifact: path below files/, size in bytes, SHA-256 of the content."""
+    """A file of an artifact: its path below files/, size in bytes, and SHA-256."""
 
     path: Annotated[str, AfterValidator(safe_path)]
     size: NonNegativeInt
@@ -97,20 +101,20 @@ class FileEntry(_Frozen):
 
 
 class Manifest(_Frozen):
-    """The kind and every file of an artifact, sorted by path. Its digest is the artifact's address."""
+    """The kind and all files of an artifact, sorted by path; its digest is the artifact's address."""
 
     kind: Kind
     files: tuple[FileEntry, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _sorted_once(self) -> Self:
+    def _check_order(self) -> Self:
         paths = [entry.path for entry in self.files]
         if paths != sorted(set(paths)):
             raise ValueError("files must be sorted by path, each once")
         return self
 
     def canonical(self) -> bytes:
-        """The bytes that are hashed and stored: JSON, keys sorted, no blanks, UTF-8."""
+        """The bytes that are hashed and stored: JSON with sorted keys and without blanks, in UTF-8."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return text.encode()
 
@@ -125,7 +129,7 @@ class Manifest(_Frozen):
 
 
 class Provenance(_Frozen):
-    """How an artifact came to be: step spec, inputs, library versions, host, time (UTC), seconds, free notes."""
+    """How an artifact was made: spec of the step, inputs, library versions, host, time (UTC), seconds, and notes."""
 
     step: dict[str, JsonValue]
     inputs: list[ArtifactRef]
@@ -137,36 +141,48 @@ class Provenance(_Frozen):
 
 
 def parse_manifest(ref: ArtifactRef, content: bytes) -> Manifest:
-    """Read a stored manifest; raise ArtifactCorrupt unless it is exactly the one the reference's digest names."""
+    """Parse a stored manifest.
+
+    Raises:
+        CorruptArtifactError: it is not the manifest of the reference's digest, or not valid.
+    """
     found = hashlib.sha256(content).hexdigest()
     if found != ref.digest:
-        raise ArtifactCorrupt(f"{ref}: {MANIFEST}: expected SHA-256 {ref.digest}, found {found}")
+        raise CorruptArtifactError(f"{ref}: {MANIFEST}: expected SHA-256 {ref.digest}, found {found}")
     try:
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
-        raise ArtifactCorrupt(f"{ref}: {MANIFEST}: {first_problem(error)}") from error
+        raise CorruptArtifactError(f"{ref}: {MANIFEST}: {first_problem(error)}") from error
     if manifest.kind != ref.kind:
-        raise ArtifactCorrupt(f"{ref}: {MANIFEST}: kind: expected {ref.kind!r}, found {manifest.kind!r}")
+        raise CorruptArtifactError(f"{ref}: {MANIFEST}: kind: expected {ref.kind!r}, found {manifest.kind!r}")
     return manifest
 
 
 def parse_provenance(ref: ArtifactRef, content: bytes) -> Provenance:
-    """Read a stored provenance; raise ArtifactCorrupt naming the field that is wrong."""
+    """Parse a stored provenance.
+
+    Raises:
+        CorruptArtifactError: a field is not valid; the message names it.
+    """
     try:
         return Provenance.model_validate_json(content)
     except ValidationError as error:
-        raise ArtifactCorrupt(f"{ref}: {PROVENANCE}: {first_problem(error)}") from error
+        raise CorruptArtifactError(f"{ref}: {PROVENANCE}: {first_problem(error)}") from error
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first finding of a validation, as `field.path: what is wrong`."""
-    finding = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in finding["loc"])
-    return f"{where}: {finding['msg']}" if where else finding["msg"]
+    """The first error of a validation, as `field.path: message`."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    return f"{field}: {first['msg']}" if field else first["msg"]
 
 
 def walk(directory: Path) -> Iterator[str]:
-    """The paths of all files below a directory, sorted; ValueError for a symlink, a device or an empty directory."""
+    """The paths of all files below a directory, sorted.
+
+    Raises:
+        ValueError: there is a symlink, a special file or an empty directory.
+    """
     return iter(sorted(_walk(directory, "")))
 
 
@@ -187,7 +203,7 @@ def _walk(directory: Path, prefix: str) -> Iterator[str]:
 
 
 def copy_hashed(source: BinaryIO, path: str, target: BinaryIO | None = None) -> FileEntry:
-    """Read a file to its end, writing it to `target` if given; return its entry under the name `path`."""
+    """Read a file to its end, and write it to `target` if given; returns its entry with the path `path`."""
     digest, size = hashlib.sha256(), 0
     while chunk := source.read(CHUNK):
         digest.update(chunk)
@@ -198,34 +214,46 @@ def copy_hashed(source: BinaryIO, path: str, target: BinaryIO | None = None) -> 
 
 
 def check_entry(ref: ArtifactRef, expected: FileEntry, found: FileEntry) -> None:
-    """Raise ArtifactCorrupt if a file's size or content is not the manifest's."""
+    """Compare a file's size and content with the manifest.
+
+    Raises:
+        CorruptArtifactError: they differ.
+    """
     check_size(ref, expected, found.size)
     if found.sha256 != expected.sha256:
-        raise ArtifactCorrupt(f"{ref}: {expected.path}: expected SHA-256 {expected.sha256}, found {found.sha256}")
+        raise CorruptArtifactError(f"{ref}: {expected.path}: expected SHA-256 {expected.sha256}, found {found.sha256}")
 
 
 def check_size(ref: ArtifactRef, expected: FileEntry, found: int) -> None:
-    """Raise ArtifactCorrupt if a file has not the manifest's number of bytes."""
+    """Compare a file's size with the manifest.
+
+    Raises:
+        CorruptArtifactError: it differs.
+    """
     if found != expected.size:
-        raise ArtifactCorrupt(f"{ref}: {expected.path}: expected {expected.size} bytes, found {found}")
+        raise CorruptArtifactError(f"{ref}: {expected.path}: expected {expected.size} bytes, found {found}")
 
 
 def check_paths(ref: ArtifactRef, manifest: Manifest, found: set[str]) -> None:
-    """Raise ArtifactCorrupt naming the first file that is missing, or that the manifest does not know."""
+    """Compare the paths of an artifact's files with the manifest.
+
+    Raises:
+        CorruptArtifactError: a file is missing or not in the manifest; the message names the first one.
+    """
     expected = {entry.path for entry in manifest.files}
     if missing := sorted(expected - found):
-        raise ArtifactCorrupt(f"{ref}: {missing[0]}: expected by the manifest, found no such file")
+        raise CorruptArtifactError(f"{ref}: {missing[0]}: expected by the manifest, found no such file")
     if extra := sorted(found - expected):
-        raise ArtifactCorrupt(f"{ref}: {extra[0]}: expected no such file, found one the manifest does not list")
+        raise CorruptArtifactError(f"{ref}: {extra[0]}: expected no such file, found one the manifest does not list")
 
 
 def artifact_path(ref: ArtifactRef) -> PurePosixPath:
-    """Where an artifact lies below its store's root: <kind>/<digest>."""
+    """Path of an artifact below its store's root: <kind>/<digest>."""
     return PurePosixPath(ref.kind, ref.digest)
 
 
 def ref_at(parts: Sequence[str]) -> ArtifactRef | None:
-    """The reference that belongs to a location <kind>/<digest>/... below a store's root, if it is one."""
+    """The reference of a path <kind>/<digest>/... below a store's root; None for other paths."""
     try:
         return ArtifactRef(kind=parts[0], digest=parts[1])
     except (IndexError, ValidationError):

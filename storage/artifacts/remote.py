@@ -1,4 +1,4 @@
-"""Artifacts on any fsspec file system (S3, memory): manifest.json is uploaded last, and publishes the rest."""
+"""Artifacts on any fsspec file system (S3, memory). manifest.json is uploaded last; without it there is no artifact."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from slimline.storage.artifacts.manifest import (
     FILES,
     MANIFEST,
     PROVENANCE,
-    ArtifactCorrupt,
-    ArtifactMissing,
     ArtifactRef,
+    CorruptArtifactError,
     FileEntry,
     Manifest,
+    MissingArtifactError,
     Provenance,
     artifact_path,
     check_entry,
@@ -32,21 +32,21 @@ from slimline.storage.artifacts.manifest import (
     ref_at,
 )
 
-# An upload without a manifest this old is not under way any more.
-ABANDONED = timedelta(days=1)
+# An upload without a manifest is no longer in progress after this time.
+ABANDONED_AFTER = timedelta(days=1)
 
 
 def cache_directory(url: str) -> Path:
-    """Where the local copies of a remote store's artifacts lie: below $XDG_CACHE_HOME (default ~/.cache)."""
+    """Directory for local copies of a remote store's artifacts, below $XDG_CACHE_HOME (default ~/.cache)."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "slimline" / hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
 class RemoteArtifacts:
-    """The same layout as a local store, below a URL, with a local store as the cache of downloads."""
+    """A store below a URL with the layout of a local store, and a local store as the cache of downloads."""
 
     def __init__(self, url: str) -> None:
-        # Listings are never reused: other hosts publish into the same store.
+        # Listings are not cached, because other hosts publish in the same store.
         filesystem, root = fsspec.url_to_fs(url, use_listings_cache=False)
         self.fs: Any = filesystem
         self.root = str(root).rstrip("/")
@@ -58,7 +58,7 @@ class RemoteArtifacts:
         return self.cache.stage()
 
     def publish(self, directory: Path, paths: Iterable[str], kind: str, provenance: Provenance) -> ArtifactRef:
-        """Upload files, then provenance, then manifest; a no-op if a whole artifact of that content is there."""
+        """Upload files, provenance and manifest, unless there is a complete artifact with the same content."""
         paths = list(paths)
         manifest = Manifest(kind=kind, files=tuple(_entry(directory, path) for path in paths))
         if not self._holds(manifest.ref()):
@@ -72,9 +72,9 @@ class RemoteArtifacts:
     def _holds(self, ref: ArtifactRef) -> bool:
         try:
             self._check_listing(ref)
-        except ArtifactMissing:
+        except MissingArtifactError:
             return False
-        except ArtifactCorrupt:
+        except CorruptArtifactError:
             self.remove(ref)
             return False
         return True
@@ -85,16 +85,16 @@ class RemoteArtifacts:
             return bytes(self.fs.cat_file(f"{self._base(ref)}/{name}"))
         except FileNotFoundError as error:
             if name == MANIFEST:
-                raise ArtifactMissing(f"{ref} is not in {self.url}") from error
-            raise ArtifactCorrupt(f"{ref}: {name}: expected a file, found none") from error
+                raise MissingArtifactError(f"{ref} is not in {self.url}") from error
+            raise CorruptArtifactError(f"{ref}: {name}: expected a file, found none") from error
 
     def path(self, ref: ArtifactRef) -> Path:
-        """The local directory of the files: downloaded and verified, unless the cache holds them whole."""
+        """The local directory of the files, which are downloaded and verified unless the cache has them."""
         try:
             return self.cache.path(ref)
-        except ArtifactMissing:
+        except MissingArtifactError:
             self._download(ref)
-        except ArtifactCorrupt:
+        except CorruptArtifactError:
             self.cache.remove(ref)
             self._download(ref)
         return self.cache.path(ref)
@@ -110,9 +110,13 @@ class RemoteArtifacts:
             self.cache.publish(directory, [entry.path for entry in manifest.files], ref.kind, provenance)
 
     def verify(self, ref: ArtifactRef) -> None:
-        """Read every byte of the manifest's files from the remote side; raise ArtifactMissing or ArtifactCorrupt.
+        """Read every byte of the manifest's files from the remote store.
 
-        What else lies there is not looked for: a listing takes longer than a small file, and nobody downloads it.
+        Other files are not looked for: a listing takes longer than a small file, and they are never downloaded.
+
+        Raises:
+            MissingArtifactError: the artifact is not in the store.
+            CorruptArtifactError: a file differs from the manifest.
         """
         for entry in parse_manifest(ref, self.read(ref, MANIFEST)).files:
             with self._open(ref, entry) as file:
@@ -124,31 +128,31 @@ class RemoteArtifacts:
             with self.fs.open(f"{self._base(ref)}/{FILES}/{entry.path}", "rb") as file:
                 yield file
         except FileNotFoundError as error:
-            raise ArtifactCorrupt(f"{ref}: {entry.path}: expected by the manifest, found no such file") from error
+            raise CorruptArtifactError(f"{ref}: {entry.path}: expected by the manifest, found no such file") from error
 
     def _check_listing(self, ref: ArtifactRef) -> None:
-        """Raise ArtifactMissing or ArtifactCorrupt unless there are exactly the manifest's files."""
+        """Check that there are exactly the manifest's files."""
         manifest = parse_manifest(ref, self.read(ref, MANIFEST))
         base = self._base(ref)
         found = {str(path).removeprefix(f"{base}/") for path in self.fs.find(base)} - {MANIFEST, PROVENANCE}
         check_paths(ref, manifest, {path.removeprefix(f"{FILES}/") for path in found})
 
     def refs(self) -> list[ArtifactRef]:
-        """What is published, in no particular order."""
+        """All published artifacts, in no particular order."""
         return [ref for ref, names in self._uploads().items() if MANIFEST in names]
 
     def remove(self, ref: ArtifactRef) -> None:
-        """Unpublish by deleting the manifest, then delete the rest."""
+        """Unpublish an artifact by deleting its manifest, then delete the other files."""
         base = self._base(ref)
         for path in sorted(self.fs.find(base), key=lambda path: not str(path).endswith(f"{base}/{MANIFEST}")):
             self.fs.rm_file(path)
 
     def remove_stale(self) -> None:
-        """Delete uploads that were abandoned before their manifest, and the cache's leftovers."""
+        """Delete old uploads without a manifest, and the cache's scratch directories of processes that have ended."""
         self.cache.remove_stale()
         for ref, names in self._uploads().items():
             newest = max(self.fs.modified(f"{self._base(ref)}/{name}") for name in names)
-            if MANIFEST not in names and datetime.now(UTC) - newest > ABANDONED:
+            if MANIFEST not in names and datetime.now(UTC) - newest > ABANDONED_AFTER:
                 self.remove(ref)
 
     def _uploads(self) -> dict[ArtifactRef, list[str]]:

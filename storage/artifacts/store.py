@@ -1,4 +1,4 @@
-"""The artifact store: immutable directories, addressed by what is in them, each with its provenance."""
+"""The artifact store: immutable directories, addressed by their content, each with its provenance."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from slimline.storage.artifacts.local import LocalArtifacts
 from slimline.storage.artifacts.manifest import (
     MANIFEST,
     PROVENANCE,
-    ArtifactCorrupt,
     ArtifactError,
-    ArtifactMissing,
     ArtifactRef,
-    ArtifactRefused,
+    CorruptArtifactError,
     FileEntry,
+    InvalidArtifactError,
     Manifest,
+    MissingArtifactError,
     Provenance,
     parse_manifest,
     parse_provenance,
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
     from slimline.storage.artifacts.remote import RemoteArtifacts
 
 __all__ = [
-    "ArtifactCorrupt",
     "ArtifactError",
-    "ArtifactMissing",
     "ArtifactRef",
-    "ArtifactRefused",
     "ArtifactStore",
     "ArtifactSummary",
+    "CorruptArtifactError",
     "FileEntry",
+    "InvalidArtifactError",
     "Manifest",
+    "MissingArtifactError",
     "Provenance",
 ]
 
@@ -49,7 +49,7 @@ _PREFIX = re.compile(r"(?:(?P<kind>[a-z0-9-]+):)?(?P<digest>[0-9a-f]{1,64})")
 
 
 class ArtifactSummary(NamedTuple):
-    """One line of a listing: bytes and number of files, when and where it was made, and by which step."""
+    """An artifact in a listing: its bytes and number of files, when and where it was made, and by which step."""
 
     ref: ArtifactRef
     size: int
@@ -68,32 +68,42 @@ class ArtifactStore:
 
     @contextmanager
     def stage(self) -> Iterator[Path]:
-        """Lend an empty directory to make an artifact in; it is removed afterwards, and by gc after a crash."""
+        """An empty directory in which an artifact is made; it is removed at the end, or by `gc` after a crash."""
         with self._backend.stage() as directory:
             yield directory
 
     def publish(self, directory: Path, kind: str, provenance: Provenance) -> ArtifactRef:
-        """Publish the files below `directory` as one artifact: copied, durable, visible all at once.
+        """Publish copies of the files below `directory` as one artifact, durably and atomically.
 
-        The same content gives the same reference, and keeps the provenance it was first published with. Raises
-        ArtifactRefused, before anything is copied, for an empty directory, a symlink, a special file or a bad name.
+        The same content gives the same reference; the provenance is that of the first publication.
+
+        Raises:
+            InvalidArtifactError: there is an empty directory, a symlink, a special file or a name that is not allowed;
+                then nothing is copied.
         """
         try:
             paths = [safe_path(path) for path in walk(directory)]
             ArtifactRef(kind=kind, digest="0" * 64)
         except (ValueError, NotADirectoryError, FileNotFoundError) as error:
-            raise ArtifactRefused(f"cannot publish {directory} as {kind!r}: {error}") from error
+            raise InvalidArtifactError(f"cannot publish {directory} as {kind!r}: {error}") from error
         return self._backend.publish(directory, paths, kind, provenance)
 
     def path(self, ref: ArtifactRef) -> Path:
-        """The local directory that holds the files; a remote artifact is downloaded, verified and cached.
+        """The local directory of the files; a remote artifact is downloaded, verified and cached.
 
-        Raises ArtifactMissing, or ArtifactCorrupt if a name or a size is not the manifest's.
+        Raises:
+            MissingArtifactError: the artifact is not in the store.
+            CorruptArtifactError: a name or a size differs from the manifest.
         """
         return self._backend.path(ref)
 
     def verify(self, ref: ArtifactRef) -> None:
-        """Read every byte where it is stored; raise ArtifactMissing, or ArtifactCorrupt naming the file."""
+        """Read every byte from the store itself, not from a cache.
+
+        Raises:
+            MissingArtifactError: the artifact is not in the store.
+            CorruptArtifactError: a file differs from the manifest; the message names it.
+        """
         self._backend.verify(ref)
         self.provenance(ref)
 
@@ -102,40 +112,52 @@ class ArtifactStore:
         return parse_manifest(ref, self._backend.read(ref, MANIFEST))
 
     def provenance(self, ref: ArtifactRef) -> Provenance:
-        """How the artifact came to be."""
+        """How the artifact was made."""
         self.manifest(ref)
         return parse_provenance(ref, self._backend.read(ref, PROVENANCE))
 
     def summary(self, ref: ArtifactRef) -> ArtifactSummary:
-        """What a listing shows of an artifact."""
+        """The data of an artifact in a listing."""
         manifest, provenance = self.manifest(ref), self.provenance(ref)
         step = str(provenance.step.get("step", ""))
         return ArtifactSummary(ref, manifest.size, len(manifest.files), provenance.created, provenance.host, step)
 
     def list(self) -> Refs:
-        """Everything published, by kind and digest."""
+        """All artifacts, sorted by kind and digest."""
         return sorted(self._backend.refs(), key=lambda ref: (ref.kind, ref.digest))
 
     def find(self, prefix: str) -> ArtifactRef:
-        """The one artifact whose digest starts as given: "model:ab12" or "ab12". Raises ArtifactMissing otherwise."""
-        wanted = _PREFIX.fullmatch(prefix)
-        if wanted is None:
-            raise ArtifactMissing(f"{prefix!r} names no artifact; allowed: 'kind:digest' or 'digest', hexadecimal")
+        """The artifact whose digest has the given beginning, for example "model:ab12" or "ab12".
+
+        Raises:
+            MissingArtifactError: there is none, or more than one.
+        """
+        match = _PREFIX.fullmatch(prefix)
+        if match is None:
+            raise MissingArtifactError(f"{prefix!r} is not valid; allowed: 'kind:digest' or 'digest', hexadecimal")
         published = self.list()
-        same_kind = [ref for ref in published if wanted["kind"] in (None, ref.kind)]
-        matches = [ref for ref in same_kind if ref.digest.startswith(wanted["digest"])]
+        same_kind = [ref for ref in published if match["kind"] in (None, ref.kind)]
+        matches = [ref for ref in same_kind if ref.digest.startswith(match["digest"])]
         if len(matches) == 1:
             return matches[0]
         if matches:
-            raise ArtifactMissing(f"{prefix!r} is ambiguous in {self.url}: {_names(matches)}")
-        raise ArtifactMissing(f"no artifact {prefix!r} in {self.url}; there are: {_names(same_kind or published)}")
+            raise MissingArtifactError(f"{prefix!r} is ambiguous in {self.url}: {_names(matches)}")
+        raise MissingArtifactError(f"no artifact {prefix!r} in {self.url}; there are: {_names(same_kind or published)}")
 
     def gc(self, keep: Collection[ArtifactRef], dry_run: bool = False) -> Refs:
-        """Remove every artifact that is neither in `keep` nor among its ancestors, and dead processes' leftovers.
+        """Remove all artifacts that are neither in `keep` nor among its ancestors, and stale scratch directories.
 
-        Returns what was removed, or in a dry run what would be. Raises ArtifactMissing, before removing anything, if
-        one of `keep` is not there.
-        Nothing may publish meanwhile what is not in `keep`.
+        Nothing else may publish an artifact outside `keep` at the same time.
+
+        Args:
+            keep: Artifacts that remain, with their ancestors.
+            dry_run: Remove nothing.
+
+        Returns:
+            The artifacts that were removed, or that a real run would remove.
+
+        Raises:
+            MissingArtifactError: one of `keep` is not in the store; then nothing is removed.
         """
         published = self.list()
         reachable = self._with_ancestors(keep, set(published))
@@ -161,9 +183,8 @@ def _backend(url: str) -> LocalArtifacts | RemoteArtifacts:
     path = url.removeprefix("file://")
     if "://" not in path:
         return LocalArtifacts(Path(path))
-    from slimline.storage.artifacts.remote import (
-        RemoteArtifacts,  # importing fsspec costs more than a local store's whole answer
-    )
+    # Imported here, because importing fsspec takes longer than most operations of a local store.
+    from slimline.storage.artifacts.remote import RemoteArtifacts
 
     return RemoteArtifacts(url)
 

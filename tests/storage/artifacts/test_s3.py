@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slimline.storage.artifacts.store import ArtifactCorrupt, ArtifactMissing, ArtifactStore
+from slimline.storage.artifacts.store import ArtifactStore, CorruptArtifactError, MissingArtifactError
 from slimline.storage.metrics.store import MetricsStore, QueryError
 from slimline.storage.queries.results import result_rows
 from tests.command import program_command, run_command
@@ -29,7 +29,7 @@ def test_artifacts(s3, tree, provenance, tmp_path):
     child = store.publish(tree, "onnx", provenance.model_copy(update={"inputs": [ref]}))
     stray = store.publish(tree, "slice", provenance)
     assert store.gc([child]) == [stray]
-    with pytest.raises(ArtifactMissing):
+    with pytest.raises(MissingArtifactError):
         store.verify(stray)
     shutil.rmtree(tmp_path / "cache")
     assert contents(store.path(child)) == contents(tree)
@@ -41,10 +41,10 @@ def test_damage_is_found(s3, tree, provenance):
     home = f"{s3}/artifacts/model/{ref.digest}"
     fs = store._backend.fs
     fs.pipe_file(f"{home}/files/config.json", b"[]")
-    with pytest.raises(ArtifactCorrupt, match=r"config\.json.*SHA-256"):
+    with pytest.raises(CorruptArtifactError, match=r"config\.json.*SHA-256"):
         store.verify(ref)
     fs.rm_file(f"{home}/files/config.json")
-    with pytest.raises(ArtifactCorrupt, match=r"config\.json.*manifest.*no such file"):
+    with pytest.raises(CorruptArtifactError, match=r"config\.json.*manifest.*no such file"):
         store.path(ref)
     assert store.publish(tree, "model", provenance) == ref
     store.verify(ref)

@@ -14,11 +14,11 @@ from pydantic import ValidationError
 
 from slimline.storage import fs
 from slimline.storage.artifacts.store import (
-    ArtifactMissing,
     ArtifactRef,
-    ArtifactRefused,
     ArtifactStore,
+    InvalidArtifactError,
     Manifest,
+    MissingArtifactError,
     Provenance,
 )
 from tests.command import program_command
@@ -136,22 +136,22 @@ def _line_break(tree):
 )
 def test_what_cannot_be_kept_is_refused_before_anything_is_written(either, tree, provenance, spoil, message):
     spoil(tree)
-    with pytest.raises(ArtifactRefused, match=message):
+    with pytest.raises(InvalidArtifactError, match=message):
         either.publish(tree, "model", provenance)
     assert either.list() == []
 
 
 @pytest.mark.parametrize("kind", ["", "Model", "a/b", "..", "a_b", ".staging"])
 def test_a_bad_kind_is_refused(store, tree, provenance, kind):
-    with pytest.raises(ArtifactRefused, match="kind"):
+    with pytest.raises(InvalidArtifactError, match="kind"):
         store.publish(tree, kind, provenance)
 
 
 def test_an_absent_or_empty_directory_is_refused(store, tmp_path, provenance):
-    with pytest.raises(ArtifactRefused, match="nowhere"):
+    with pytest.raises(InvalidArtifactError, match="nowhere"):
         store.publish(tmp_path / "nowhere", "model", provenance)
     (tmp_path / "void").mkdir()
-    with pytest.raises(ArtifactRefused, match="empty"):
+    with pytest.raises(InvalidArtifactError, match="empty"):
         store.publish(tmp_path / "void", "model", provenance)
 
 
@@ -181,9 +181,9 @@ def test_find_by_prefix(either, tree, provenance):
     assert either.find(f"model:{one.digest[:6]}") == one
     assert either.find(other.digest[:12]) == other
     assert either.find(str(one)) == one
-    with pytest.raises(ArtifactMissing, match=rf"'model:ffff'.*{one}"):
+    with pytest.raises(MissingArtifactError, match=rf"'model:ffff'.*{one}"):
         either.find("model:ffff")
-    with pytest.raises(ArtifactMissing, match=r"'kind:digest'"):
+    with pytest.raises(MissingArtifactError, match=r"'kind:digest'"):
         either.find("../etc")
 
 
@@ -193,15 +193,15 @@ def test_an_ambiguous_prefix_names_the_candidates(store, provenance, tmp_path):
         (tmp_path / "t").mkdir(exist_ok=True)
         (tmp_path / "t" / "number").write_text(str(len(refs)))
         refs.append(store.publish(tmp_path / "t", "slice", provenance))
-    with pytest.raises(ArtifactMissing, match=rf"ambiguous.*{refs[-1]}"):
+    with pytest.raises(MissingArtifactError, match=rf"ambiguous.*{refs[-1]}"):
         store.find(refs[-1].digest[0])
 
 
 def test_a_store_that_does_not_exist_is_empty_and_stays_absent(store):
     assert store.list() == []
-    with pytest.raises(ArtifactMissing, match="none"):
+    with pytest.raises(MissingArtifactError, match="none"):
         store.find("ab")
-    with pytest.raises(ArtifactMissing, match="model:000000000000"):
+    with pytest.raises(MissingArtifactError, match="model:000000000000"):
         store.path(ArtifactRef(kind="model", digest="0" * 64))
     assert not store._backend.root.exists()
 
@@ -221,7 +221,7 @@ def test_gc_keeps_ancestors_and_removes_the_rest(either, tree, provenance):
     assert len(either.list()) == 4
     assert either.gc([onnx]) == [stray]
     assert set(either.list()) == {data, model, onnx}
-    with pytest.raises(ArtifactMissing):
+    with pytest.raises(MissingArtifactError):
         either.gc([stray])
     assert len(either.list()) == 3
     assert set(either.gc([])) == {data, model, onnx}
@@ -325,7 +325,7 @@ def test_an_upload_without_manifest_is_not_published(tree, provenance, monkeypat
     assert remote.list() == []
     remote.gc([])
     assert fs.find(MEMORY)  # perhaps still under way
-    monkeypatch.setattr("slimline.storage.artifacts.remote.ABANDONED", timedelta(seconds=-1))
+    monkeypatch.setattr("slimline.storage.artifacts.remote.ABANDONED_AFTER", timedelta(seconds=-1))
     remote.gc([])
     assert not fs.find(MEMORY)
 
