@@ -23,7 +23,7 @@ from slimline.storage.artifacts.manifest import (
     check_entry,
     check_paths,
     check_size,
-    copy_hashed,
+    copy_and_hash,
     parse_manifest,
     ref_at,
     walk,
@@ -84,7 +84,7 @@ class LocalArtifacts:
     def path(self, ref: ArtifactRef) -> Path:
         """The directory of the files, after a check of their names and sizes; `verify` also reads every byte."""
         files = self._directory(ref) / FILES
-        for entry in self._checked_manifest(ref).files:
+        for entry in self._read_manifest(ref).files:
             check_size(ref, entry, (files / entry.path).stat().st_size)
         return files
 
@@ -96,11 +96,11 @@ class LocalArtifacts:
             CorruptArtifactError: a file differs from the manifest.
         """
         files = self._directory(ref) / FILES
-        for entry in self._checked_manifest(ref).files:
+        for entry in self._read_manifest(ref).files:
             with (files / entry.path).open("rb") as file:
-                check_entry(ref, entry, copy_hashed(file, entry.path))
+                check_entry(ref, entry, copy_and_hash(file, entry.path))
 
-    def _checked_manifest(self, ref: ArtifactRef) -> Manifest:
+    def _read_manifest(self, ref: ArtifactRef) -> Manifest:
         manifest = parse_manifest(ref, self.read(ref, MANIFEST))
         try:
             found = set(walk(self._directory(ref)))
@@ -135,7 +135,7 @@ def _copy(directory: Path, path: str, files: Path) -> FileEntry:
     target = files / path
     target.parent.mkdir(parents=True, exist_ok=True)
     with (directory / path).open("rb") as source, target.open("xb") as copy:
-        entry = copy_hashed(source, path, copy)
+        entry = copy_and_hash(source, path, copy)
     fs.sync(target)
     target.chmod(READ_ONLY)
     return entry

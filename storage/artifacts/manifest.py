@@ -78,11 +78,11 @@ def _problem(path: str) -> str | None:
     return None
 
 
-class _Frozen(BaseModel):
+class _FrozenModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ArtifactRef(_Frozen):
+class ArtifactRef(_FrozenModel):
     """The reference of an artifact: its kind, and the SHA-256 of its manifest (64 hexadecimal digits)."""
 
     kind: Kind
@@ -92,7 +92,7 @@ class ArtifactRef(_Frozen):
         return f"{self.kind}:{self.digest[:12]}"
 
 
-class FileEntry(_Frozen):
+class FileEntry(_FrozenModel):
     """A file of an artifact: its path below files/, size in bytes, and SHA-256."""
 
     path: Annotated[str, AfterValidator(safe_path)]
@@ -100,7 +100,7 @@ class FileEntry(_Frozen):
     sha256: Sha256
 
 
-class Manifest(_Frozen):
+class Manifest(_FrozenModel):
     """The kind and all files of an artifact, sorted by path; its digest is the artifact's address."""
 
     kind: Kind
@@ -128,7 +128,7 @@ class Manifest(_Frozen):
         return sum(entry.size for entry in self.files)
 
 
-class Provenance(_Frozen):
+class Provenance(_FrozenModel):
     """How an artifact was made: spec of the step, inputs, library versions, host, time (UTC), seconds, and notes."""
 
     step: dict[str, JsonValue]
@@ -202,7 +202,7 @@ def _walk(directory: Path, prefix: str) -> Iterator[str]:
             raise ValueError(f"{path!r}: expected a regular file or a directory, found {found}")
 
 
-def copy_hashed(source: BinaryIO, path: str, target: BinaryIO | None = None) -> FileEntry:
+def copy_and_hash(source: BinaryIO, path: str, target: BinaryIO | None = None) -> FileEntry:
     """Read a file to its end, and write it to `target` if given; returns its entry with the path `path`."""
     digest, size = hashlib.sha256(), 0
     while chunk := source.read(CHUNK):

@@ -26,7 +26,7 @@ from slimline.storage.artifacts.manifest import (
     artifact_path,
     check_entry,
     check_paths,
-    copy_hashed,
+    copy_and_hash,
     parse_manifest,
     parse_provenance,
     ref_at,
@@ -106,7 +106,7 @@ class RemoteArtifacts:
             for entry in manifest.files:
                 (directory / entry.path).parent.mkdir(parents=True, exist_ok=True)
                 with self._open(ref, entry) as file, (directory / entry.path).open("wb") as target:
-                    check_entry(ref, entry, copy_hashed(file, entry.path, target))
+                    check_entry(ref, entry, copy_and_hash(file, entry.path, target))
             self.cache.publish(directory, [entry.path for entry in manifest.files], ref.kind, provenance)
 
     def verify(self, ref: ArtifactRef) -> None:
@@ -120,7 +120,7 @@ class RemoteArtifacts:
         """
         for entry in parse_manifest(ref, self.read(ref, MANIFEST)).files:
             with self._open(ref, entry) as file:
-                check_entry(ref, entry, copy_hashed(file, entry.path))
+                check_entry(ref, entry, copy_and_hash(file, entry.path))
 
     @contextmanager
     def _open(self, ref: ArtifactRef, entry: FileEntry) -> Iterator[BinaryIO]:
@@ -169,4 +169,4 @@ class RemoteArtifacts:
 
 def _entry(directory: Path, path: str) -> FileEntry:
     with (directory / path).open("rb") as file:
-        return copy_hashed(file, path)
+        return copy_and_hash(file, path)

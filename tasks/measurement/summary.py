@@ -278,11 +278,11 @@ def _variant_quality(variant: str, score: Score | str, reference: Score | str) -
     if isinstance(reference, str):
         reason = f"the baseline has no score: {reference}"
         return [*measured, *(missing_measurement(variant, metric, reason) for metric in _PAIRED)]
-    paired = _paired(reference, score)
+    paired = _paired_intervals(reference, score)
     return [*measured, *(_measurement(variant, metric, value) for metric, value in zip(_PAIRED, paired, strict=True))]
 
 
-def _paired(reference: Score, score: Score) -> list[Interval]:
+def _paired_intervals(reference: Score, score: Score) -> list[Interval]:
     return [
         paired_difference(reference.similarities, score.similarities),
         paired_difference(reference.exact, score.exact).scaled(100),

@@ -28,7 +28,7 @@ _SCORES = """
 _FORM_CARD = """# {name}: a compressed form of the bundled model
 
 {parameters:.2f} M parameters ({shape}), vocabulary of {vocabulary:,} tokens, a stock GPT-2 in half precision. A recipe
-takes it with `{{step: prebuilt, name: {name}}}`; `slimline run {name}` makes it anew.
+takes it with `{{step: prebuilt, name: {name}}}`; `slimline run {name}` makes it again.
 
 - **Recipe**, from the bundled model on:
 {recipe}

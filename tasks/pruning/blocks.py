@@ -33,7 +33,7 @@ def matrices(model: nn.Module) -> list[tuple[str, nn.Parameter, Layout]]:
 
 def to_blocks(matrix: Tensor, block: Block, layout: Layout) -> Tensor:
     """The matrix as [block rows, outputs of a block, block columns, inputs of a block], padded with zeros."""
-    oriented = _oriented(matrix, layout)
+    oriented = _orient(matrix, layout)
     missing = [-size % edge for size, edge in zip(oriented.shape, block, strict=True)]
     if any(missing):
         oriented = pad(oriented, (0, missing[1], 0, missing[0]))
@@ -48,7 +48,7 @@ def block_norms(matrix: Tensor, block: Block, layout: Layout) -> Tensor:
 
 def block_sizes(matrix: Tensor, block: Block, layout: Layout) -> Tensor:
     """How many weights each block has, [block rows, block columns], int64."""
-    rows, columns = (_edges(size, edge) for size, edge in zip(_oriented(matrix, layout).shape, block, strict=True))
+    rows, columns = (_edges(size, edge) for size, edge in zip(_orient(matrix, layout).shape, block, strict=True))
     return rows[:, None] * columns[None, :]
 
 
@@ -71,14 +71,14 @@ def prune_mask(norms: Tensor, sizes: Tensor, sparsity: float) -> Tensor:
 
 def scale_blocks(matrix: Tensor, factors: Tensor, block: Block, layout: Layout) -> None:
     """Multiply each block by its factor, [block rows, block columns], in place."""
-    oriented = _oriented(matrix, layout)
+    oriented = _orient(matrix, layout)
     spread = factors.repeat_interleave(block[0], 0)[: oriented.shape[0]]
     oriented.mul_(spread.repeat_interleave(block[1], 1)[:, : oriented.shape[1]])
     # Negative weights times zero are -0.0, whose sign bits do not compress: the artifact would be a tenth larger.
     oriented.add_(0.0)
 
 
-def _oriented(matrix: Tensor, layout: Layout) -> Tensor:
+def _orient(matrix: Tensor, layout: Layout) -> Tensor:
     return matrix.t() if layout == "in-out" else matrix
 
 

@@ -167,7 +167,7 @@ class DynamicInt8(Int8Arithmetic):
 
     def project_onto(self, name: str, tokens: str, residual: str) -> str:
         """See `Arithmetic.project_onto`."""
-        product, scale = self._unscaled(name, tokens)
+        product, scale = self._unscaled_product(name, tokens)
         onto = self.graph.node("GatedAdd", [residual, product, scale], domain=CONTRIB)
         return self.graph.node("Add", [onto, self.weight(f"{name}.bias")])
 
@@ -179,9 +179,9 @@ class DynamicInt8(Int8Arithmetic):
         self.graph.node("Mul", [product, scale], output)
 
     def _product(self, name: str, tokens: str) -> str:
-        return self.graph.node("Mul", list(self._unscaled(name, tokens)))
+        return self.graph.node("Mul", list(self._unscaled_product(name, tokens)))
 
-    def _unscaled(self, name: str, tokens: str) -> tuple[str, str]:
+    def _unscaled_product(self, name: str, tokens: str) -> tuple[str, str]:
         """Tokens x weight without the tokens' scales, and these scales [rows, tokens, 1]."""
         matrix, scales = self._matrix(name)
         rounded, scale = self._round(tokens, self.graph.constants[matrix].dims[0])

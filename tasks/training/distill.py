@@ -35,7 +35,7 @@ from slimline.tasks.training.timed import mean_loss, mixed_precision, train_for
 _IGNORED = -100  # label that cross-entropy ignores
 
 
-class Spelling(NamedTuple):
+class TokenMap(NamedTuple):
     """Each of the teacher's tokens as a sequence of the student's tokens."""
 
     pieces: list[list[int]]
@@ -82,11 +82,11 @@ def distill(
     torch.manual_seed(spec.seed)
     packed = is_packed(model_dir)
     student = load_trainable(model_dir) if packed else load_gpt2(model_dir)
-    pair = _Pair(spec, student, load_gpt2(teacher_dir), _spelling(teacher_dir, model_dir))
+    pair = _Pair(spec, student, load_gpt2(teacher_dir), _read_token_map(teacher_dir, model_dir))
     _check_window(spec, pair)
     dev = pack(read_codes(slice_dir, "dev"), load_tokenizer(model_dir), spec.window)
     before = mean_loss(pair.student, dev, spec.batch_size)
-    windows = _teacher_windows(spec, slice_dir, teacher_dir, pair.spelling)
+    windows = _teacher_windows(spec, slice_dir, teacher_dir, pair.token_map)
     clock, curve = train_for(spec, pair, pair.loss, windows, work_dir)
     (save_trained if packed else save_gpt2)(pair.student, model_dir, target)
     return {
@@ -106,20 +106,20 @@ def distill(
 class _Pair(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
     """Student and teacher; only weights to train are parameters of this module."""
 
-    def __init__(self, spec: Distill, student: GPT2LMHeadModel, teacher: GPT2LMHeadModel, spelling: Spelling) -> None:
+    def __init__(self, spec: Distill, student: GPT2LMHeadModel, teacher: GPT2LMHeadModel, token_map: TokenMap) -> None:
         super().__init__()
         self._spec = spec
         self.student = student
         student.loss_type = "ForCausalLM"  # transformers' default for GPT-2, which it would use with a warning
-        self.spelling = spelling
-        self._first = spelling.first
+        self.token_map = token_map
+        self._first = token_map.first
         self.reference = [teacher.eval().requires_grad_(False)]  # a list, so that its weights are not parameters here
         widths = student.config.n_embd, teacher.config.n_embd
         self.projection = nn.Linear(*widths, bias=False) if spec.hidden_weight else None
 
     def loss(self, windows: Windows) -> Tensor:
         """The distillation loss of a batch of the teacher's windows."""
-        spec, batch = self._spec, align(windows, self.spelling, self._spec.window)
+        spec, batch = self._spec, align(windows, self.token_map, self._spec.window)
         with mixed_precision():
             hidden = self.student.transformer(input_ids=batch.ids, use_cache=False).last_hidden_state
             logits = self.student.lm_head(hidden).float().flatten(0, 1)
@@ -168,17 +168,17 @@ def kl_divergence(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
     return (-(target * predicted).sum(-1) - entropy).mean()
 
 
-def align(windows: Windows, spelling: Spelling, window: int) -> AlignedBatch:
+def align(windows: Windows, token_map: TokenMap, window: int) -> AlignedBatch:
     """Convert the teacher's windows to the student's tokens; rows are truncated or padded to `window` tokens."""
     ids = torch.zeros(len(windows), window, dtype=torch.long)
     labels = torch.full_like(ids, _IGNORED)
     student_at, teacher_at = [], []
     for row, tokens in enumerate(windows.tolist()):
-        spelt = [spelling.pieces[token] for token in tokens]
-        flat = [piece for pieces in spelt for piece in pieces][:window]
+        sequences = [token_map.pieces[token] for token in tokens]
+        flat = [piece for pieces in sequences for piece in pieces][:window]
         ids[row, : len(flat)] = torch.tensor(flat)
         labels[row, 1 : len(flat)] = ids[row, 1 : len(flat)]  # the first token of a row is not predicted
-        ends = np.cumsum([len(pieces) for pieces in spelt]) - 1
+        ends = np.cumsum([len(pieces) for pieces in sequences]) - 1
         ends = ends[ends < window]
         student_at.append(row * window + ends)
         teacher_at.append(row * windows.shape[1] + np.arange(len(ends)))
@@ -189,7 +189,7 @@ def _concatenate(parts: list[NDArray[np.int64]]) -> Tensor:
     return torch.from_numpy(np.concatenate(parts))
 
 
-def spelling_of(teacher: Tokenizer, student: Tokenizer) -> Spelling:
+def map_tokens(teacher: Tokenizer, student: Tokenizer) -> TokenMap:
     """Each of the teacher's tokens as a sequence of the student's tokens, by the merges of the teacher's tokenizer.
 
     Raises:
@@ -197,28 +197,28 @@ def spelling_of(teacher: Tokenizer, student: Tokenizer) -> Spelling:
     """
     merges = [tuple(merge) for merge in json.loads(teacher.to_str())["model"]["merges"]]
     known = student.get_vocab(with_added_tokens=True)
-    spelt = {token: [index] for token, index in known.items()}
+    sequences = {token: [index] for token, index in known.items()}
     for left, right in merges:
-        if left + right not in spelt and left in spelt and right in spelt:
-            spelt[left + right] = spelt[left] + spelt[right]
+        if left + right not in sequences and left in sequences and right in sequences:
+            sequences[left + right] = sequences[left] + sequences[right]
     by_id = sorted((index, token) for token, index in teacher.get_vocab(with_added_tokens=True).items())
-    missing = [token for _, token in by_id if token not in spelt]
+    missing = [token for _, token in by_id if token not in sequences]
     if missing:
         raise ValueError(
             f"distill: the student has no tokens for {missing[0]!r}; allowed: the teacher's vocabulary, trimmed"
         )
-    return Spelling([spelt[token] for _, token in by_id])
+    return TokenMap([sequences[token] for _, token in by_id])
 
 
-def _spelling(teacher_dir: Path, model_dir: Path) -> Spelling:
-    return spelling_of(load_tokenizer(teacher_dir), load_tokenizer(model_dir))
+def _read_token_map(teacher_dir: Path, model_dir: Path) -> TokenMap:
+    return map_tokens(load_tokenizer(teacher_dir), load_tokenizer(model_dir))
 
 
-def _teacher_windows(spec: Distill, slice_dir: Path, teacher_dir: Path, spelling: Spelling) -> Windows:
+def _teacher_windows(spec: Distill, slice_dir: Path, teacher_dir: Path, token_map: TokenMap) -> Windows:
     """The training text in windows of the teacher's tokens that fill the student's windows on average."""
     tokenizer = load_tokenizer(teacher_dir)
     codes = shuffle(read_codes(slice_dir, "train"), spec.seed)
-    lengths = np.array([len(pieces) for pieces in spelling.pieces])
+    lengths = np.array([len(pieces) for pieces in token_map.pieces])
     first = pack(codes[: max(1, len(codes) // 20)], tokenizer, 1)
     return pack(codes, tokenizer, max(1, int(spec.window / lengths[first].mean())))
 

@@ -178,7 +178,7 @@ def _collate(windows: Sequence[NDArray[np.int32]]) -> dict[str, torch.Tensor]:
 
 
 def _run(trainer: Trainer, checkpoint: Path | None) -> Notes:
-    tokens_before = _tokens_seen(checkpoint) if checkpoint else 0
+    tokens_before = _seen_tokens(checkpoint) if checkpoint else 0
     metrics = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics
     dev_loss = trainer.evaluate()["eval_loss"]
     if not math.isfinite(dev_loss):
@@ -197,6 +197,6 @@ def _run(trainer: Trainer, checkpoint: Path | None) -> Notes:
     }
 
 
-def _tokens_seen(checkpoint: Path) -> int:
+def _seen_tokens(checkpoint: Path) -> int:
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     return int(state.num_input_tokens_seen)

@@ -68,13 +68,15 @@ def test_any_text_comes_back_as_it_was(bundled: TrimmedTokenizer, text: str) -> 
 
 def test_every_full_token_is_a_sequence_of_kept_ones(model_dir: Path, trimmed_dir: Path) -> None:
     """The trimmed encoding refines the full one: what distillation across vocabularies rests on."""
-    from slimline.tasks.training.distill import spelling_of
+    from slimline.tasks.training.distill import map_tokens
 
     full, small = load_tokenizer(model_dir), load_tokenizer(trimmed_dir)
-    spelling = spelling_of(full, small)
+    token_map = map_tokens(full, small)
     for text in lexed_files()[:10]:
-        spelt = [piece for token in full.encode(text, add_special_tokens=False).ids for piece in spelling.pieces[token]]
-        assert spelt == small.encode(text, add_special_tokens=False).ids
+        pieces = [
+            piece for token in full.encode(text, add_special_tokens=False).ids for piece in token_map.pieces[token]
+        ]
+        assert pieces == small.encode(text, add_special_tokens=False).ids
 
 
 def test_rows_follow_their_tokens(model_dir: Path, trimmed_dir: Path) -> None:

@@ -19,7 +19,7 @@ from slimline.tasks.models.packed import PACKED_FILE
 from slimline.tasks.pruning.vocabulary import trim_vocabulary
 from slimline.tasks.quantization.weight_only import quantize_weights
 from slimline.tasks.specs import Distill, Engine, TrimVocabulary, WeightOnly
-from slimline.tasks.training.distill import Spelling, _Pair, align, carry_over, distill, kl_divergence, spelling_of
+from slimline.tasks.training.distill import TokenMap, _Pair, align, carry_over, distill, kl_divergence, map_tokens
 from tests.command import program_command
 from tests.tasks.bpe_models import write_bpe_model, write_bpe_slice
 from tests.tasks.tiny import TRAIN
@@ -47,7 +47,7 @@ def student_dir(teacher_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_the_teachers_probabilities_are_carried_over_by_what_tokens_begin_with() -> None:
-    first = Spelling([[0], [1], [2], [0, 1], [1, 1, 2]]).first
+    first = TokenMap([[0], [1], [2], [0, 1], [1, 1, 2]]).first
     teacher = torch.tensor([[0.1, 0.2, 0.3, 0.15, 0.25]])
     torch.testing.assert_close(carry_over(teacher, first, 3), torch.tensor([[0.25, 0.45, 0.3]]))
 
@@ -60,8 +60,8 @@ def test_the_loss_is_kullback_leibler() -> None:
 
 
 def test_alignment_by_hand() -> None:
-    spelling = Spelling([[7], [8, 9], [5, 6, 4]])
-    found = align(np.array([[0, 1, 0], [2, 0, 1]], dtype=np.int32), spelling, 5)
+    token_map = TokenMap([[7], [8, 9], [5, 6, 4]])
+    found = align(np.array([[0, 1, 0], [2, 0, 1]], dtype=np.int32), token_map, 5)
     assert found.ids.tolist() == [[7, 8, 9, 7, 0], [5, 6, 4, 7, 8]]
     assert found.labels.tolist() == [[-100, 8, 9, 7, -100], [-100, 6, 4, 7, 8]]
     # Token 1 of the second row ends beyond the window, so nobody is asked there.
@@ -71,7 +71,7 @@ def test_alignment_by_hand() -> None:
 
 def test_a_student_of_another_vocabulary_is_refused(teacher_dir: Path, student_dir: Path) -> None:
     with pytest.raises(ValueError, match="student"):
-        spelling_of(load_tokenizer(teacher_dir), _without_a_byte(load_tokenizer(student_dir)))
+        map_tokens(load_tokenizer(teacher_dir), _without_a_byte(load_tokenizer(student_dir)))
 
 
 def _without_a_byte(tokenizer: Tokenizer) -> Tokenizer:
@@ -110,9 +110,9 @@ def test_a_packed_student_recovers_and_stays_packed(tmp_path: Path, teacher_dir:
 
 def test_a_student_taught_by_itself_has_nothing_to_learn_from_it(tmp_path: Path, teacher_dir: Path) -> None:
     torch.manual_seed(0)
-    spelling = spelling_of(load_tokenizer(teacher_dir), load_tokenizer(teacher_dir))
+    token_map = map_tokens(load_tokenizer(teacher_dir), load_tokenizer(teacher_dir))
     spec = SPEC.model_copy(update={"teacher_share": 1.0})
-    pair = _Pair(spec, load_gpt2(teacher_dir), load_gpt2(teacher_dir), spelling)
+    pair = _Pair(spec, load_gpt2(teacher_dir), load_gpt2(teacher_dir), token_map)
     windows = np.random.default_rng(0).integers(0, 900, (2, 64)).astype(np.int32)
     assert pair.loss(windows).item() == pytest.approx(0, abs=2e-3)  # bf16, where the processor has it
 
