@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-LISTED_FOR_S = 2  # a click's queries share one listing of the store's files
-ANSWERS_KEPT = 300
+LISTING_S = 2  # seconds; the queries of one click share a listing of the files
+MOST_ANSWERS = 300
 
 
 @st.cache_resource(show_spinner=False)
@@ -38,9 +38,9 @@ def artifacts() -> ArtifactStore:
     return artifact_store()
 
 
-@st.cache_data(ttl=LISTED_FOR_S, show_spinner=False)
+@st.cache_data(ttl=LISTING_S, show_spinner=False)
 def store_state() -> tuple[str, ...]:
-    """The files with the store's rows, as they were at most LISTED_FOR_S seconds ago."""
+    """The files with the store's rows, as they were at most LISTING_S seconds ago."""
     return tuple(name for names in metrics().files().values() for name in names)
 
 
@@ -66,7 +66,7 @@ def _query_name(query: FunctionType) -> str:
     return f"{query.__module__}.{query.__qualname__}"
 
 
-@st.cache_resource(max_entries=ANSWERS_KEPT, show_spinner=False, hash_funcs={FunctionType: _query_name})
+@st.cache_resource(max_entries=MOST_ANSWERS, show_spinner=False, hash_funcs={FunctionType: _query_name})
 def _answer(
     state: Sequence[str], query: Callable[..., Any], values: Sequence[object], options: Mapping[str, object]
 ) -> Any:
@@ -90,6 +90,6 @@ def results(run: str) -> list[ResultRow]:
     return _results(store_state(), run)
 
 
-@st.cache_resource(max_entries=ANSWERS_KEPT, show_spinner=False)
+@st.cache_resource(max_entries=MOST_ANSWERS, show_spinner=False)
 def _results(state: Sequence[str], run: str) -> list[ResultRow]:
     return result_rows(metrics(), run=run)

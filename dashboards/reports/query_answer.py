@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from slimline.dashboards.reports.text_tables import csv_text, markdown_table
+from slimline.storage.metrics.store import parquet_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,14 +39,11 @@ def parquet(answer: pa.Table) -> bytes:
         ValueError: a column has a type that Parquet does not have.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    sink = pa.BufferOutputStream()
     try:
-        pq.write_table(answer, sink, compression="zstd")
+        return parquet_bytes(answer)
     except pa.ArrowException as error:
         raise ValueError(f"not for Parquet: {error}; cast it, for example to VARCHAR") from error
-    return bytes(sink.getvalue())
 
 
 def _values(column: pa.ChunkedArray) -> list[Any]:

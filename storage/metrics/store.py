@@ -50,7 +50,7 @@ class MetricsStore:
         import pyarrow as pa
 
         row = type(rows[0])
-        content = _parquet(pa.Table.from_pylist([stored_values(each) for each in rows], schema=arrow_schema(row)))
+        content = parquet_bytes(pa.Table.from_pylist([stored_values(each) for each in rows], schema=arrow_schema(row)))
         month = datetime.now(UTC).strftime("month=%Y-%m")
         self._partitions.write(f"{row.table}/{month}/{uuid.uuid4().hex}{partitions.PARQUET}", content)
 
@@ -107,11 +107,12 @@ class MetricsStore:
         import pyarrow.parquet as pq
 
         tables = [pq.ParquetFile(pa.BufferReader(self._partitions.read(name))).read() for name in names]
-        content = _parquet(pa.concat_tables(tables, promote_options="permissive"))
+        content = parquet_bytes(pa.concat_tables(tables, promote_options="permissive"))
         partitions.replace(self._partitions, f"{month}/{uuid.uuid4().hex}{partitions.PARQUET}", content, names)
 
 
-def _parquet(table: pa.Table) -> bytes:
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A table as a Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -10,7 +10,7 @@ from slimline.dashboards.reports.charts import with_theme
 
 def draw(chart: alt.LayerChart, key: str) -> None:
     """Draw a chart of `reports.charts`."""
-    st.altair_chart(_themed(chart), theme=None, key=key)
+    st.altair_chart(_with_theme(chart), theme=None, key=key)
 
 
 def draw_with_selection(chart: alt.LayerChart, key: str, selection: str, field: str) -> list[str]:
@@ -25,9 +25,9 @@ def draw_with_selection(chart: alt.LayerChart, key: str, selection: str, field: 
     Returns:
         The values of `field` of the points that are selected.
     """
-    event = st.altair_chart(_themed(chart), theme=None, key=key, on_select="rerun", selection_mode=selection)
+    event = st.altair_chart(_with_theme(chart), theme=None, key=key, on_select="rerun", selection_mode=selection)
     return [point[field] for point in event["selection"].get(selection, [])] if event else []
 
 
-def _themed(chart: alt.LayerChart) -> alt.LayerChart:
+def _with_theme(chart: alt.LayerChart) -> alt.LayerChart:
     return with_theme(chart, dark=st.context.theme.type == "dark")

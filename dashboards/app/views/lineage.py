@@ -63,7 +63,7 @@ def lineage(digest: str) -> list[Artifact]:
     return [everything[ref.digest] for ref in chain if ref.digest in everything]
 
 
-@st.cache_data(ttl=data.LISTED_FOR_S, show_spinner=False)
+@st.cache_data(ttl=data.LISTING_S, show_spinner=False)
 def _published() -> tuple[str, ...]:
     return tuple(ref.model_dump_json() for ref in data.artifacts().list())
 
