@@ -331,7 +331,7 @@ def _user_module(name: str, module: str) -> ModuleType:
     try:
         return import_module(module)
     except Exception as error:  # whatever a user's module does when it is imported
-        if isinstance(error, ModuleNotFoundError) and module.startswith(str(error.name)):
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
             reason = f"there is no module {error.name}; allowed: one beside the study's file, or an installed one"
         else:
             reason = f"{module} cannot be imported: {type(error).__name__}: {error}"
