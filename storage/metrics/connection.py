@@ -31,19 +31,22 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
 }
 
 
-def connect(files: Mapping[str, Sequence[str]], datasets: Mapping[str, object]) -> duckdb.DuckDBPyConnection:
+def connect(
+    files: Mapping[str, Sequence[str]], datasets: Mapping[str, object], views: Sequence[str] = VIEWS
+) -> duckdb.DuckDBPyConnection:
     """Open an in-memory database with the tables and views, which can reach no file and change no setting.
 
     Args:
         files: the local Parquet files with each table's rows.
         datasets: for a table without local files, its pyarrow dataset.
+        views: the views to make, each after those that it reads; making all of them takes as long as a small query.
     """
     connection = duckdb.connect(":memory:", config=CONFIG)
     connection.execute("SET parquet_metadata_cache = true")
     for table, row in TABLES.items():
         connection.execute(_table_view(connection, row, files.get(table, ()), datasets.get(table)))
     connection.execute(f"CREATE TABLE published AS FROM {_published_sql()}")
-    for view in VIEWS:
+    for view in views:
         connection.execute(f"CREATE VIEW {view} AS {view_sql(view)}")
     paths = [path for table in files.values() for path in table]
     connection.execute(f"SET allowed_paths = {quote_list(paths)}")

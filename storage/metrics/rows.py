@@ -29,7 +29,7 @@ Versions = Annotated[Mapping[str, str], BeforeValidator(_parse)]
 class Suspect(BaseModel):
     """A library whose version differs between two runs; a version is null where the library was not installed."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     library: str
     before: str | None
@@ -57,7 +57,7 @@ class Row(BaseModel):
         pydantic.ValidationError: a column is unknown or missing, or a value does not fit; the error names them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
     table: ClassVar[str]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from slimline.storage.metrics import partitions
-from slimline.storage.metrics.connection import connect
+from slimline.storage.metrics.connection import VIEWS, connect
 from slimline.storage.metrics.partitions import LocalPartitions, Partitions, RemotePartitions
 from slimline.storage.metrics.rows import Row
 from slimline.storage.metrics.schema import TABLES, arrow_schema, stored_values
@@ -54,13 +54,13 @@ class MetricsStore:
         month = datetime.now(UTC).strftime("month=%Y-%m")
         self._partitions.write(f"{row.table}/{month}/{uuid.uuid4().hex}{partitions.PARQUET}", content)
 
-    def connect(self) -> duckdb.DuckDBPyConnection:
+    def connect(self, views: Sequence[str] = VIEWS) -> duckdb.DuckDBPyConnection:
         """The tables and views as they are now, in a connection that can reach nothing else."""
         files = self.files()
         if self._remote:
-            return connect({}, {table: _dataset(self._remote, names) for table, names in files.items() if names})
+            return connect({}, {table: _dataset(self._remote, names) for table, names in files.items() if names}, views)
         where = self._partitions.location
-        return connect({table: [where(name) for name in names] for table, names in files.items()}, {})
+        return connect({table: [where(name) for name in names] for table, names in files.items()}, {}, views)
 
     def files(self) -> dict[str, list[str]]:
         """The files that hold each table's rows now: as long as they are the same, so is every answer."""

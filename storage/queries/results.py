@@ -43,7 +43,7 @@ NO_FIGURE = Figure()
 class PublishedFigures(BaseModel):
     """A published row of a variant, with its figures by metric (`PUBLISHED_METRICS`)."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     host: str | None
     published_name: str | None
@@ -62,7 +62,7 @@ class ResultRow(BaseModel):
     points, latencies milliseconds. `error` is the reason why a number is missing.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     variant: str
     host: str
@@ -111,7 +111,7 @@ def result_rows(store: MetricsStore, study: str | None = None, run: str | None =
     Raises:
         NotMeasured: there is no such study or run, or it measured nothing.
     """
-    with store.connect() as connection:
+    with store.connect(views=["result_table"]) as connection:
         chosen = _chosen_run(connection, store.url, study, run)
         rows = connection.execute(
             "SELECT * FROM result_table WHERE run = ? ORDER BY host, first_measured, first_written", [chosen]
