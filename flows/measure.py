@@ -42,7 +42,7 @@ from slimline.tasks.measurement.rounds import (
 )
 from slimline.tasks.measurement.score import Score
 from slimline.tasks.runtime.host import describe_host
-from slimline.tasks.specs import Scoring
+from slimline.tasks.specs import ScoreStep
 
 __all__ = ["Order", "measure"]
 
@@ -196,8 +196,8 @@ def _complete(site: _Site) -> tuple[dict[str, ArtifactRef], dict[str, str]]:
     return completions, failed
 
 
-def _scoring(study: Study, variant: str) -> Scoring:
-    return Scoring(
+def _scoring(study: Study, variant: str) -> ScoreStep:
+    return ScoreStep(
         engine=study.variants[variant].engine,
         decoding=study.measuring.decoding,
         batch_size=study.measuring.quality_batch_size,

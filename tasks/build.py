@@ -30,7 +30,7 @@ from slimline.tasks.specs import (
     HubBase,
     PathBase,
     RandomBase,
-    Scoring,
+    ScoreStep,
     Spec,
     StepSpec,
     UserStep,
@@ -71,7 +71,7 @@ def apply_step(
     return _make(spec, {name: ref for name, ref in inputs.items() if ref is not None}, store)
 
 
-def complete(spec: Scoring, model: ArtifactRef, slice_: ArtifactRef, store: ArtifactStore) -> ArtifactRef:
+def complete(spec: ScoreStep, model: ArtifactRef, slice_: ArtifactRef, store: ArtifactStore) -> ArtifactRef:
     """A model's completions of the slice's samples."""
     return _make(spec, {"model": model, "data": slice_}, store)
 

@@ -240,7 +240,7 @@ class Distill(Training):
     checkpoint_minutes: PositiveFloat = 5.0
 
 
-class Prebuilt(StepSpec):
+class PrebuiltModel(StepSpec):
     """A compressed form of the bundled model that ships with slimline, made by the study of the same name."""
 
     step: Literal["prebuilt"] = "prebuilt"
@@ -342,7 +342,7 @@ class Decoding(Spec):
     )
 
 
-class Measuring(Spec):
+class MeasurementSettings(Spec):
     """How often and on how much a variant is measured."""
 
     rounds: PositiveInt = Field(3, le=1000, description="Interleaved passes over all variants.")
@@ -354,7 +354,7 @@ class Measuring(Spec):
     decoding: Decoding = Decoding()
 
 
-class Scoring(Spec):
+class ScoreStep(Spec):
     """Everything the completions of a model depend on besides the model and the samples."""
 
     step: Literal["score"] = "score"

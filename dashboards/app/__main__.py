@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
 from slimline.dashboards import PATHS
-from slimline.storage.queries.results import NotMeasured, result_rows
+from slimline.storage.queries.results import NotMeasuredError, result_rows
 from slimline.storage.stores import artifact_store, metrics_store
 
 SCRIPT = Path(__file__).with_name("app.py")
@@ -42,7 +42,7 @@ async def _report(request: Request) -> HTMLResponse:
     run = request.query_params.get("run")
     try:
         return HTMLResponse(await anyio.to_thread.run_sync(_report_page, run))
-    except NotMeasured as problem:
+    except NotMeasuredError as problem:
         return HTMLResponse(html.escape(str(problem)), status_code=404)
 
 

@@ -85,7 +85,7 @@ def results(run: str) -> list[ResultRow]:
     """The result rows of a run.
 
     Raises:
-        NotMeasured: it is not stored, or measured nothing.
+        NotMeasuredError: it is not stored, or measured nothing.
     """
     return _results(store_state(), run)
 

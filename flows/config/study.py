@@ -14,7 +14,7 @@ from slimline.flows.config.host import Local, Pool, Slurm, load_hosts
 from slimline.flows.config.loader import StudyError, find_file, problem_lines, read_fields, unknown_name, yaml_names
 from slimline.flows.config.recipe import USER_MODULES, Preparation, Step, can_check, form_after
 from slimline.tasks.registry import forms_run_by
-from slimline.tasks.specs import Base, BundledBase, Data, Engine, EngineName, Measuring, Spec, StepSpec
+from slimline.tasks.specs import Base, BundledBase, Data, Engine, EngineName, MeasurementSettings, Spec, StepSpec
 
 __all__ = [
     "STUDIES",
@@ -74,7 +74,7 @@ class Study(Spec):
     variants: dict[str, Variant] = Field(min_length=1)
     baseline: str = Field("original", validate_default=True)
     hosts: tuple[str, ...] = Field(("local",), min_length=1)
-    measuring: Measuring = Measuring()
+    measuring: MeasurementSettings = MeasurementSettings()
     seed: int = 0
 
     @field_validator("variants")

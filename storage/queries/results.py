@@ -24,7 +24,7 @@ SHOWN_NAMES = 10
 _RERUN = "run IN (SELECT unnest(rerun) FROM verdicts)"
 
 
-class NotMeasured(LookupError):  # noqa: N818 - read as a sentence
+class NotMeasuredError(LookupError):
     """The store has no such study or run: the message names what there is."""
 
 
@@ -109,7 +109,7 @@ def result_rows(store: MetricsStore, study: str | None = None, run: str | None =
     """One row per host and variant of the chosen run (by default the newest), in the order they were measured.
 
     Raises:
-        NotMeasured: there is no such study or run, or it measured nothing.
+        NotMeasuredError: there is no such study or run, or it measured nothing.
     """
     with store.connect(views=["result_table"]) as connection:
         chosen = _chosen_run(connection, store.url, study, run)
@@ -120,7 +120,7 @@ def result_rows(store: MetricsStore, study: str | None = None, run: str | None =
         found = [dict(zip(names, row, strict=True)) for row in rows.fetchall()]
         published = _published(connection)
         if not found:
-            raise NotMeasured(_nothing(connection, chosen))
+            raise NotMeasuredError(_nothing(connection, chosen))
     return [_result_row(values, published) for values in found]
 
 
@@ -141,7 +141,7 @@ def host_rows(
     """The `result_rows` of one run on one host: by default the newest that measured something, of a study on its host.
 
     Raises:
-        NotMeasured: as `result_rows`; also where several hosts measured the study, or the run, and none is named.
+        NotMeasuredError: as `result_rows`; also where several hosts measured the study, or the run, and none is named.
     """
     with store.connect() as connection:
         _chosen_run(connection, store.url, study, run)  # names what does not exist
@@ -155,7 +155,7 @@ def host_rows(
             (name, where) for name, its_study, where in measured if study in (None, its_study) and run in (None, name)
         ]
         if not on_host:
-            raise NotMeasured(_nothing(connection, run or _chosen_run(connection, store.url, study, None)))
+            raise NotMeasuredError(_nothing(connection, run or _chosen_run(connection, store.url, study, None)))
     chosen, where = _on_host(on_host, host)
     return [row for row in result_rows(store, run=chosen) if row.host == where]
 
@@ -164,9 +164,9 @@ def _on_host(measured: Sequence[tuple[str, str]], host: str | None) -> tuple[str
     """The first (run, host) on that host, or on the only one there is."""
     hosts = list(dict.fromkeys(where for _, where in measured))
     if host is None and len(hosts) > 1:
-        raise NotMeasured(f"several hosts measured it; choose one with --host: {_first(hosts)}")
+        raise NotMeasuredError(f"several hosts measured it; choose one with --host: {_first(hosts)}")
     if host is not None and host not in hosts:
-        raise NotMeasured(f"no host {host!r} measured it; there are: {_first(hosts)}")
+        raise NotMeasuredError(f"no host {host!r} measured it; there are: {_first(hosts)}")
     return next((run, where) for run, where in measured if host in (None, where))
 
 
@@ -175,14 +175,14 @@ def _chosen_run(connection: duckdb.DuckDBPyConnection, url: str, study: str | No
         f"SELECT run, any_value(study) FROM runs GROUP BY run ORDER BY {_RERUN}, min(started) DESC, run DESC"  # noqa: S608 - constants only
     ).fetchall()
     if not runs:
-        raise NotMeasured(f"no run is stored in {url}; `slimline run` makes one")
+        raise NotMeasuredError(f"no run is stored in {url}; `slimline run` makes one")
     studies = list(dict.fromkeys(name for _, name in runs))
     if study is not None and study not in studies:
-        raise NotMeasured(f"no study {study!r} in {url}; there are: {_first(studies)}")
+        raise NotMeasuredError(f"no study {study!r} in {url}; there are: {_first(studies)}")
     candidates = [name for name, its_study in runs if study in (None, its_study)]
     if run is not None and run not in candidates:
         of_study = f" of study {study!r}" if study is not None else ""
-        raise NotMeasured(f"no run {run!r}{of_study} in {url}; there are: {_first(candidates)}")
+        raise NotMeasuredError(f"no run {run!r}{of_study} in {url}; there are: {_first(candidates)}")
     return candidates[0] if run is None else run
 
 

@@ -32,7 +32,7 @@ class Interval(NamedTuple):
     hi: float | None
     n: int
 
-    def scaled(self, factor: float) -> Interval:
+    def scale(self, factor: float) -> Interval:
         """The same interval in a unit `factor` times smaller; `factor` > 0."""
         lo, hi = (None if bound is None else bound * factor for bound in (self.lo, self.hi))
         return Interval(self.value * factor, lo, hi, self.n)

@@ -107,26 +107,26 @@ def _read_trees(origin: PythonTrees, limits: Mapping[Split, int], seed: int) -> 
     return Corpus(files, report)
 
 
-class Lexed(NamedTuple):
+class LexResult(NamedTuple):
     """A lexed file's code, or why there is none."""
 
     code: str
     problem: str
 
 
-def lex_file(path: Path) -> Lexed:
+def lex_file(path: Path) -> LexResult:
     """Lex one file; what cannot be read or parsed is reported, never raised."""
     try:
-        return Lexed(lex_line(path.read_text("utf8")), "")
+        return LexResult(lex_line(path.read_text("utf8")), "")
     except UnicodeDecodeError as error:
-        return Lexed("", f"is not UTF-8 (byte {error.start})")
+        return LexResult("", f"is not UTF-8 (byte {error.start})")
     except (ValueError, OSError) as error:
-        return Lexed("", str(error))
+        return LexResult("", str(error))
 
 
 def _lexed(
     pool: ProcessPoolExecutor, files: Sequence[SourceFile], limit: int, split: Split
-) -> Iterator[tuple[SourceFile, Lexed]]:
+) -> Iterator[tuple[SourceFile, LexResult]]:
     remaining = iter(files)
     # A little more than the limit at a time: enough work for every core, little of it wasted.
     while batch := list(islice(remaining, max(64, min(limit + limit // 8, 4096)))):

@@ -15,7 +15,7 @@ from slimline.tasks.measurement.probe import ProbeRequest, run_probe
 from slimline.tasks.measurement.score import Score, score_pairs
 from slimline.tasks.models.checkpoint import read_gpt2_config
 from slimline.tasks.runtime.progress import progress_bar
-from slimline.tasks.specs import Decoding, Engine, Scoring
+from slimline.tasks.specs import Decoding, Engine, ScoreStep
 
 _SECONDS_PER_SAMPLE = 120.0
 _SECONDS_TO_LOAD = 600.0
@@ -71,7 +71,7 @@ def timeout_for(samples: int) -> float:
     return _SECONDS_TO_LOAD + _SECONDS_PER_SAMPLE * samples
 
 
-def complete_samples(spec: Scoring, artifact: Path, slice_dir: Path, target: Path) -> dict[str, object]:
+def complete_samples(spec: ScoreStep, artifact: Path, slice_dir: Path, target: Path) -> dict[str, object]:
     """Complete the samples of a slice and write predictions.parquet, one `Prediction` per sample.
 
     Returns:
@@ -88,7 +88,7 @@ def complete_samples(spec: Scoring, artifact: Path, slice_dir: Path, target: Pat
     return {"es": score.es, "em": score.em, "samples": score.samples}
 
 
-def _complete_lines(spec: Scoring, artifact: Path, texts: Sequence[str]) -> list[str]:
+def _complete_lines(spec: ScoreStep, artifact: Path, texts: Sequence[str]) -> list[str]:
     settings = {"mode": "quality", "batch_size": spec.batch_size}
     request = request_for(artifact, texts, spec.engine, spec.decoding, spec.threads, **settings)
     with progress_bar() as progress:

@@ -17,13 +17,13 @@ from slimline.tasks.measurement.roofline import ModelWork, work_of
 from slimline.tasks.measurement.size import count_parameters, disk_size
 from slimline.tasks.measurement.summary import Measurement, Turn, failure_row, round_row, size_measurements
 from slimline.tasks.runtime.host import usable_cpus, usable_threads
-from slimline.tasks.specs import Engine, Measuring
+from slimline.tasks.specs import Engine, MeasurementSettings
 
 _OF_TRAINING = ("train_tokens_per_s", "train_loss", "dev_loss")
 _OF_ARTIFACT = ("parity_max_abs", "greedy_agreement", "int8_matmuls", "matmuls")
 
 
-def threads_of(spec: Measuring) -> int:
+def threads_of(spec: MeasurementSettings) -> int:
     """Intra-op threads: those of the spec, or one per usable CPU if it has none."""
     return spec.threads or usable_threads()
 
@@ -35,7 +35,7 @@ def speed_inputs(slice_dir: Path, count: int) -> list[str]:
 
 
 def speed_request(
-    artifact: ArtifactRef, engine: Engine, texts: Sequence[str], spec: Measuring, store: ArtifactStore
+    artifact: ArtifactRef, engine: Engine, texts: Sequence[str], spec: MeasurementSettings, store: ArtifactStore
 ) -> ProbeRequest:
     """A request for a probe to time the variant in one round; all rounds share it, so that texts are tokenized once."""
     threads = threads_of(spec)

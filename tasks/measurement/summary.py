@@ -273,7 +273,7 @@ def _speed_ratio(ours: Mapping[int, float], rounds: Sequence[RoundRow], variant:
 def _variant_quality(variant: str, score: Score | str, reference: Score | str) -> list[Measurement]:
     if isinstance(score, str):
         return [missing_measurement(variant, metric, score) for metric in (*_SCORED, *_PAIRED)]
-    own = [mean_interval(score.similarities), proportion_interval(score.exact).scaled(100)]
+    own = [mean_interval(score.similarities), proportion_interval(score.exact).scale(100)]
     measured = [_measurement(variant, metric, interval) for metric, interval in zip(_SCORED, own, strict=True)]
     if isinstance(reference, str):
         reason = f"the baseline has no score: {reference}"
@@ -285,7 +285,7 @@ def _variant_quality(variant: str, score: Score | str, reference: Score | str) -
 def _paired_intervals(reference: Score, score: Score) -> list[Interval]:
     return [
         paired_difference(reference.similarities, score.similarities),
-        paired_difference(reference.exact, score.exact).scaled(100),
+        paired_difference(reference.exact, score.exact).scale(100),
         Interval(mcnemar(reference.exact, score.exact), None, None, score.samples),
     ]
 

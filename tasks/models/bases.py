@@ -17,7 +17,7 @@ from slimline.tasks.data.parquet import read_codes
 from slimline.tasks.data.tokenizer import load_tokenizer, save_tokenizer, special_tokens, train_tokenizer
 from slimline.tasks.models.architectures import ARCHITECTURES
 from slimline.tasks.models.loading import load_gpt2, save_gpt2
-from slimline.tasks.specs import Base, HubBase, PathBase, Prebuilt, RandomBase
+from slimline.tasks.specs import Base, HubBase, PathBase, PrebuiltModel, RandomBase
 
 transformers_logging.disable_progress_bar()
 
@@ -51,7 +51,7 @@ def bundled_model() -> Path:
     return store.path(model)
 
 
-def unpack_prebuilt(source: Path, target: Path, spec: Prebuilt) -> dict[str, Any]:
+def unpack_prebuilt(source: Path, target: Path, spec: PrebuiltModel) -> dict[str, Any]:
     """Write the compressed form `spec.name` of the bundled model as an fp32 checkpoint.
 
     Returns:

@@ -112,7 +112,7 @@ def expect_night(series: Sequence[Night], rule: Rule, starts: Collection[str] = 
     confirmed = [index for index, night in enumerate(series) if night.run in starts and index > 0]
     found = _pieces(values, rule, confirmed)
     residuals = np.concatenate([values[start:end] - np.median(values[start:end]) for start, end in found])
-    spread = _learnt(_robust_deviation(residuals), len(residuals) - len(found), rule.prior)
+    spread = _combine_with_prior(_robust_deviation(residuals), len(residuals) - len(found), rule.prior)
     within = _within(series)
     rounds = float(np.median([len(night.values) for night in series]))
     between = math.sqrt(max(spread**2 - _MEDIAN_PENALTY * within**2 / rounds, (_OF_NIGHTS * spread) ** 2))
@@ -143,7 +143,7 @@ def _robust_deviation(residuals: NDArray[np.float64]) -> float:
     return max(scaled) * len(residuals) / (len(residuals) - 0.8)
 
 
-def _learnt(own: float, degrees: int, prior: float) -> float:
+def _combine_with_prior(own: float, degrees: int, prior: float) -> float:
     weighted = degrees * own**2 + _PRIOR_NIGHTS * prior**2
     return math.sqrt(weighted / (degrees + _PRIOR_NIGHTS))
 

@@ -65,12 +65,12 @@ def read_recordings(path: Path) -> list[Recording]:
             rounds = turns[row["recording"], row["baseline"]]
             rounds.setdefault((row["run"], int(row["round"])), defaultdict(list))[row["variant"]].append(row)
     return [
-        Recording(name, baseline, [found for each in rounds.values() if (found := _paired(each, baseline))])
+        Recording(name, baseline, [found for each in rounds.values() if (found := _pair(each, baseline))])
         for (name, baseline), rounds in turns.items()
     ]
 
 
-def _paired(turns: _Turns, baseline: str) -> dict[str, PairedRound]:
+def _pair(turns: _Turns, baseline: str) -> dict[str, PairedRound]:
     """A round as the view `paired_rounds` has it; empty where the baseline did not run twice."""
     speeds = {name: [float(row["samples_per_s"]) for row in rows] for name, rows in turns.items()}
     if len(speeds.get(baseline, ())) < 2:

@@ -25,7 +25,7 @@ from tests.command import run_program
 PATHS = {"model", "teacher", "data", "target", "work"}
 OTHERS = (
     *(specs.Data(), specs.HubBase(), specs.PathBase(directory="."), specs.BundledBase(), specs.RandomBase()),
-    specs.Scoring(engine=specs.Engine(name="torch"), decoding=specs.Decoding(), batch_size=1, threads=1),
+    specs.ScoreStep(engine=specs.Engine(name="torch"), decoding=specs.Decoding(), batch_size=1, threads=1),
 )
 ROWS = [*RECIPE_ROWS, *map(row_of, OTHERS)]
 

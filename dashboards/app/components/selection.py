@@ -8,7 +8,7 @@ from typing import Final, NoReturn, TypeVar
 import streamlit as st
 
 from slimline.dashboards.app import data
-from slimline.storage.queries.results import NotMeasured, ResultRow
+from slimline.storage.queries.results import NotMeasuredError, ResultRow
 from slimline.storage.queries.runs import RunSummary, run_summaries
 
 Host = TypeVar("Host", bound=str | None)
@@ -63,7 +63,7 @@ def results_of(run: str) -> list[ResultRow]:
     """The run's result rows; a page without any ends here, with the reason."""
     try:
         return data.results(run)
-    except NotMeasured as reason:
+    except NotMeasuredError as reason:
         st.warning(str(reason))
         st.stop()
 

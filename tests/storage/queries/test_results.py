@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from slimline.dashboards.reports.formats import render
 from slimline.storage.metrics.metric import TABLE_METRICS
 from slimline.storage.metrics.rows import HostRow
-from slimline.storage.queries.results import PUBLISHED_METRICS, Figure, NotMeasured, host_rows, result_rows
+from slimline.storage.queries.results import PUBLISHED_METRICS, Figure, NotMeasuredError, host_rows, result_rows
 from slimline.storage.text import NONE
 from tests.command import run_program
 from tests.factories import result_row
@@ -120,21 +120,21 @@ def test_a_study_or_a_run_can_be_chosen(filled):
     ],
 )
 def test_what_does_not_exist_is_answered_with_what_does(filled, study, run, message):
-    with pytest.raises(NotMeasured, match=message):
+    with pytest.raises(NotMeasuredError, match=message):
         result_rows(filled, study, run)
 
 
 def test_no_run_and_a_run_that_measured_nothing(metrics):
-    with pytest.raises(NotMeasured, match="no run is stored in"):
+    with pytest.raises(NotMeasuredError, match="no run is stored in"):
         result_rows(metrics)
     metrics.append([run_row(status="failed", error="the disk is full")])
-    with pytest.raises(NotMeasured, match="run 'r1' measured nothing: the disk is full"):
+    with pytest.raises(NotMeasuredError, match="run 'r1' measured nothing: the disk is full"):
         result_rows(metrics)
 
 
 def test_many_runs_are_not_all_listed(metrics):
     metrics.append([run_row(f"run{n}", NOON + timedelta(hours=n)) for n in range(15)])
-    with pytest.raises(NotMeasured, match=r"there are: run14, .*, run5, and 5 older$"):
+    with pytest.raises(NotMeasuredError, match=r"there are: run14, .*, run5, and 5 older$"):
         result_rows(metrics, run="x")
 
 
@@ -259,7 +259,7 @@ def test_the_rows_of_one_host(filled):
         "no study 'papre'": {"study": "papre"},
     }
     for message, what in refused.items():
-        with pytest.raises(NotMeasured, match=message):
+        with pytest.raises(NotMeasuredError, match=message):
             host_rows(filled, **what)
 
 

@@ -63,7 +63,7 @@ def test_intervals_hold_their_value_and_stay_within_the_data(values):
 @given(st.lists(FINITE, min_size=2, max_size=12), st.floats(0.1, 10), FINITE)
 def test_intervals_follow_a_change_of_unit(values, factor, shift):
     moved = median_interval([factor * value + shift for value in values])
-    expected = median_interval(values).scaled(factor)
+    expected = median_interval(values).scale(factor)
     assert moved[:3] == pytest.approx([part + shift for part in expected[:3]], abs=1e-6, rel=1e-9)
 
 

@@ -10,7 +10,7 @@ from slimline.tasks.data.parquet import write_rows
 from slimline.tasks.data.samples import Sample
 from slimline.tasks.measurement.completions import Prediction, complete_samples, read_predictions, score_of
 from slimline.tasks.measurement.score import score_pairs
-from slimline.tasks.specs import Decoding, Engine, Scoring
+from slimline.tasks.specs import Decoding, Engine, ScoreStep
 from tests.tasks.bpe_models import write_bpe_model
 
 LINES = st.tuples(*[st.text("ab <>_LITSNUR:\"'1 ", max_size=12)] * 2)
@@ -41,7 +41,7 @@ def test_completions_of_a_model_come_back_with_the_evaluators_scores(tmp_path: P
     (tmp_path / "slice").mkdir()
     samples = [Sample(7, "a.py", "<s> import os <EOL>", "x = 1"), Sample(3, "a.py", "<s> x", "= 2")]
     write_rows(tmp_path / "slice" / "samples.parquet", samples)
-    spec = Scoring(engine=Engine(name="torch"), decoding=Decoding(max_new_tokens=3), batch_size=2, threads=1)
+    spec = ScoreStep(engine=Engine(name="torch"), decoding=Decoding(max_new_tokens=3), batch_size=2, threads=1)
     notes = complete_samples(spec, model, tmp_path / "slice", tmp_path)
     predictions = read_predictions(tmp_path)
     assert [(each.sample, each.target) for each in predictions] == [(7, "x = 1"), (3, "= 2")]

@@ -25,7 +25,7 @@ from slimline.tasks.measurement.summary import (
     speed_measurements,
 )
 from slimline.tasks.runtime.host import usable_cpus
-from slimline.tasks.specs import Decoding, Engine, Measuring
+from slimline.tasks.specs import Decoding, Engine, MeasurementSettings
 from tests.tasks.bpe_models import write_bpe_model
 
 
@@ -94,7 +94,7 @@ def test_one_request_serves_every_round(store: ArtifactStore, tmp_path: Path, de
     model = write_bpe_model(tmp_path / "model")
     made = Provenance(step={}, inputs=[], versions={}, host="h", created=datetime.now(UTC), seconds=0)
     artifact = store.publish(model, "model", made)
-    spec = Measuring(threads=1, warmup_samples=2, turn_seconds=0.5, decoding=decoding)
+    spec = MeasurementSettings(threads=1, warmup_samples=2, turn_seconds=0.5, decoding=decoding)
     engine = Engine(name="torch")
     request = speed_request(artifact, engine, CODE, spec, store)
     assert request == speed_request(artifact, engine, CODE, spec, store)

@@ -15,7 +15,7 @@ from slimline.tasks.data.samples import CodeFile
 from slimline.tasks.data.tokenizer import load_tokenizer, special_tokens, stop_ids
 from slimline.tasks.measurement.size import count_parameters, disk_size
 from slimline.tasks.models.bases import make_base, unpack_prebuilt
-from slimline.tasks.specs import BundledBase, HubBase, PathBase, Prebuilt, Pretrain, RandomBase
+from slimline.tasks.specs import BundledBase, HubBase, PathBase, PrebuiltModel, Pretrain, RandomBase
 from slimline.tasks.training.pretrain import pretrain
 from slimline.tasks.training.timed import learning_rate_share, mean_loss
 
@@ -127,11 +127,11 @@ def test_the_rate_warms_up_holds_and_falls_to_nothing() -> None:
 def test_the_prebuilt_form_is_of_the_bundled_model_only(checkpoint: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
     made(BundledBase(), base)
-    notes = unpack_prebuilt(base, tmp_path / "slim", Prebuilt())
+    notes = unpack_prebuilt(base, tmp_path / "slim", PrebuiltModel())
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "slim")
     assert sum(weight.numel() for weight in model.parameters()) == notes["parameters"] < 0.4 * 6_967_296
     assert model.dtype == torch.float32 and notes["made_by"]["step"]["step"] == "distill"
     with pytest.raises(ValueError, match=r"prebuilt.*bundled"):
-        unpack_prebuilt(checkpoint, tmp_path / "other", Prebuilt())
+        unpack_prebuilt(checkpoint, tmp_path / "other", PrebuiltModel())
     with pytest.raises(ValueError, match=r"name.*'thin'.*slim"):
-        unpack_prebuilt(base, tmp_path / "thin", Prebuilt(name="thin"))
+        unpack_prebuilt(base, tmp_path / "thin", PrebuiltModel(name="thin"))
