@@ -14,9 +14,9 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 from slimline.dashboards.reports.query_answer import render_answer
 from slimline.storage.metrics.catalog import Relation, relations
-from slimline.storage.metrics.user_sql import QueryError
 from slimline.storage.metrics.sandbox import ask
 from slimline.storage.metrics.sql_text import is_complete, keywords, statements
+from slimline.storage.metrics.user_sql import QueryError
 from slimline.storage.paths import home
 
 if TYPE_CHECKING:
