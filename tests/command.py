@@ -45,7 +45,7 @@ def program_command(program: Path, *arguments: object) -> list[str]:
 
 
 def run_program(
-    program: Path, *arguments: object, timeout: float = 300, **settings: str
+    program: Path, *arguments: object, timeout: float = 600, **settings: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a program of a `programs` folder in a process of its own; it has to end well.
 

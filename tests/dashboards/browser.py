@@ -25,7 +25,7 @@ FLAGS = [
     "--no-first-run",
 ]
 SIZE = {"width": 1400, "height": 1000}
-PATIENCE_MS = 60_000
+PATIENCE_MS = 600_000
 # The script has run, nothing on the page is of a run before, and every chart is drawn.
 SETTLED = """() => {
     const app = document.querySelector('[data-testid=stApp]');
@@ -94,12 +94,12 @@ class Visit:
 
     def open(self, url: str) -> Page:
         """Go there, and wait until all is drawn."""
-        self.page.goto(url, timeout=PATIENCE_MS)
+        self.page.goto(url)
         return self.settled()
 
     def settled(self) -> Page:
         """Wait until all is drawn."""
-        self.page.wait_for_function(SETTLED, timeout=PATIENCE_MS)
+        self.page.wait_for_function(SETTLED)
         return self.page
 
 
@@ -107,6 +107,7 @@ class Visit:
 def visit(browser: Browser, dark: bool = False) -> Iterator[Visit]:
     """A visitor without any past, whose requests to other machines end nowhere."""
     with browser.new_context(viewport=SIZE, color_scheme="dark" if dark else "light") as context:
+        context.set_default_timeout(PATIENCE_MS)
         visitor = Visit(context.new_page())
         visitor.page.on("request", lambda request: _is_foreign(request.url) and visitor.foreign.append(request.url))
         visitor.page.on("console", lambda said: said.type == "error" and visitor.errors.append(said.text))

@@ -67,7 +67,7 @@ class Terminal:
     def until(self, text: str, keys: bytes = b"") -> None:
         """Wait until the text has come, after all that was waited for before; meanwhile type keys, more than once."""
         started = typed = time.monotonic()
-        while text not in self.shown and time.monotonic() < started + 60:
+        while text not in self.shown and time.monotonic() < started + 600:
             if keys and time.monotonic() > typed + 2:
                 typed = time.monotonic()
                 self.type(keys)

@@ -76,10 +76,10 @@ def kill_after_first_checkpoint(command: list[str], work_dir: Path) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, env=environment) as process:
         try:
-            deadline = time.monotonic() + 300
+            deadline = time.monotonic() + 600
             while not list(work_dir.glob("checkpoint-*/complete")):
                 assert process.poll() is None, "the training ended before its first checkpoint"
-                assert time.monotonic() < deadline, "no checkpoint in 5 minutes"
+                assert time.monotonic() < deadline, "no checkpoint in 10 minutes"
                 time.sleep(0.02)
         finally:
             process.kill()

@@ -22,7 +22,7 @@ def home(tmp_path, monkeypatch):
 
 def opened(name, **parameters):
     """The page after its first run, with these parameters in its address."""
-    app = AppTest.from_string(f"from slimline.dashboards.app.views import {name}\n{name}.page()", default_timeout=120)
+    app = AppTest.from_string(f"from slimline.dashboards.app.views import {name}\n{name}.page()", default_timeout=600)
     for key, value in parameters.items():
         app.query_params[key] = value
     app.run()
@@ -110,5 +110,5 @@ def test_sql_answers_and_says_what_is_wrong(home):
 def asked(**parameters):
     """The page SQL once its query has ended."""
     app = opened("sql", **parameters)
-    assert app.session_state["job"].wait(60)
+    assert app.session_state["job"].wait(600)
     return app.run()

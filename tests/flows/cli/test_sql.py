@@ -132,7 +132,7 @@ def typed(text, store, capsys):
     with create_pipe_input() as keys:
         keys.send_text(text)
         with create_app_session(input=keys, output=DummyOutput()):
-            Prompt(store, "csv", Limits(seconds=20)).run()
+            Prompt(store, "csv", Limits(seconds=600)).run()
     return capsys.readouterr()
 
 

@@ -76,7 +76,7 @@ def request_for(graph):
 
 @pytest.fixture(scope="module")
 def one_by_one(graph):
-    return run_probe(make_request(graph), timeout=60).completions
+    return run_probe(make_request(graph), timeout=600).completions
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def children():
 
 @pytest.fixture(scope="module")
 def speed(graph):
-    return run_probe(make_request(graph, mode="speed", warmup=5, prompts=((1, 2, 3), (4, 5, 6, 7, 8))), timeout=60)
+    return run_probe(make_request(graph, mode="speed", warmup=5, prompts=((1, 2, 3), (4, 5, 6, 7, 8))), timeout=600)
 
 
 def test_speed_times_every_prompt_in_order(speed):
@@ -121,26 +121,26 @@ def test_the_probe_itself_is_small(speed):
 
 def test_peak_memory_is_not_inherited_from_a_big_parent(request_for):
     ballast = np.ones(25_000_000)
-    memory_mb = run_probe(request_for(mode="speed"), timeout=60).memory_mb
+    memory_mb = run_probe(request_for(mode="speed"), timeout=600).memory_mb
     assert memory_mb < 150 < ballast.nbytes / 1e6
 
 
 def test_quality_gives_the_same_completions_in_order_whatever_the_batch(request_for, one_by_one):
     assert [len(completion) for completion in one_by_one] == [4, 4, 4, 4]
     assert len(set(map(tuple, one_by_one))) > 1
-    assert run_probe(request_for(batch_size=3), timeout=60).completions == one_by_one
-    alone = run_probe(request_for(prompts=((10, 11, 12, 13),)), timeout=60)
+    assert run_probe(request_for(batch_size=3), timeout=600).completions == one_by_one
+    alone = run_probe(request_for(prompts=((10, 11, 12, 13),)), timeout=600)
     assert alone.completions == one_by_one[3:]
 
 
 def test_progress_counts_samples_to_the_end(request_for):
     seen = []
-    run_probe(request_for(batch_size=3), timeout=60, on_progress=lambda *progress: seen.append(progress))
+    run_probe(request_for(batch_size=3), timeout=600, on_progress=lambda *progress: seen.append(progress))
     assert seen == [(3, 4), (4, 4)]
 
 
 def test_the_torch_engine_runs_here_too(checkpoint, request_for, one_by_one):
-    result = run_probe(request_for(engine=Engine(name="torch"), directory=checkpoint, batch_size=2), timeout=120)
+    result = run_probe(request_for(engine=Engine(name="torch"), directory=checkpoint, batch_size=2), timeout=600)
     assert result.completions == one_by_one
     assert result.base_mb < 100 < result.memory_over_base_mb
 
@@ -171,7 +171,7 @@ def test_the_probe_is_pinned_and_told_its_threads(request_for):
 )
 def test_a_failure_has_its_status_and_last_lines(request_for, change, status, message):
     with pytest.raises(ProbeError) as caught:
-        run_probe(request_for(**change), timeout=60)
+        run_probe(request_for(**change), timeout=600)
     assert (caught.value.status, caught.value.reason) == (status, f"ended with exit status {status}")
     assert message in caught.value.stderr[-1]
     assert message in str(caught.value)
@@ -192,7 +192,7 @@ def test_a_killed_probe_says_which_signal(endless):
             child.kill()
 
     with pytest.raises(ProbeError, match=r"SIGKILL.*memory"):
-        run_probe(endless, timeout=60, on_progress=kill)
+        run_probe(endless, timeout=600, on_progress=kill)
 
 
 def test_a_callback_that_raises_abandons_the_measurement(endless):
@@ -200,7 +200,7 @@ def test_a_callback_that_raises_abandons_the_measurement(endless):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_probe(endless, timeout=60, on_progress=give_up)
+        run_probe(endless, timeout=600, on_progress=give_up)
     assert children() == []
 
 
@@ -213,12 +213,12 @@ def test_the_probe_dies_with_its_parent(endless):
         parent.stdin.close()
         probe = wait_for_a_loaded_child(parent.pid)
         parent.kill()
-    _, alive = psutil.wait_procs([probe], timeout=60)
+    _, alive = psutil.wait_procs([probe], timeout=600)
     assert alive == []
 
 
 def wait_for_a_loaded_child(pid):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         for child in psutil.Process(pid).children():
             if child.memory_info().rss > 60e6:

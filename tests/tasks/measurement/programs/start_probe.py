@@ -4,4 +4,4 @@ import sys
 
 from slimline.tasks.measurement.probe import ProbeRequest, run_probe
 
-run_probe(ProbeRequest.model_validate_json(sys.stdin.read()), 60)
+run_probe(ProbeRequest.model_validate_json(sys.stdin.read()), 600)
