@@ -20,7 +20,8 @@ def collect_garbage(
 
     What is younger than `keep_hours` stays: a run that is building has it in no table yet.
     """
-    used = {row["artifact"] for row in metrics.query(_MEASURED).to_pylist()}
+    with metrics.connect() as connection:
+        used = {digest for (digest,) in connection.execute(_MEASURED).fetchall()}
     since = datetime.now(UTC) - timedelta(hours=keep_hours)
     keep = [ref for ref in store.list() if _is_in_use(ref, used, since, store)]
     return list(store.gc(keep, dry_run=dry_run))

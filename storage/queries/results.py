@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
@@ -22,6 +22,15 @@ _ORIGIN = {"host", "published_name", "source"}
 SHOWN_NAMES = 10
 # What a nightly run measured again is a part of that run: it is shown when it is asked for, and is not the newest run.
 _RERUN = "run IN (SELECT unnest(rerun) FROM verdicts)"
+
+
+_FIGURES = ", ".join(
+    f"'{metric}': {{'value': {metric}, 'lo': {metric}_lo, 'hi': {metric}_hi}}" for metric in TABLE_METRICS
+)
+_RESULTS = f"""
+SELECT *, MAP {{{_FIGURES}}} AS figures FROM result_table
+WHERE run = ? ORDER BY host, first_measured, first_written
+"""  # noqa: S608 - constants only
 
 
 class NotMeasuredError(LookupError):
@@ -113,26 +122,12 @@ def result_rows(store: MetricsStore, study: str | None = None, run: str | None =
     """
     with store.connect(views=["result_table"]) as connection:
         chosen = _chosen_run(connection, store.url, study, run)
-        rows = connection.execute(
-            "SELECT * FROM result_table WHERE run = ? ORDER BY host, first_measured, first_written", [chosen]
-        )
-        names = [column[0] for column in rows.description or ()]
-        found = [dict(zip(names, row, strict=True)) for row in rows.fetchall()]
+        rows = fetch(connection, ResultRow, _RESULTS, [chosen])
         published = _published(connection)
-        if not found:
+        if not rows:
             raise NotMeasuredError(_nothing(connection, chosen))
-    return [_result_row(values, published) for values in found]
-
-
-def _result_row(values: Mapping[str, Any], published: Sequence[tuple[str | None, PublishedFigures]]) -> ResultRow:
-    own = {name: values[name] for name in ResultRow.model_fields if name in values}
-    figures = {
-        metric: Figure(values[metric], values[f"{metric}_lo"], values[f"{metric}_hi"])
-        for metric in TABLE_METRICS
-        if values[metric] is not None
-    }
-    theirs = tuple(figures for variant, figures in published if variant == values["variant"])
-    return ResultRow(**own, figures=figures, published=theirs)
+    figures_of = {row.variant: tuple(figures for name, figures in published if name == row.variant) for row in rows}
+    return [row.model_copy(update={"published": figures_of[row.variant]}) for row in rows]
 
 
 def host_rows(

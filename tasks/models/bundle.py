@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore, Provenance
+from slimline.storage.metrics.connection import fetch
+from slimline.storage.metrics.rows import MeasurementRow
 from slimline.storage.metrics.store import MetricsStore
 from slimline.storage.paths import BUNDLED, PREBUILT, home
 from slimline.tasks.models.loading import load_gpt2, save_gpt2
 
 _SHAPE = "{n_layer} layers x {n_embd}, {n_head} heads, {n_positions} positions"
 _SCORES = """
-    SELECT metric, value, lo, hi, n FROM measurements
-    WHERE artifact = '{digest}' AND metric IN ('em', 'es') AND value IS NOT NULL
+    FROM measurements WHERE artifact = ? AND metric IN ('em', 'es') AND value IS NOT NULL
     ORDER BY time DESC, metric LIMIT 2
 """
 _FORM_CARD = """# {name}: a compressed form of the bundled model
@@ -77,7 +78,9 @@ def bundle(reference: str, source: ArtifactStore, metrics: MetricsStore, target:
     """
     ref = source.find(reference)
     provenance = source.provenance(ref)
-    scores = metrics.query(_SCORES.format(digest=ref.digest)).to_pylist()
+    with metrics.connect() as connection:
+        rows = fetch(connection, MeasurementRow, _SCORES, [ref.digest])
+    scores = [row.model_dump(include={"metric", "value", "lo", "hi", "n"}) for row in rows]
     model = load_gpt2(source.path(ref))
     store = ArtifactStore(target)
     with store.stage() as directory:
