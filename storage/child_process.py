@@ -14,7 +14,7 @@ from typing import Any
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-class ChildProcessFailure(RuntimeError):  # noqa: N818 - Python has a ChildProcessError of another meaning
+class ChildExitError(RuntimeError):
     """A child process ended with an error; the message has its exit status and the last line it printed."""
 
     def __init__(self, status: int, stderr: str) -> None:
@@ -54,7 +54,7 @@ def run_json_module(
         timeout_s: Seconds after which the process is killed; None: never.
 
     Raises:
-        ChildProcessFailure: the exit status is not 0.
+        ChildExitError: the exit status is not 0.
         subprocess.TimeoutExpired: there was no result in time.
     """
     command = module_command(module, *arguments)
@@ -62,5 +62,5 @@ def run_json_module(
         command, capture_output=True, text=True, env=environment, timeout=timeout_s, check=False
     )
     if result.returncode:
-        raise ChildProcessFailure(result.returncode, result.stderr)
+        raise ChildExitError(result.returncode, result.stderr)
     return json.loads(result.stdout.splitlines()[-1])

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from slimline.storage.child_process import ChildProcessFailure, run_json_module
+from slimline.storage.child_process import ChildExitError, run_json_module
 from slimline.tasks.engines.base import CompletionEngine, load_engine
 from slimline.tasks.models.checkpoint import read_gpt2_config
 from slimline.tasks.runtime.threads import child_environment
@@ -106,7 +106,7 @@ def _run_in_child(*loadables: Loadable) -> Any:
     arguments = [text for each in loadables for text in (each.engine.model_dump_json(), str(each.directory))]
     try:
         return run_json_module("slimline.tasks.export.parity", *arguments, environment=child_environment(_THREADS))
-    except ChildProcessFailure as failure:
+    except ChildExitError as failure:
         raise RuntimeError(f"{loadables[-1].directory} does not reload: {failure.last_line}") from None
 
 

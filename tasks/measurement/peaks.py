@@ -25,7 +25,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
 
 from slimline.storage import fs
-from slimline.storage.child_process import ChildProcessFailure, die_with, run_json_module
+from slimline.storage.child_process import ChildExitError, die_with, run_json_module
 from slimline.storage.paths import home
 from slimline.tasks.runtime.host import (
     describe_host,
@@ -148,7 +148,7 @@ def _measure_in_child(threads: int) -> dict[str, Any]:
         )
     except subprocess.TimeoutExpired:
         raise PeaksError(f"the host's peaks: no result in {_TIMEOUT_S:g} s") from None
-    except ChildProcessFailure as failure:
+    except ChildExitError as failure:
         raise PeaksError(f"the host's peaks: {failure}") from None
     return rates
 
