@@ -1,4 +1,4 @@
-"""The vocabulary of recipes: one frozen model per kind of step, with units and bounds.
+"""What a study can say: one frozen model for each kind of step, data, base and measurement, with units and bounds.
 
 A recipe is a list of these, in the order they are applied to the base model, ending in an engine. A study's YAML is
 validated against them before anything is computed, and Prefect draws its parameter forms from them.
@@ -234,7 +234,9 @@ class Distill(Training):
     )
     learning_rate: PositiveFloat = Field(2e-3, lt=1.0, description="AdamW's rate (embeddings, norms, biases).")
     muon_learning_rate: PositiveFloat = Field(0.01, lt=1.0, description="Muon's rate (the blocks' matrices).")
-    teacher_share: float = Field(0.5, ge=0.0, le=1.0, description="Weight of the teacher's word against the text's.")
+    teacher_share: float = Field(
+        0.5, ge=0.0, le=1.0, description="Weight of the teacher against that of the text."
+    )
     temperature: PositiveFloat = Field(1.0, le=20.0, description="Softens both distributions.")
     hidden_weight: float = Field(0.0, ge=0.0, le=100.0, description="Weight of matching the last hidden states.")
     checkpoint_minutes: PositiveFloat = 5.0

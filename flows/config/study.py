@@ -82,7 +82,7 @@ class Study(Spec):
     def _names_are_plain(cls, variants: dict[str, Variant]) -> dict[str, Variant]:
         for name in variants:
             if not name.replace("-", "").replace("_", "").isalnum():
-                raise ValueError(f"{name!r} is no name; allowed: letters, digits, '-' and '_'")
+                raise ValueError(f"{name!r} is not a valid name; allowed: letters, digits, '-' and '_'")
         return variants
 
     @field_validator("baseline")
@@ -98,7 +98,7 @@ class Study(Spec):
     def _hosts_differ(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
         for host in hosts:
             if hosts.count(host) > 1:
-                raise ValueError(f"{host!r} stands twice; allowed: once")
+                raise ValueError(f"{host!r} is given twice; allowed: once")
         return hosts
 
     @field_validator("prepare")

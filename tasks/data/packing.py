@@ -23,13 +23,17 @@ _FILES_AT_ONCE = 256
 
 
 def pack(codes: Iterable[str], tokenizer: Tokenizer, window: int) -> Windows:
-    """Windows of consecutive tokens, int32 [windows, window], in the order of `codes` ("<s> ... </s>" each).
+    """Windows of consecutive tokens, in the order of `codes` ("<s> ... </s>" each).
 
-    Raises ValueError if there are fewer tokens than one window.
+    Returns:
+        Token ids, int32 [windows, window].
+
+    Raises:
+        ValueError: there are fewer tokens than one window.
     """
     if window < 1:
         raise ValueError(f"window: {window}, allowed: at least 1 token")
-    parts = list(_encoded(codes, tokenizer))
+    parts = list(_encode(codes, tokenizer))
     tokens = np.concatenate(parts) if parts else np.empty(0, np.int32)
     count = len(tokens) // window
     if not count:
@@ -38,7 +42,11 @@ def pack(codes: Iterable[str], tokenizer: Tokenizer, window: int) -> Windows:
 
 
 def pack_split(slice_dir: Path, split: str, tokenizer: Tokenizer, window: int) -> Windows:
-    """The packed windows of a slice's `<split>.parquet`; raises ValueError naming the file if it is too small."""
+    """The packed windows of a slice's `<split>.parquet`.
+
+    Raises:
+        ValueError: the file is too small; the message names it.
+    """
     path = slice_dir / f"{split}.parquet"
     codes = read_codes(slice_dir, split)
     if not codes:
@@ -49,7 +57,7 @@ def pack_split(slice_dir: Path, split: str, tokenizer: Tokenizer, window: int) -
         raise ValueError(f"{path}: {error}") from error
 
 
-def _encoded(codes: Iterable[str], tokenizer: Tokenizer) -> Iterator[Windows]:
+def _encode(codes: Iterable[str], tokenizer: Tokenizer) -> Iterator[Windows]:
     remaining = iter(codes)
     while batch := list(islice(remaining, _FILES_AT_ONCE)):
         # The files carry their own <s> and </s>: a tokenizer's template must not add a second pair.
@@ -58,9 +66,13 @@ def _encoded(codes: Iterable[str], tokenizer: Tokenizer) -> Iterator[Windows]:
 
 
 def calibration_windows(slice_dir: Path, tokenizer: Tokenizer, count: int, window: int) -> Windows:
-    """`count` windows (fewer from a small slice) of the training split, int32 [count, window], for calibration.
+    """Windows of the training split, for calibration.
 
-    Raises ValueError naming the file if it is too small for one.
+    Returns:
+        Token ids, int32 [count, window]; fewer windows from a small slice.
+
+    Raises:
+        ValueError: the slice is too small for one window.
     """
     codes = read_codes(slice_dir, "train")
     order = np.random.default_rng(0).permutation(len(codes))

@@ -22,7 +22,7 @@ _GENERATED_TEXT = re.compile(
     rb"@generated|(auto[- ]?|machine[- ]?)generated|generated (by|from|automatically)|do not (edit|modify)", re.I
 )
 # The salt decides which packages are held out, for every study and every environment: the bundled model has never
-# been trained on a package of the test split, whichever machine it is tested on. Changing it voids that promise.
+# been trained on a package of the test split, whichever machine it is tested on. Changing it ends that.
 _SPLIT_SALT = "slimline-py150-4"
 _TEST_PERCENT, _DEV_PERCENT = 10, 3
 
@@ -71,7 +71,7 @@ def find_files(roots: Sequence[Path]) -> list[SourceFile]:
     """Every Python file below the roots, ordered by name.
 
     Raises:
-        ValueError: a root is no directory, or no root holds a Python file.
+        ValueError: a root is not a directory, or no root holds a Python file.
     """
     found: dict[Path, SourceFile] = {}
     for root in roots:
@@ -121,7 +121,7 @@ def select(files: Iterable[SourceFile]) -> Selection:
     seen: set[bytes] = set()
     by_split = sorted(files, key=lambda file: list(chosen).index(file.split))
     with ThreadPoolExecutor(_READERS) as readers:
-        for file, (reason, digest) in zip(by_split, readers.map(_examined, by_split), strict=True):
+        for file, (reason, digest) in zip(by_split, readers.map(_examine, by_split), strict=True):
             if not reason and digest not in seen:
                 chosen[file.split].append(file)
             else:
@@ -130,7 +130,7 @@ def select(files: Iterable[SourceFile]) -> Selection:
     return Selection(chosen, left_out)
 
 
-def _examined(file: SourceFile) -> tuple[str, bytes]:
+def _examine(file: SourceFile) -> tuple[str, bytes]:
     """Why to leave a file out whatever the others hold ("" for no reason), and the SHA-256 of its content."""
     if file.size > MAX_BYTES:
         return "oversized", file.name.encode()

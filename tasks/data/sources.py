@@ -85,7 +85,7 @@ def _read_trees(origin: PythonTrees, limits: Mapping[Split, int], seed: int) -> 
     spawning = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, spawning, initializer=die_with, initargs=(os.getpid(),)) as pool:
         for split, chosen in files.items():
-            for file, outcome in _lexed(pool, _shuffled(selection.files[split], seed), limits[split], split):
+            for file, outcome in _lex_files(pool, _shuffle(selection.files[split], seed), limits[split], split):
                 if outcome.problem:
                     unparsed[file.name] = outcome.problem
                 elif outcome.code.count(" ") < MIN_TOKENS or outcome.code in seen:
@@ -124,7 +124,7 @@ def lex_file(path: Path) -> LexResult:
         return LexResult("", str(error))
 
 
-def _lexed(
+def _lex_files(
     pool: ProcessPoolExecutor, files: Sequence[SourceFile], limit: int, split: Split
 ) -> Iterator[tuple[SourceFile, LexResult]]:
     remaining = iter(files)
@@ -134,7 +134,7 @@ def _lexed(
         yield from zip(batch, track(outcomes, f"lexing {split}", len(batch)), strict=True)
 
 
-def _shuffled(items: Iterable[T], seed: int) -> list[T]:
+def _shuffle(items: Iterable[T], seed: int) -> list[T]:
     shuffled = list(items)
     random.Random(seed).shuffle(shuffled)
     return shuffled
@@ -165,10 +165,10 @@ def _from_lines(lines: Mapping[Split, Sequence[str]], limits: Mapping[Split, int
     unparsed = 0
     for split, texts in lines.items():
         files[split] = []
-        for index in _shuffled(range(len(texts)), seed):
+        for index in _shuffle(range(len(texts)), seed):
             if len(files[split]) == limits[split]:
                 break
-            code = _wrapped(texts[index])
+            code = _wrap(texts[index])
             if code.count(" ") >= MIN_TOKENS:
                 files[split].append(CodeFile(f"{split}/{index}", code))
             else:
@@ -176,7 +176,7 @@ def _from_lines(lines: Mapping[Split, Sequence[str]], limits: Mapping[Split, int
     return Corpus(files, {"found": sum(map(len, lines.values())), "left_out": {"tiny_or_unparsed": unparsed}})
 
 
-def _wrapped(line: str) -> str:
+def _wrap(line: str) -> str:
     line = line.strip()
     return line if line.startswith(START) and line.endswith(END) else f"{START} {line} {END}"
 

@@ -88,12 +88,12 @@ def decode_line(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
         if index is not None and index not in specials:
             plain.append(index)
             continue
-        text = _joined(text, tokenizer.decode(plain, skip_special_tokens=False) if plain else "")
+        text = _join(text, tokenizer.decode(plain, skip_special_tokens=False) if plain else "")
         plain = []
         if index is not None:
             text += specials[index] if specials[index].startswith("<STR_LIT") else f" {specials[index]} "
     return text.strip()
 
 
-def _joined(text: str, addition: str) -> str:
+def _join(text: str, addition: str) -> str:
     return text + (addition[1:] if text.endswith(" ") and addition.startswith(" ") else addition)

@@ -111,7 +111,7 @@ value = 3
 
 @pytest.fixture
 def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a user's module, which is another one in every test: Python imports a name once."""
+    """The name of a user's module, another one in every test: Python imports a name once."""
     name = f"steps_{tmp_path.name}"
     (tmp_path / f"{name}.py").write_text(MODULE)
     (tmp_path / f"broken_{name}.py").write_text("import json\njson.no_such_name\n")

@@ -43,7 +43,7 @@ def test_walltimes_are_slurms(tmp_path: Path, walltime: str, minutes: float) -> 
 
 REFUSED = {  # name: content, field, what the message says
     "unknown kind": ({"kind": "cloud"}, "host", "'local', 'pool', 'slurm'"),
-    "unknown field": (POOL | {"port": 22}, "pool", "'port' is no field; allowed: name, description, kind, pool"),
+    "unknown field": (POOL | {"port": 22}, "pool", "'port' is not a field; allowed: name, description, kind, pool"),
     "pool without its name": ({"kind": "pool"}, "pool.pool", "Field required"),
     "pool with a slash": ({"kind": "pool", "pool": "a/b"}, "pool.pool", "'a/b'"),
     "no time to start": (POOL | {"start_within_minutes": 0}, "pool.start_within_minutes", "greater than 0 (found 0)"),

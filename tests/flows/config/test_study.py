@@ -473,7 +473,7 @@ def export(spec: Mine, model, target): ...
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """The name of a user's module, which is another one in every test: Python imports a name once."""
+    """The name of a user's module, another one in every test: Python imports a name once."""
     name = f"own_{tmp_path.name}"
     (tmp_path / f"{name}.py").write_text(MODULE)
     monkeypatch.setattr(sys, "path", [*sys.path])
