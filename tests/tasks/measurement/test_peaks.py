@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from slimline.storage.metrics.schema import HOSTS
 from slimline.storage.paths import home
 from slimline.tasks.measurement import peaks
 from slimline.tasks.measurement.peaks import Peaks, PeaksError, host_peaks
@@ -84,12 +83,11 @@ def test_a_process_that_fails_is_reported_with_its_last_words(fresh_home):
     assert not (home() / "peaks").exists()
 
 
-def test_precisions_and_columns(fresh_home, no_process):
+def test_precisions_and_descriptions(fresh_home, no_process):
     found = host_peaks(1)
     assert [found.operations_per_s(name) for name in ("float32", "bfloat16", "int8")] == [1e11, 1e11, 3e11]
     native = Peaks(**{**found.model_dump(), "bf16_gflops": 200.0})
     assert native.operations_per_s("bfloat16") == 2e11
-    assert set(found.columns()) <= {column.name for column in HOSTS}
     assert found.describe()["read"] == "10.0 GB/s (c)" and "bf16" not in found.describe()
 
 
