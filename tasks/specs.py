@@ -234,9 +234,7 @@ class Distill(Training):
     )
     learning_rate: PositiveFloat = Field(2e-3, lt=1.0, description="AdamW's rate (embeddings, norms, biases).")
     muon_learning_rate: PositiveFloat = Field(0.01, lt=1.0, description="Muon's rate (the blocks' matrices).")
-    teacher_share: float = Field(
-        0.5, ge=0.0, le=1.0, description="Weight of the teacher against that of the text."
-    )
+    teacher_share: float = Field(0.5, ge=0.0, le=1.0, description="Weight of the teacher against that of the text.")
     temperature: PositiveFloat = Field(1.0, le=20.0, description="Softens both distributions.")
     hidden_weight: float = Field(0.0, ge=0.0, le=100.0, description="Weight of matching the last hidden states.")
     checkpoint_minutes: PositiveFloat = 5.0

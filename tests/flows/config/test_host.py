@@ -74,7 +74,7 @@ def test_bad_input_is_refused_with_file_field_and_what_is_allowed(name: str, tmp
 @pytest.mark.parametrize("content", ["[1]", "kind: [", ""])
 def test_a_file_that_is_no_host_is_refused(content: str, tmp_path: Path) -> None:
     path = written(tmp_path, content)
-    with pytest.raises(StudyError, match=r"no YAML|a host is a mapping of fields") as refused:
+    with pytest.raises(StudyError, match=r"not valid YAML|a host is a mapping of fields") as refused:
         load_host(path)
     assert str(refused.value).startswith(f"{path}: ")
 
