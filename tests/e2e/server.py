@@ -71,13 +71,17 @@ class Server:
         assert self.process.poll() is None, self.output.read_text()
 
     def ask(self, path: str, **content: Any) -> Any:
-        """A POST to the API; GET without content. A server that is being started again, or is busy, is waited for."""
+        """A POST to the API; GET without content."""
+        return self.request("POST" if content else "GET", path, content or None)
+
+    def request(self, method: str, path: str, content: Any = None) -> Any:
+        """A call of the API; a server that is being started again, or is busy, is waited for."""
 
         def answer() -> list[Any]:
             with suppress(httpx.TransportError):
-                response = httpx.request("POST" if content else "GET", f"{self.url}/api/{path}", json=content or None)
+                response = httpx.request(method, f"{self.url}/api/{path}", json=content)
                 if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
-                    return [response.raise_for_status().json()]
+                    return [response.raise_for_status().json() if response.content else None]
             return []
 
         return wait_until(answer, f"the server answers {path}")[0]

@@ -79,11 +79,11 @@ def test_nightly_is_on_the_schedule_at_half_past_two(server: Server) -> None:
 
 
 def test_a_nightly_that_is_due_starts_by_itself_and_alone(server: Server) -> None:
-    schedules = f"{server.url}/api/deployments/{server.deployment('nightly/nightly')['id']}/schedules"
+    schedules = f"deployments/{server.deployment('nightly/nightly')['id']}/schedules"
     often = {"active": True, "schedule": {"interval": 15}, "parameters": TINY | {"rounds": 3}}
-    (created,) = httpx.post(schedules, json=[often]).raise_for_status().json()
+    (created,) = server.request("POST", schedules, [often])
     wait_until(lambda: server.runs_of("nightly/nightly", "CANCELLED"), "a nightly that is due while one runs")
-    httpx.delete(f"{schedules}/{created['id']}").raise_for_status()
+    server.request("DELETE", f"{schedules}/{created['id']}")
     (first,) = server.runs_of("nightly/nightly", "PENDING", "RUNNING", "COMPLETED")
     assert server.wait_for_end(first["id"])["type"] == "COMPLETED"
     assert first["auto_scheduled"]
