@@ -2,23 +2,24 @@
 
 import sys
 
-import slimline.flows  # its settings of Prefect
-
-assert slimline.flows.__file__
-
-from prefect import flow, task  # noqa: E402 - reads the settings when it is imported
+import slimline.flows  # noqa: F401 - sets Prefect's defaults, which Prefect reads when it is imported
 
 
-@task
-def nothing() -> None:
-    """Do nothing."""
-
-
-@flow
-def empty(tasks: int) -> None:
+def main(tasks: int) -> None:
     """Run the tasks, one after the other."""
-    for _ in range(tasks):
-        nothing()
+    from prefect import flow, task
+
+    @task
+    def do_nothing() -> None:
+        pass
+
+    @flow
+    def empty() -> None:
+        for _ in range(tasks):
+            do_nothing()
+
+    empty()
 
 
-empty(int(sys.argv[1]))
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
