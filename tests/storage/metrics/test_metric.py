@@ -1,7 +1,5 @@
 """The metrics' definitions: whatever is measured has one, and every column of a view has its meaning."""
 
-
-
 from slimline.storage.metrics.catalog import relations
 from slimline.storage.metrics.connection import VIEWS, connect
 from slimline.storage.metrics.metric import METRICS, TABLE_METRICS, WIDE_METRICS
