@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-import psutil
-
 STAGING = ".staging"
 # A process's start time is derived from the clock, which may be adjusted while it runs.
 CLOCK_TOLERANCE_S = 60.0
@@ -31,7 +29,7 @@ def _host() -> str:
 def scratch_name() -> str:
     """A unique name `<host>.<pid>.<start, s since the epoch>.<random>` that names this process as its owner."""
     pid = os.getpid()  # not cached: a forked child is an owner of its own
-    return f"{_host()}.{pid}.{int(psutil.Process(pid).create_time())}.{uuid.uuid4().hex}"
+    return f"{_host()}.{pid}.{int(_start_time(pid) or 0)}.{uuid.uuid4().hex}"
 
 
 def is_stale(scratch: Path) -> bool:
@@ -39,11 +37,18 @@ def is_stale(scratch: Path) -> bool:
     owner = _OWNER.match(scratch.name)
     if owner is None or owner["host"] != _host():
         return time.time() - scratch.stat().st_mtime > FOREIGN_STALE_S
+    started = _start_time(int(owner["pid"]))
+    return started is None or abs(started - int(owner["start"])) > CLOCK_TOLERANCE_S
+
+
+def _start_time(pid: int) -> float | None:
+    """When a process started, s since the epoch; None if it has ended."""
+    import psutil  # a reader, which never writes, starts without it
+
     try:
-        started = float(psutil.Process(int(owner["pid"])).create_time())
+        return float(psutil.Process(pid).create_time())
     except psutil.NoSuchProcess:
-        return True
-    return abs(started - int(owner["start"])) > CLOCK_TOLERANCE_S
+        return None
 
 
 @contextmanager
