@@ -19,7 +19,7 @@ M = TypeVar("M", bound=BaseModel)
 PUBLISHED_CSV = Path(__file__).with_name("published.csv")
 VIEW_FILES = Path(__file__).with_name("views")
 # In the order in which they depend on each other.
-VIEWS = ("result_table", "pareto", "versus_published", "history", "paired_rounds", "regressions")
+VIEWS = ("result_figures", "result_table", "pareto", "versus_published", "history", "paired_rounds", "regressions")
 MEMORY_LIMIT = "1GB"
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "python_enable_replacements": "false",
@@ -59,11 +59,7 @@ def view_sql(view: str) -> str:
     """A view's query: its file, with the metrics' columns filled in from their definitions."""
     text = (VIEW_FILES / f"{view}.sql").read_text("utf8")
     ends = {"value": "", "lo": "_lo", "hi": "_hi"}
-    wide = [
-        f"any_value({end}) FILTER (metric = '{metric}') AS {metric}{suffix}"
-        for metric in WIDE_METRICS
-        for end, suffix in ends.items()
-    ]
+    wide = [f"figures['{metric}'].{end} AS {metric}{suffix}" for metric in WIDE_METRICS for end, suffix in ends.items()]
     return text.replace("{metrics}", ",\n".join(wide))
 
 

@@ -6,6 +6,7 @@ EVERYWHERE = {
     "speed_ratio": "Samples per second relative to the baseline's of the same round.",
     "first_measured": "When the variant's first metric was written; the order of the study.",
     "first_written": "The order of writing, among those of the same time.",
+    "figures": "The metrics by name, each with value, lo and hi: `figures['es'].value`.",
     "on_frontier": "Whether no other variant of its run and host is as good in everything and better in something.",
     "published_host": "The publication's host, of the same variant; null where it has none.",
     "disk_ratio": "Size in a gzip archive relative to the baseline's.",

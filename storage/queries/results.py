@@ -24,13 +24,7 @@ SHOWN_NAMES = 10
 _RERUN = "run IN (SELECT unnest(rerun) FROM verdicts)"
 
 
-_FIGURES = ", ".join(
-    f"'{metric}': {{'value': {metric}, 'lo': {metric}_lo, 'hi': {metric}_hi}}" for metric in TABLE_METRICS
-)
-_RESULTS = f"""
-SELECT *, MAP {{{_FIGURES}}} AS figures FROM result_table
-WHERE run = ? ORDER BY host, first_measured, first_written
-"""  # noqa: S608 - constants only
+_RESULTS = "FROM result_figures WHERE run = ? ORDER BY host, first_measured, first_written"
 
 
 class NotMeasuredError(LookupError):
@@ -120,7 +114,7 @@ def result_rows(store: MetricsStore, study: str | None = None, run: str | None =
     Raises:
         NotMeasuredError: there is no such study or run, or it measured nothing.
     """
-    with store.connect(views=["result_table"]) as connection:
+    with store.connect(views=["result_figures"]) as connection:
         chosen = _chosen_run(connection, store.url, study, run)
         rows = fetch(connection, ResultRow, _RESULTS, [chosen])
         published = _published(connection)
@@ -141,7 +135,7 @@ def host_rows(
     with store.connect() as connection:
         _chosen_run(connection, store.url, study, run)  # names what does not exist
         measured: list[tuple[str, str, str]] = connection.execute(
-            "SELECT run, study, host FROM result_table WHERE started IS NOT NULL "  # noqa: S608 - constants only
+            "SELECT run, study, host FROM result_figures WHERE started IS NOT NULL "  # noqa: S608 - constants only
             f"GROUP BY run, study, host ORDER BY {_RERUN}, max(started) DESC, run DESC, host"
         ).fetchall()
         if study is None and run is None and measured:

@@ -14,7 +14,7 @@ SELECT (SELECT count(*) FROM hosts WHERE run = $run AND host = $host) > 0,
        (SELECT count(*) FROM runs WHERE run = $run AND host = $host) > 0
 """
 _FAILURES = """
-SELECT host, variant, error FROM result_table WHERE run = $run AND error IS NOT NULL
+SELECT host, variant, error FROM result_figures WHERE run = $run AND error IS NOT NULL
 UNION ALL SELECT host, variant, error FROM rounds WHERE run = $run AND error IS NOT NULL
 """
 
