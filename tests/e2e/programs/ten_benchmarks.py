@@ -7,18 +7,21 @@ import slimline.flows.benchmark
 from slimline.flows.cli.flow_runner import run_benchmark
 from slimline.flows.config.study import load_study
 
-slimline.flows.benchmark.show_run = lambda *_: None  # pictures of ten tables are not what this is about
-study = load_study(sys.argv[1])
-
 
 def run() -> None:
-    assert not run_benchmark(study).failed
+    assert not run_benchmark(load_study(sys.argv[1])).failed
 
 
-context = multiprocessing.get_context("fork")  # ten times the imports would take longer than the test
-processes = [context.Process(target=run) for _ in range(10)]
-for process in processes:
-    process.start()
-for process in processes:
-    process.join()
-assert [process.exitcode for process in processes] == [0] * 10
+def main() -> None:
+    slimline.flows.benchmark.show_run = lambda *_: None  # pictures of ten tables are not what this is about
+    context = multiprocessing.get_context("fork")  # ten times the imports would take longer than the test
+    processes = [context.Process(target=run) for _ in range(10)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 10
+
+
+if __name__ == "__main__":  # the processes that read the data import this module
+    main()
