@@ -4,10 +4,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 TORCH_CPU := https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup bench test testlong testall coverage pictures benchmarks check format lock clean
+.PHONY: help setup bench test testlong testoperations testall coverage pictures benchmarks check format lock clean
 
 help: ## Print this help
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: .venv/.ready ## Virtual environment at .venv with every dependency pinned, torch for the CPU
 
@@ -33,10 +33,13 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist l
 test: setup ## Run the tests
 	$(PYTEST)
 
-testlong: setup ## Run the tests that drive servers, Slurm, PostgreSQL and the UI for minutes
+testlong: setup ## Run the tests that build and measure real models for minutes
+	$(PYTEST) -m long
+
+testoperations: setup ## Run the tests that drive servers, Slurm, PostgreSQL and the UI for minutes
 	$(PYTEST) -m operations
 
-testall: test testlong ## Run all of them
+testall: test testlong testoperations ## Run all of them
 
 pictures: setup ## Draw the pictures of the documentation, from the newest run of the compression study
 	$(BIN)/slimline report --study compression --figures docs/pictures

@@ -15,7 +15,7 @@ from slimline.flows.config.study import STUDIES
 from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore
 from tests.command import ROOT, run_command, run_program
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 DOCUMENT = (ROOT / "docs" / "compression.md").read_text("utf8")
 LOADERS = dict(

@@ -12,7 +12,7 @@ from slimline.storage.metrics.store import MetricsStore
 from tests.command import ROOT, environment
 from tests.e2e.server import STUDY
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
 def test_runs_with_homes_and_servers_of_their_own_measure_one_after_the_other(tmp_path: Path) -> None:

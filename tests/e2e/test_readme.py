@@ -12,7 +12,7 @@ from slimline.flows.config.study import study_names
 from slimline.storage.artifacts.store import ArtifactStore
 from tests.command import FIRST_RUN, ROOT, SECOND_RUN, run_command
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 README = (ROOT / "README.md").read_text("utf8")
 COMMANDS = [

@@ -11,7 +11,7 @@ import pytest
 from slimline.storage.artifacts.store import ArtifactStore
 from tests.command import run_command
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 CHAIN = """
 base: {source: bundled}

@@ -103,6 +103,7 @@ def test_a_second_run_builds_and_scores_nothing(smoke_home: Path) -> None:
     assert records(smoke_home) == keys
 
 
+@pytest.mark.long
 def test_after_an_edit_and_damage_what_they_touch_is_built_again_and_nothing_else(
     smoke_home: Path, source_copy: Path
 ) -> None:
@@ -160,6 +161,7 @@ def is_group_alive(group: int) -> bool:
     return False
 
 
+@pytest.mark.long
 def test_a_run_that_was_ended_leaves_the_store_whole_and_the_next_one_goes_on(tmp_path: Path) -> None:
     kept: dict[ArtifactRef, str] = {}
     # When it has begun to train, and when it has measured for the first time.

@@ -61,6 +61,7 @@ def trap_directory(directory: Path) -> Path:
     return directory
 
 
+@pytest.mark.long
 def test_a_run_in_a_directory_of_traps(commands: Path, tmp_path: Path) -> None:
     here = trap_directory(tmp_path)
     (here / "code").mkdir()
