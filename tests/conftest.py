@@ -21,8 +21,10 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 # A shell's background job ignores SIGINT, and so would everything that tests start, and then send it to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# The files that take longest: pytest-xdist hands files out in order, and these have to come first.
-LONGEST = ("test_run", "test_compression", "test_recipes", "test_build", "test_readme", "test_dashboard")
+# pytest-xdist hands files out in order. Those that take longest come first, the one that makes the first run before all
+# others; those that need that run come last, so that no worker waits for it.
+LONGEST = ("test_run", "test_compression", "test_recipes", "test_build", "test_distill", "test_bases")
+NEED_FIRST_RUN = ("test_dashboard", "test_readme", "test_report", "test_sql")
 
 
 def pytest_configure() -> None:
@@ -34,8 +36,10 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files that take longest first."""
-    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+    """Order the files for pytest-xdist; within a file, the order stays."""
+    first = {name: place - len(LONGEST) for place, name in enumerate(LONGEST)}
+    last = {name: place + 1 for place, name in enumerate(NEED_FIRST_RUN)}
+    items.sort(key=lambda item: first.get(item.path.stem, last.get(item.path.stem, 0)))
 
 
 @pytest.fixture(scope="session", autouse=True)
