@@ -47,7 +47,6 @@ _REST = {
     "'''": re.compile(r"[^'\\]*(?:(?:\\.|'(?!''))[^'\\]*)*'''"),
     '"""': re.compile(r'[^"\\]*(?:(?:\\.|"(?!""))[^"\\]*)*"""'),
 }
-_COMMENT = re.compile(r"#.*[^\r\n]|#", re.DOTALL)
 _TAB = 8
 
 
@@ -104,7 +103,8 @@ class _Reader:
             if position == len(line):
                 return False
             if line[position] in "#\r\n":
-                self._add("line end", _COMMENT.sub("", line[position:]))
+                rest = line[position:]
+                self._add("line end", rest[len(rest.rstrip("\r\n")) :] if rest[0] == "#" else rest)
                 return True
             self._indent(line[:position])
         else:

@@ -25,7 +25,7 @@ class Idle:
 
 
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-if "nohup" in sys.argv:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+# The tests themselves may be run under nohup.
+signal.signal(signal.SIGHUP, signal.SIG_IGN if "nohup" in sys.argv else signal.SIG_DFL)
 supervisor.Supervisor = Idle  # type: ignore[assignment, misc] # it has what `serve` calls
 print(serve(ServeOptions("127.0.0.1", 4200, ())))
