@@ -21,7 +21,7 @@ from slimline.storage.queries.history import History, read_history, read_predict
 from slimline.storage.stores import metrics_store
 from slimline.tasks.regression.detection import LOOKS, NIGHTS_KEPT
 from slimline.tasks.regression.judge import JUDGED_METRICS, judge, verdict_rows
-from slimline.tasks.regression.timed import Judgement, settle
+from slimline.tasks.regression.noisy_metrics import Judgement, settle
 
 EVENT = "slimline.regression"
 _PAYLOAD = {

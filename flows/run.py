@@ -106,7 +106,7 @@ def _git_commit() -> str | None:
     """Commit of the code that runs, where it runs from a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603 - our own words
     except (OSError, subprocess.CalledProcessError):
         return None
 

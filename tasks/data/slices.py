@@ -7,6 +7,7 @@ from pathlib import Path
 
 from slimline.tasks.data.parquet import write_rows
 from slimline.tasks.data.samples import CUT_VERSION, cut_samples
+from slimline.tasks.data.source_trees import Split
 from slimline.tasks.data.sources import read_corpus
 from slimline.tasks.specs import Data
 
@@ -17,8 +18,8 @@ def prepare_slice(data: Data, target: Path) -> dict[str, object]:
     Returns:
         Counts, for the provenance; report.json also names every file that did not parse.
     """
-    limits = {"train": data.train_files, "dev": data.dev_files, "test": data.samples}
-    corpus = read_corpus(data.origin, limits, data.seed)  # type: ignore[arg-type]
+    limits: dict[Split, int] = {"train": data.train_files, "dev": data.dev_files, "test": data.samples}
+    corpus = read_corpus(data.origin, limits, data.seed)
     samples = cut_samples(corpus.files["test"], data.samples, data.seed)
     write_rows(target / "train.parquet", corpus.files["train"])
     write_rows(target / "dev.parquet", corpus.files["dev"])

@@ -193,7 +193,7 @@ class _CodeColumn(Sequence[str]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: int) -> str:  # type: ignore[override]
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # nobody takes slices of it
         return " ".join(self._rows[index]["code"])
 
 

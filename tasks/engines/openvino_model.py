@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from slimline.tasks.models.checkpoint import CheckpointError, copy_config_and_tokenizer
 
 # Without this, importing openvino, and every use of nncf, sends telemetry to the vendor.
-sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # so that importing it fails
 
 import openvino as openvino  # noqa: E402 - all other modules import it from here, after the line above
 

@@ -106,7 +106,7 @@ def _clamp_positions(model: GPT2LMHeadModel) -> None:
     model.transformer.wpe.register_forward_pre_hook(lambda module, inputs: (inputs[0].clamp(max=last),))
 
 
-class _FirstTokenClock(StoppingCriteria):  # type: ignore[misc]
+class _FirstTokenClock(StoppingCriteria):  # type: ignore[misc]  # transformers is not followed by mypy
     """A criterion that never stops; `generate` calls it after every token, and the first call has the time."""
 
     def __init__(self) -> None:

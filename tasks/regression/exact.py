@@ -49,7 +49,8 @@ def judge_quality(
     """Sample by sample against the first night at the present level: so a slow decline adds up until it shows."""
     assert row.value is not None
     before, after = predictions(past[since], row.variant), predictions(now, row.variant)
-    if not after or before.keys() != after.keys():
+    is_scored = all(None not in (row.es, row.em) for row in (*before.values(), *after.values()))
+    if not after or before.keys() != after.keys() or not is_scored:
         reason = f"its samples are not those of {past[since].run}, or not stored"
         return row.replace(verdict="not-comparable", reason=reason, history=0)
     ratio = row.value / values[since] if values[since] else None
@@ -69,7 +70,8 @@ def judge_quality(
 
 def _score(row: PredictionRow, metric: str) -> float:
     value = row.em if metric == "em" else row.es
-    return float(value or 0)
+    assert value is not None  # judge_quality compares scored samples only
+    return float(value)
 
 
 def _test(metric: str, ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, bool]:

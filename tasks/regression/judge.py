@@ -19,7 +19,7 @@ from slimline.tasks.regression.exact import (
     judge_size,
     present_level,
 )
-from slimline.tasks.regression.timed import TIMED, Judgement, judge_timed
+from slimline.tasks.regression.noisy_metrics import TIMED, Judgement, judge_timed
 from slimline.tasks.regression.verdict import new_verdict, nights_text, with_suspects
 
 JUDGED_METRICS = (*TIMED, "disk_mb", *RELEVANT_POINTS)

@@ -21,7 +21,7 @@ from slimline.storage.metrics.rows import MeasurementRow, VerdictRow
 from slimline.storage.queries.history import History, HostRun, PairedRound
 from slimline.tasks.regression.detection import LOOKS, NIGHTS_KEPT
 from slimline.tasks.regression.judge import judge, verdict_rows
-from slimline.tasks.regression.timed import TIMED, Judgement, settle
+from slimline.tasks.regression.noisy_metrics import TIMED, Judgement, settle
 
 _Turns = dict[str, list[dict[str, str]]]  # the lines of a round in the file, by variant
 BLOCK = 3

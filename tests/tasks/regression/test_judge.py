@@ -12,8 +12,8 @@ from slimline.storage.metrics.rows import MeasurementRow, PredictionRow, Suspect
 from slimline.storage.metrics.store import MetricsStore
 from slimline.storage.queries.history import History, HostRun, PairedRound
 from slimline.tasks.regression.judge import judge, verdict_rows
+from slimline.tasks.regression.noisy_metrics import settle
 from slimline.tasks.regression.simulation import Recording, Slowdown, read_recordings, simulate
-from slimline.tasks.regression.timed import settle
 
 NOISE = Path(__file__).parents[3] / "docs/data/noise.csv"
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -264,6 +264,13 @@ def test_quality_is_judged_sample_by_sample(metric, before, after, verdict):
     values = [100 * (1 - wrong / 150) for wrong in (before, before, after)]
     row = verdict_of(history_of(values, metric=metric), predictions).row
     assert row.verdict == verdict, row.reason
+
+
+def test_samples_without_a_score_are_not_comparable():
+    def predictions(run, variant):
+        return {key: row.replace(es=None) for key, row in scored(1).items()}
+
+    assert verdict_of(history_of([50.0, 50.0, 50.0], metric="es"), predictions).row.verdict == "not-comparable"
 
 
 def test_other_samples_are_not_comparable():
