@@ -23,7 +23,7 @@ from slimline.tasks.pruning.structures import (
 )
 from slimline.tasks.runtime.progress import progress_bar
 from slimline.tasks.specs import Pretrain, Slim
-from slimline.tasks.training.timed import mean_loss, nth_batch, optimizers, step, text_loss
+from slimline.tasks.training.training_loop import mean_loss, nth_batch, optimizers, step, text_loss
 
 _SHAPES = 6
 _MOST_STEPS = 30

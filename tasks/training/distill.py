@@ -30,7 +30,7 @@ from slimline.tasks.models.packed import is_packed
 from slimline.tasks.specs import Distill
 from slimline.tasks.training.packed_weights import load_trainable, save_trained
 from slimline.tasks.training.pretrain import shuffle
-from slimline.tasks.training.timed import mean_loss, mixed_precision, train_for
+from slimline.tasks.training.training_loop import mean_loss, mixed_precision, train_for
 
 _IGNORED = -100  # label that cross-entropy ignores
 

@@ -14,7 +14,7 @@ from slimline.tasks.data.parquet import read_codes
 from slimline.tasks.data.tokenizer import load_tokenizer
 from slimline.tasks.models.loading import load_gpt2, save_gpt2
 from slimline.tasks.specs import Pretrain
-from slimline.tasks.training.timed import mean_loss, text_loss, train_for
+from slimline.tasks.training.training_loop import mean_loss, text_loss, train_for
 
 
 def pretrain(spec: Pretrain, model_dir: Path, slice_dir: Path, target: Path, work_dir: Path) -> dict[str, Any]:

@@ -5,11 +5,8 @@ import io
 import json
 import platform
 import re
-import shutil
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import pytest
 from typer.testing import CliRunner
@@ -17,47 +14,11 @@ from typer.testing import CliRunner
 from slimline.flows.cli.__main__ import app
 from slimline.flows.cli.options import BAD_INPUT
 from slimline.flows.config.study import study_names
-from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore, Provenance
 from slimline.storage.metrics.rows import MeasurementRow, RunRow
 from slimline.storage.metrics.store import MetricsStore
-from slimline.tasks.data.lexer import lex_line
-from tests.command import run_command
+from tests.flows.cli.answer import HEAVY, Slimline
 
-HEAVY = {"torch", "transformers", "prefect", "datasets", "onnxruntime"}
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
-
-
-class Answer(NamedTuple):
-    """What a command did: exit status, what it printed, and the packages it imported."""
-
-    status: int
-    out: str
-    err: str
-    imported: set[str]
-
-
-Slimline = Callable[..., Answer]
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def slimline(home: Path, monkeypatch: pytest.MonkeyPatch) -> Slimline:
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
-
-    def run(*arguments: str | Path) -> Answer:
-        finished = run_command(*map(str, arguments), home=home, check=False)
-        lines = finished.stderr.splitlines(keepends=True)
-        imports = [line for line in lines if line.startswith("import time:")]
-        packages = {line.rpartition("|")[2].strip().partition(".")[0] for line in imports}
-        messages = "".join(line for line in lines if not line.startswith("import time:"))
-        return Answer(finished.returncode, finished.stdout, messages, packages)
-
-    return run
 
 
 # ---------------------------------------------------------------------------------------------------------------- help
@@ -84,79 +45,6 @@ def test_a_wrong_command_or_option_is_named(slimline: Slimline, arguments: list[
     answer = slimline(*arguments)
     assert answer.status == 2
     assert named in answer.err
-
-
-# --------------------------------------------------------------------------------------------------------------- score
-
-
-@pytest.fixture
-def scored(tmp_path: Path) -> tuple[Path, Path]:
-    """Four samples whose similarities are 100, 75, 0 and 100, and of which the first and the last match exactly."""
-    answers, predictions = tmp_path / "answers.json", tmp_path / "predictions.txt"
-    targets = ["x = 1", "aaac", "y", "z = <NUM_LIT:0>"]
-    answers.write_text("".join(json.dumps({"input": "", "gt": target}) + "\n" for target in targets))
-    predictions.write_text("  x = 1\naaab\n\nz = 0\n")
-    return answers, predictions
-
-
-def test_score_equals_what_is_computed_by_hand(slimline: Slimline, scored: tuple[Path, Path]) -> None:
-    text = slimline("score", "--answers", scored[0], "--predictions", scored[1])
-    assert (text.status, text.out, text.err) == (0, "Edit sim: 68.75, EM: 50.0 (4 samples)\n", "")
-    assert not text.imported & HEAVY
-    as_json = slimline("score", "--answers", scored[0], "--predictions", scored[1], "--json")
-    assert json.loads(as_json.out) == {"es": 68.75, "em": 50.0, "samples": 4}
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        ('{"gt": "x"}\n' * 3, "{answers} has 3"),
-        ('{"gt": "x"}\n\nx\n\n', "{answers}:2: "),
-        ('{"gt": "x"}\n{"gt": 3}\n{"gt": "x"}\n{"gt": "x"}\n', "{answers}:2: "),
-        (None, "No such file or directory: '{answers}'"),
-    ],
-)
-def test_files_that_cannot_be_scored_are_refused(
-    slimline: Slimline, scored: tuple[Path, Path], content: str | None, reason: str
-) -> None:
-    answers, predictions = scored
-    answers.unlink()
-    if content is not None:
-        answers.write_text(content)
-    answer = slimline("score", "--answers", answers, "--predictions", predictions)
-    assert (answer.status, answer.out) == (2, "")
-    assert answer.err.startswith("error: ")
-    assert reason.format(answers=answers) in answer.err
-
-
-# ----------------------------------------------------------------------------------------------------------------- lex
-
-
-def test_lex_prints_a_line_a_file(slimline: Slimline, home: Path, tmp_path: Path) -> None:
-    sources = {
-        "good.py": b"import os\n\nx = 1  # note\n",
-        "broken.py": b"def f(:\n  '''",
-        "latin.py": b"x = '\xe9'",
-        "empty.py": b"",
-    }
-    for name, source in sources.items():
-        (tmp_path / name).write_bytes(source)
-    answer = slimline("lex", *(tmp_path / name for name in sources))
-    assert answer.status == 0
-    good = "<s> import os <EOL> x = <NUM_LIT:1> </s>"
-    assert answer.out.splitlines() == [good, "<s> </s>", "<s> </s>", "<s> </s>"]
-    assert good == lex_line(sources["good.py"].decode())
-    complaints = [line.partition(": ") for line in answer.err.splitlines()]
-    assert [Path(path).name for path, _, _ in complaints] == ["broken.py", "latin.py", "empty.py"]
-    assert [words in line for (_, _, line), words in zip(complaints, ("parse", "utf-8", "no code"), strict=True)]
-    assert not answer.imported & HEAVY and not home.exists()
-
-
-def test_lex_refuses_a_missing_file_before_it_prints(slimline: Slimline, tmp_path: Path) -> None:
-    (tmp_path / "good.py").write_text("x = 1\n")
-    answer = slimline("lex", tmp_path / "good.py", tmp_path / "none.py")
-    assert (answer.status, answer.out) == (2, "")
-    assert answer.err == f"error: FILE: {tmp_path / 'none.py'} is not a file\n"
 
 
 # ----------------------------------------------------------------------------------------------------------------- sql
@@ -360,104 +248,6 @@ def test_a_wrong_run_is_refused_before_anything_is_computed(
     assert not answer.imported & HEAVY and not home.exists()
 
 
-# ----------------------------------------------------------------------------------------------------------- artifacts
-
-
-class Published(NamedTuple):
-    """A model, the graph made of it, and a slice that nothing was made of."""
-
-    model: ArtifactRef
-    graph: ArtifactRef
-    slice_: ArtifactRef
-
-
-@pytest.fixture
-def published(home: Path, tmp_path: Path) -> Published:
-    store = ArtifactStore(home / "artifacts")
-
-    def publish(kind: str, step: str, inputs: list[ArtifactRef]) -> ArtifactRef:
-        directory = tmp_path / kind
-        directory.mkdir()
-        (directory / f"{kind}.bin").write_bytes(kind.encode() * 1000)
-        (directory / "config.json").write_text("{}")
-        provenance = Provenance(step={"step": step}, inputs=inputs, versions={}, host="box", created=NOON, seconds=1.0)
-        return store.publish(directory, kind, provenance)
-
-    model = publish("model", "fine-tune", [])
-    return Published(model, publish("onnx", "export-onnx", [model]), publish("slice", "data", []))
-
-
-def test_artifacts_are_listed_and_shown(slimline: Slimline, home: Path, published: Published) -> None:
-    text = slimline("artifacts", "list")
-    assert (text.status, text.err) == (0, "")
-    lines = [line.split() for line in text.out.splitlines()]
-    made = [("fine-tune", published.model), ("export-onnx", published.graph), ("data", published.slice_)]
-    assert [(line[-1], line[0]) for line in lines] == [(step, str(ref)) for step, ref in made]
-    assert lines[0][1:5] == ["0.01", "MB", "2026-11-01", "12:00"]
-    listed = json.loads(slimline("artifacts", "list", "--json").out)
-    assert [(one["step"], one["ref"], one["size"], one["files"]) for one in listed] == [
-        (step, str(ref), 1000 * len(ref.kind) + 2, 2) for step, ref in made
-    ]
-    shown = json.loads(slimline("artifacts", "show", f"onnx:{published.graph.digest[:6]}").out)
-    assert shown["ref"] == published.graph.model_dump()
-    assert [file["path"] for file in shown["files"]] == ["config.json", "onnx.bin"]
-    assert (Path(shown["path"]) / "onnx.bin").read_bytes() == b"onnx" * 1000
-    assert shown["provenance"]["inputs"] == [published.model.model_dump()]
-    assert shown["provenance"]["step"] == {"step": "export-onnx"}
-
-
-@pytest.mark.parametrize("reference", ["model:0000", "dataset:ab", "No such"])
-def test_an_unknown_artifact_is_refused(slimline: Slimline, published: Published, reference: str) -> None:
-    answer = slimline("artifacts", "show", reference)
-    assert (answer.status, answer.out) == (2, "")
-    assert answer.err.startswith("error: ") and f"{reference!r}" in answer.err
-    assert "kind:digest" in answer.err or str(published.model) in answer.err
-
-
-def test_a_damaged_artifact_is_found_and_named(slimline: Slimline, home: Path, published: Published) -> None:
-    whole = slimline("artifacts", "verify")
-    assert (whole.status, whole.out, whole.err) == (0, "3 of 3 artifacts are whole\n", "")
-    file = ArtifactStore(home / "artifacts").path(published.model) / "model.bin"
-    file.chmod(0o644)
-    file.write_bytes(file.read_bytes()[:-1] + b"!")
-    damaged = slimline("artifacts", "verify")
-    assert (damaged.status, damaged.out) == (1, "2 of 3 artifacts are whole\n")
-    assert len(damaged.err.splitlines()) == 1
-    assert all(words in damaged.err for words in (str(published.model), "model.bin: expected SHA-256", "found"))
-
-
-def test_gc_keeps_what_the_newest_run_measured_and_was_made_of(
-    slimline: Slimline, home: Path, published: Published
-) -> None:
-    used = MeasurementRow(
-        run="r1",
-        study="mine",
-        host="box",
-        variant="onnx",
-        metric="es",
-        value=1.0,
-        time=NOON,
-        artifact=published.graph.digest,
-    )
-    metrics = MetricsStore(home / "metrics")
-    metrics.append([RunRow(run="r1", study="mine", host="box", started=NOON, status="ok")])
-    metrics.append([used])
-    store = ArtifactStore(home / "artifacts")
-    dry = slimline("artifacts", "gc", "--keep-hours", "0", "--dry-run")
-    assert (dry.status, dry.out) == (0, f"would remove {published.slice_}\n1 artifacts would go\n")
-    assert set(store.list()) == set(published)
-    real = slimline("artifacts", "gc", "--keep-hours", "0")
-    assert (real.status, real.out) == (0, f"removed {published.slice_}\n1 artifacts removed\n")
-    assert store.list() == [published.model, published.graph]
-
-
-def test_an_empty_store_has_no_artifacts(slimline: Slimline, home: Path) -> None:
-    assert json.loads(slimline("artifacts", "list", "--json").out) == []
-    assert slimline("artifacts", "verify").out == "0 of 0 artifacts are whole\n"
-    assert slimline("artifacts", "gc", "--keep-hours", "0", "--dry-run").out == "0 artifacts would go\n"
-    assert not home.exists()
-
-
 # -------------------------------------------------------------------------------------------------------------- doctor
 
 
@@ -482,87 +272,6 @@ def test_doctor_measures_peaks_where_asked_and_keeps_them(slimline: Slimline, ho
     assert min(peaks["fp32_gflops"], peaks["int8_gops"], peaks["read_gb_s"]) > 0
     assert json.loads((home / "peaks" / f"{peaks['fingerprint']}.json").read_text()) == peaks
     assert not answer.imported & HEAVY
-
-
-# --------------------------------------------------------------------------------------------------------- checkpoints
-
-
-def edit(directory: Path, **fields: object) -> None:
-    path = directory / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
-
-
-def cut(path: Path, keep: int) -> None:
-    path.write_bytes(path.read_bytes()[:keep])
-
-
-DAMAGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
-    "no directory": (shutil.rmtree, ["config.json", "GPT-2 checkpoint directory"]),
-    "no config": (lambda at: (at / "config.json").unlink(), ["base.directory", "config.json"]),
-    "config not JSON": (lambda at: cut(at / "config.json", 20), ["config.json", "not JSON"]),
-    "config a list": (lambda at: (at / "config.json").write_text("[]"), ["config.json", "list", "object"]),
-    "another model": (lambda at: edit(at, model_type="bert"), ["model_type", "'bert'", "allowed", "'gpt2'"]),
-    "heads that do not divide": (lambda at: edit(at, n_head=5), ["n_head", "5", "divisor"]),
-    "more layers": (lambda at: edit(at, n_layer=3), ["model.safetensors", "transformer.h.2.attn.c_attn.weight"]),
-    "another width": (lambda at: edit(at, vocab_size=99), ["model.safetensors", "transformer.wte.weight"]),
-    "no weights": (lambda at: (at / "model.safetensors").unlink(), ["model.safetensors", "missing"]),
-    "cut weights": (lambda at: cut(at / "model.safetensors", 90_000), ["model.safetensors", "truncated"]),
-    "cut header": (lambda at: cut(at / "model.safetensors", 90), ["model.safetensors", "truncated"]),
-    "no tokenizer": (lambda at: [path.unlink() for path in at.glob("tokenizer*")], ["tokenizer.json"]),
-    "cut tokenizer": (lambda at: cut(at / "tokenizer.json", 90), ["tokenizer.json"]),
-}
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.tasks.tiny import write_model
-
-    return write_model(tmp_path_factory.mktemp("checkpoints") / "whole")
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_bad_checkpoint_is_no_base(checkpoint: Path, tmp_path: Path, damage: str) -> None:
-    from slimline.tasks.models.bases import make_base
-    from slimline.tasks.specs import PathBase
-
-    directory, target = tmp_path / "given", tmp_path / "made"
-    shutil.copytree(checkpoint, directory)
-    harm, words = DAMAGES[damage]
-    harm(directory)
-    target.mkdir()
-    with pytest.raises(ValueError, match=r"(?s).") as refused:
-        make_base(PathBase(directory=directory), tmp_path, target)
-    assert all(word in str(refused.value) for word in (str(directory), *words))
-
-
-def test_the_whole_checkpoint_is_a_base(checkpoint: Path, tmp_path: Path) -> None:
-    from slimline.tasks.models.bases import make_base
-    from slimline.tasks.specs import PathBase
-
-    assert not make_base(PathBase(directory=checkpoint), tmp_path, tmp_path)["random_weights"]
-    assert (tmp_path / "model.safetensors").is_file()
-
-
-@pytest.mark.parametrize(("engine", "file"), [("torch", "model.safetensors"), ("onnxruntime", "model.onnx")])
-def test_an_engine_refuses_a_truncated_artifact(
-    checkpoint: Path, tmp_path: Path, engine: Literal["torch", "onnxruntime"], file: str
-) -> None:
-    from slimline.tasks.engines.base import load_engine
-    from slimline.tasks.export.onnx_export import export_onnx
-    from slimline.tasks.models.checkpoint import CheckpointError
-    from slimline.tasks.specs import Engine
-
-    directory = tmp_path / "artifact"
-    if engine == "torch":
-        shutil.copytree(checkpoint, directory)
-    else:
-        directory.mkdir()
-        export_onnx(checkpoint, directory)
-    size = (directory / file).stat().st_size
-    cut(directory / file, size // 2)
-    with pytest.raises(CheckpointError) as refused:
-        load_engine(Engine(name=engine), directory, threads=1)
-    assert str(directory) in str(refused.value) and file in str(refused.value)
 
 
 def test_local_is_the_host_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from slimline.tasks.measurement.size import count_parameters, disk_size
 from slimline.tasks.models.bases import make_base, unpack_prebuilt
 from slimline.tasks.specs import BundledBase, HubBase, PathBase, PrebuiltModel, Pretrain, RandomBase
 from slimline.tasks.training.pretrain import pretrain
-from slimline.tasks.training.timed import learning_rate_share, mean_loss
+from slimline.tasks.training.training_loop import learning_rate_share, mean_loss
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ SPEC = Pretrain(minutes=0.15, window=64, batch_size=4, learning_rate=0.01, muon_
 def steady_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock by which every step takes 0.03 s, however busy the machine is."""
     ticks = count(step=0.03)
-    monkeypatch.setattr("slimline.tasks.training.timed.time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    monkeypatch.setattr("slimline.tasks.training.training_loop.time", SimpleNamespace(monotonic=lambda: next(ticks)))
 
 
 @pytest.mark.usefixtures("steady_clock")
