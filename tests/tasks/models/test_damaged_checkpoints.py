@@ -8,6 +8,12 @@ from typing import Literal
 
 import pytest
 
+from slimline.tasks.engines.base import load_engine
+from slimline.tasks.export.onnx_export import export_onnx
+from slimline.tasks.models.bases import make_base
+from slimline.tasks.models.checkpoint import CheckpointError
+from slimline.tasks.specs import Engine, PathBase
+
 
 def edit(directory: Path, **fields: object) -> None:
     path = directory / "config.json"
@@ -35,20 +41,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.tasks.tiny import write_model
-
-    return write_model(tmp_path_factory.mktemp("checkpoints") / "whole")
-
-
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_bad_checkpoint_is_no_base(checkpoint: Path, tmp_path: Path, damage: str) -> None:
-    from slimline.tasks.models.bases import make_base
-    from slimline.tasks.specs import PathBase
+def test_a_bad_checkpoint_is_no_base(model_dir: Path, tmp_path: Path, damage: str) -> None:
 
     directory, target = tmp_path / "given", tmp_path / "made"
-    shutil.copytree(checkpoint, directory)
+    shutil.copytree(model_dir, directory)
     harm, words = DAMAGES[damage]
     harm(directory)
     target.mkdir()
@@ -57,29 +54,23 @@ def test_a_bad_checkpoint_is_no_base(checkpoint: Path, tmp_path: Path, damage: s
     assert all(word in str(refused.value) for word in (str(directory), *words))
 
 
-def test_the_whole_checkpoint_is_a_base(checkpoint: Path, tmp_path: Path) -> None:
-    from slimline.tasks.models.bases import make_base
-    from slimline.tasks.specs import PathBase
+def test_the_whole_checkpoint_is_a_base(model_dir: Path, tmp_path: Path) -> None:
 
-    assert not make_base(PathBase(directory=checkpoint), tmp_path, tmp_path)["random_weights"]
+    assert not make_base(PathBase(directory=model_dir), tmp_path, tmp_path)["random_weights"]
     assert (tmp_path / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize(("engine", "file"), [("torch", "model.safetensors"), ("onnxruntime", "model.onnx")])
 def test_an_engine_refuses_a_truncated_artifact(
-    checkpoint: Path, tmp_path: Path, engine: Literal["torch", "onnxruntime"], file: str
+    model_dir: Path, tmp_path: Path, engine: Literal["torch", "onnxruntime"], file: str
 ) -> None:
-    from slimline.tasks.engines.base import load_engine
-    from slimline.tasks.export.onnx_export import export_onnx
-    from slimline.tasks.models.checkpoint import CheckpointError
-    from slimline.tasks.specs import Engine
 
     directory = tmp_path / "artifact"
     if engine == "torch":
-        shutil.copytree(checkpoint, directory)
+        shutil.copytree(model_dir, directory)
     else:
         directory.mkdir()
-        export_onnx(checkpoint, directory)
+        export_onnx(model_dir, directory)
     size = (directory / file).stat().st_size
     cut(directory / file, size // 2)
     with pytest.raises(CheckpointError) as refused:

@@ -36,19 +36,9 @@ from slimline.tasks.pruning.group_lasso import (
 from slimline.tasks.specs import GroupLasso
 from slimline.tasks.training.finetune import fine_tune
 from tests.command import program_command
-from tests.tasks.tiny import TRAIN, kill_after_first_checkpoint, write_model, write_slice
+from tests.tasks.tiny import TRAIN, kill_after_first_checkpoint
 
 SPEC = GroupLasso(window=16, batch_size=4, learning_rate=5e-3, max_steps=12)
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def slice_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_slice(tmp_path_factory.mktemp("slice"))
 
 
 @pytest.fixture(scope="module")

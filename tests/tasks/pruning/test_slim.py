@@ -26,7 +26,7 @@ from slimline.tasks.pruning.structures import (
 )
 from slimline.tasks.pruning.trials import Goal, prune_one_shot
 from slimline.tasks.specs import Slim
-from tests.tasks.bpe_models import VOCABULARY, write_bpe_model, write_bpe_slice
+from tests.tasks.bpe_models import VOCABULARY
 
 WIDTH, HEADS, INNER, LAYERS = 32, 4, 64, 3
 EACH = WIDTH // HEADS
@@ -75,19 +75,9 @@ def logits(model: GPT2LMHeadModel) -> torch.Tensor:
     return found
 
 
-@pytest.fixture(scope="module")
-def slice_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bpe_slice(tmp_path_factory.mktemp("slice"))
-
-
-@pytest.fixture(scope="module")
-def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bpe_model(tmp_path_factory.mktemp("model"))
-
-
-def saved(model: GPT2LMHeadModel, directory: Path, tokenizer_dir: Path) -> Path:
+def saved(model: GPT2LMHeadModel, directory: Path, bpe_model_dir: Path) -> Path:
     model.save_pretrained(directory)
-    (directory / "tokenizer.json").write_bytes((tokenizer_dir / "tokenizer.json").read_bytes())
+    (directory / "tokenizer.json").write_bytes((bpe_model_dir / "tokenizer.json").read_bytes())
     return directory
 
 
@@ -96,13 +86,15 @@ PLANTED_HEADS = [[0], [3], [1]]
 PLANTED_NEURONS = [[0, 5, 63], [7, 8, 9], [30, 31, 33]]
 
 
-def test_what_is_planted_dead_is_removed_and_nothing_else(tmp_path: Path, tokenizer_dir: Path, slice_dir: Path) -> None:
+def test_what_is_planted_dead_is_removed_and_nothing_else(
+    tmp_path: Path, bpe_model_dir: Path, bpe_slice_dir: Path
+) -> None:
     model = gpt2()
     plant(model, PLANTED_CHANNELS, PLANTED_HEADS, PLANTED_NEURONS)
-    source = saved(model, tmp_path / "planted", tokenizer_dir)
+    source = saved(model, tmp_path / "planted", bpe_model_dir)
     expected = Shape(LAYERS, HEADS - 1, WIDTH - EACH, INNER - 3, VOCABULARY, 96)
     spec = Slim(params_m=parameters(expected) / 1e6)
-    notes = slim(spec, source, slice_dir, tmp_path / "slim", tmp_path / "work")
+    notes = slim(spec, source, bpe_slice_dir, tmp_path / "slim", tmp_path / "work")
     small = AutoModelForCausalLM.from_pretrained(tmp_path / "slim")
     torch.testing.assert_close(logits(small), logits(model), atol=1e-5, rtol=0)
     assert notes["shape"] == expected._asdict()
@@ -115,42 +107,42 @@ def test_what_is_planted_dead_is_removed_and_nothing_else(tmp_path: Path, tokeni
         assert torch.equal(block.mlp.c_proj.weight, original)
 
 
-def test_a_dead_layer_goes_whole(tmp_path: Path, tokenizer_dir: Path, slice_dir: Path) -> None:
+def test_a_dead_layer_goes_whole(tmp_path: Path, bpe_model_dir: Path, bpe_slice_dir: Path) -> None:
     model = gpt2()
     with torch.no_grad():
         for projection in (model.transformer.h[1].attn.c_proj, model.transformer.h[1].mlp.c_proj):
             projection.weight.zero_()
             projection.bias.zero_()
-    source = saved(model, tmp_path / "planted", tokenizer_dir)
+    source = saved(model, tmp_path / "planted", bpe_model_dir)
     spec = Slim(params_m=count_parameters(source).total / 1e6 - 0.001)
-    notes = slim(spec, source, slice_dir, tmp_path / "slim", tmp_path / "work")
+    notes = slim(spec, source, bpe_slice_dir, tmp_path / "slim", tmp_path / "work")
     assert notes["dead"] == {"layers": 1, "heads": 0, "channels": 0, "neurons": 0}
     small = AutoModelForCausalLM.from_pretrained(tmp_path / "slim")
     torch.testing.assert_close(logits(small), logits(model), atol=1e-5, rtol=0)
 
 
 def test_unequal_numbers_of_dead_leave_what_a_stock_model_needs(
-    tmp_path: Path, tokenizer_dir: Path, slice_dir: Path
+    tmp_path: Path, bpe_model_dir: Path, bpe_slice_dir: Path
 ) -> None:
     model = gpt2()
     plant(model, [], [[0], [], []], [[0, 1], [2], []])
     live = live_selection(model)
     assert [len(heads) for heads in live.heads] == [3, 4, 4]
-    source = saved(model, tmp_path / "planted", tokenizer_dir)
-    notes = slim(Slim(sparsity=0.001, epochs=0), source, slice_dir, tmp_path / "slim", tmp_path / "work")
+    source = saved(model, tmp_path / "planted", bpe_model_dir)
+    notes = slim(Slim(sparsity=0.001, epochs=0), source, bpe_slice_dir, tmp_path / "slim", tmp_path / "work")
     assert notes["dead"] == {"layers": 0, "heads": 0, "channels": 0, "neurons": 0}
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, slice_dir: Path, tokenizer_dir: Path) -> tuple[Path, Any]:
+def trained(tmp_path_factory: pytest.TempPathFactory, bpe_slice_dir: Path, bpe_model_dir: Path) -> tuple[Path, Any]:
     directory = tmp_path_factory.mktemp("trained")
     spec = Slim(sparsity=0.4, max_steps=20, batch_size=2, window=64, strength=1.0, learning_rate=1e-3)
-    return directory / "slim", slim(spec, tokenizer_dir, slice_dir, directory / "slim", directory / "work")
+    return directory / "slim", slim(spec, bpe_model_dir, bpe_slice_dir, directory / "slim", directory / "work")
 
 
-def test_the_target_is_met_by_a_dense_stock_checkpoint(trained: tuple[Path, Any], tokenizer_dir: Path) -> None:
+def test_the_target_is_met_by_a_dense_stock_checkpoint(trained: tuple[Path, Any], bpe_model_dir: Path) -> None:
     directory, notes = trained
-    before, after = count_parameters(tokenizer_dir), count_parameters(directory)
+    before, after = count_parameters(bpe_model_dir), count_parameters(directory)
     assert after.total <= 0.6 * before.total
     assert after.total == after.nonzero == notes["parameters"]
     _, found = AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True)
@@ -161,14 +153,14 @@ def test_the_target_is_met_by_a_dense_stock_checkpoint(trained: tuple[Path, Any]
 
 
 def test_speedup_asks_the_latency_table(
-    tmp_path: Path, tokenizer_dir: Path, slice_dir: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, bpe_model_dir: Path, bpe_slice_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Table:
         def seconds(self, shape: Shape, prompt_tokens: float, new_tokens: float) -> float:
             return float(shape.layers)
 
     monkeypatch.setattr("slimline.tasks.pruning.slim.latency_table", lambda *_: Table())
-    notes = slim(Slim(speedup=2, epochs=0), tokenizer_dir, slice_dir, tmp_path / "slim", tmp_path / "work")
+    notes = slim(Slim(speedup=2, epochs=0), bpe_model_dir, bpe_slice_dir, tmp_path / "slim", tmp_path / "work")
     assert notes["shape"]["layers"] == 1
 
 
@@ -178,9 +170,9 @@ def test_exactly_one_target(target: dict[str, float]) -> None:
         Slim(**target)
 
 
-def test_a_target_out_of_reach_names_its_field(tmp_path: Path, tokenizer_dir: Path, slice_dir: Path) -> None:
+def test_a_target_out_of_reach_names_its_field(tmp_path: Path, bpe_model_dir: Path, bpe_slice_dir: Path) -> None:
     with pytest.raises(ValueError, match=r"params_m.*1e-06"):
-        slim(Slim(params_m=1e-6), tokenizer_dir, slice_dir, tmp_path / "slim", tmp_path / "work")
+        slim(Slim(params_m=1e-6), bpe_model_dir, bpe_slice_dir, tmp_path / "slim", tmp_path / "work")
 
 
 # --------------------------------------------------------------------------------------------------------- structures

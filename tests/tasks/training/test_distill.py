@@ -21,24 +21,14 @@ from slimline.tasks.quantization.weight_only import quantize_weights
 from slimline.tasks.specs import Distill, Engine, TrimVocabulary, WeightOnly
 from slimline.tasks.training.distill import TokenMap, _Pair, align, carry_over, distill, kl_divergence, map_tokens
 from tests.command import program_command
-from tests.tasks.bpe_models import write_bpe_model, write_bpe_slice
+from tests.tasks.bpe_models import write_bpe_model
 from tests.tasks.tiny import TRAIN
 
 SPEC = Distill(minutes=10, max_steps=12, window=64, batch_size=2)
 
 
 @pytest.fixture(scope="module")
-def slice_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bpe_slice(tmp_path_factory.mktemp("slice"))
-
-
-@pytest.fixture(scope="module")
-def teacher_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bpe_model(tmp_path_factory.mktemp("teacher"))
-
-
-@pytest.fixture(scope="module")
-def student_dir(teacher_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def student_dir(bpe_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of fewer tokens, and narrower."""
     full = write_bpe_model(tmp_path_factory.mktemp("narrow"), n_embd=16)
     target = tmp_path_factory.mktemp("student")
@@ -69,9 +59,9 @@ def test_alignment_by_hand() -> None:
     assert found.teacher_at.tolist() == [0, 1, 2, 3 + 0, 3 + 1]
 
 
-def test_a_student_of_another_vocabulary_is_refused(teacher_dir: Path, student_dir: Path) -> None:
+def test_a_student_of_another_vocabulary_is_refused(bpe_model_dir: Path, student_dir: Path) -> None:
     with pytest.raises(ValueError, match="student"):
-        map_tokens(load_tokenizer(teacher_dir), _without_a_byte(load_tokenizer(student_dir)))
+        map_tokens(load_tokenizer(bpe_model_dir), _without_a_byte(load_tokenizer(student_dir)))
 
 
 def _without_a_byte(tokenizer: Tokenizer) -> Tokenizer:
@@ -83,21 +73,21 @@ def _without_a_byte(tokenizer: Tokenizer) -> Tokenizer:
 
 @pytest.mark.parametrize("changes", [{}, {"hidden_weight": 1.0}, {"temperature": 2.0, "teacher_share": 1.0}])
 def test_the_student_learns(
-    tmp_path: Path, student_dir: Path, teacher_dir: Path, slice_dir: Path, changes: dict[str, float]
+    tmp_path: Path, student_dir: Path, bpe_model_dir: Path, bpe_slice_dir: Path, changes: dict[str, float]
 ) -> None:
     spec = SPEC.model_copy(update=changes)
-    notes = distill(spec, student_dir, teacher_dir, slice_dir, tmp_path / "target", tmp_path / "work")
+    notes = distill(spec, student_dir, bpe_model_dir, bpe_slice_dir, tmp_path / "target", tmp_path / "work")
     assert notes["dev_loss"] < notes["dev_loss_before"] - 0.1
     assert notes["steps"] == 12
     student = AutoModelForCausalLM.from_pretrained(tmp_path / "target")
     assert (student.config.n_embd, student.config.vocab_size) == (16, 600)
 
 
-def test_a_packed_student_recovers_and_stays_packed(tmp_path: Path, teacher_dir: Path, slice_dir: Path) -> None:
+def test_a_packed_student_recovers_and_stays_packed(tmp_path: Path, bpe_model_dir: Path, bpe_slice_dir: Path) -> None:
     weight_only = WeightOnly(method="rtn", bits=4, group_size=16)
-    quantize_weights(teacher_dir, tmp_path / "packed", weight_only, slice_dir)
+    quantize_weights(bpe_model_dir, tmp_path / "packed", weight_only, bpe_slice_dir)
     spec = SPEC.model_copy(update={"learning_rate": 5e-3})
-    paths = tmp_path / "packed", teacher_dir, slice_dir, tmp_path / "target", tmp_path / "work"
+    paths = tmp_path / "packed", bpe_model_dir, bpe_slice_dir, tmp_path / "target", tmp_path / "work"
     notes = distill(spec, *paths)
     assert notes["dev_loss"] < notes["dev_loss_before"] - 0.05
     before, after = (load_file(tmp_path / name / PACKED_FILE) for name in ("packed", "target"))
@@ -108,18 +98,20 @@ def test_a_packed_student_recovers_and_stays_packed(tmp_path: Path, teacher_dir:
     assert np.isfinite(engine.logits([5, 6, 7])).all()
 
 
-def test_a_student_taught_by_itself_has_nothing_to_learn_from_it(tmp_path: Path, teacher_dir: Path) -> None:
+def test_a_student_taught_by_itself_has_nothing_to_learn_from_it(tmp_path: Path, bpe_model_dir: Path) -> None:
     torch.manual_seed(0)
-    token_map = map_tokens(load_tokenizer(teacher_dir), load_tokenizer(teacher_dir))
+    token_map = map_tokens(load_tokenizer(bpe_model_dir), load_tokenizer(bpe_model_dir))
     spec = SPEC.model_copy(update={"teacher_share": 1.0})
-    pair = _Pair(spec, load_gpt2(teacher_dir), load_gpt2(teacher_dir), token_map)
+    pair = _Pair(spec, load_gpt2(bpe_model_dir), load_gpt2(bpe_model_dir), token_map)
     windows = np.random.default_rng(0).integers(0, 900, (2, 64)).astype(np.int32)
     assert pair.loss(windows).item() == pytest.approx(0, abs=2e-3)  # bf16, where the processor has it
 
 
-def test_a_killed_distillation_resumes(tmp_path: Path, student_dir: Path, teacher_dir: Path, slice_dir: Path) -> None:
+def test_a_killed_distillation_resumes(
+    tmp_path: Path, student_dir: Path, bpe_model_dir: Path, bpe_slice_dir: Path
+) -> None:
     spec = SPEC.model_copy(update={"max_steps": 400, "checkpoint_minutes": 0.001})
-    paths = [student_dir, teacher_dir, slice_dir, tmp_path / "target", tmp_path / "work"]
+    paths = [student_dir, bpe_model_dir, bpe_slice_dir, tmp_path / "target", tmp_path / "work"]
     with subprocess.Popen(program_command(TRAIN, spec.model_dump_json(), *paths)) as process:
         while _steps(tmp_path / "work" / "checkpoint.safetensors") < 3:
             assert process.poll() is None

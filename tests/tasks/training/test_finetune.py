@@ -24,16 +24,6 @@ SPEC = FineTune(window=16, batch_size=4, learning_rate=1e-2, epochs=1, max_steps
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def slice_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_slice(tmp_path_factory.mktemp("slice"))
-
-
-@pytest.fixture(scope="module")
 def tokenizer(model_dir: Path) -> Tokenizer:
     return Tokenizer.from_file(str(model_dir / "tokenizer.json"))
 
