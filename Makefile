@@ -21,6 +21,7 @@ setup: .venv/.ready ## Virtual environment at .venv with every dependency pinned
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	mkdir -p .venv/src/slimline && ln -sfn $(addprefix ../../../,flows tasks storage dashboards) .venv/src/slimline/
+	$(BIN)/python -m compileall -q flows tasks storage dashboards
 	$(BIN)/python -m slimline.flows.cli.flow_runner
 	touch $@
 

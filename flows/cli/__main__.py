@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
@@ -21,6 +22,9 @@ from slimline.flows.cli import (
     table,
 )
 from slimline.flows.cli.options import BAD_INPUT
+
+# pydantic would read the metadata of every installed package, to look for plugins of its own.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -4,8 +4,6 @@ The Parquet schema, the checks of what is written, docs/sql.md and the descripti
 these models. A field without a default is required: rows are found by it.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Literal, Self, TypeVar

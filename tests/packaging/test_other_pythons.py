@@ -1,0 +1,56 @@
+"""On the later Pythons that are installed, the wheel reads data and stores as on 3.11."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.command import ROOT
+
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
+
+TESTS = ("tests/tasks/data", "tests/storage")
+TOOLS = ("filelock", "hypothesis", "pytest")
+OPTIONS = (
+    *("-q", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib", "-m", "not e2e and not long"),
+    *("--ignore", "tests/tasks/data/test_tokenizer.py"),  # it and the next one need what extras install
+    *("--deselect", "tests/tasks/data/test_corpus.py::test_the_hubs_schema"),
+)
+
+
+def interpreters(version: str) -> Iterator[Path]:
+    """Where a Python may be: on the path, or among those of pyenv."""
+    on_path = shutil.which(f"python{version}")
+    yield from [Path(on_path)] if on_path else []
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    yield from sorted(pyenv.glob(f"versions/{version}.*/bin/python"))
+
+
+def find_python(version: str) -> Path:
+    """The first one that runs: pyenv's own commands refuse where their version is not chosen."""
+    for path in interpreters(version):
+        if subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0:
+            return path
+    pytest.skip(f"Python {version} is not installed")
+
+
+@pytest.fixture(params=["3.12", "3.13"])
+def python(request: pytest.FixtureRequest, wheel: Path, tmp_path: Path) -> Path:
+    """A later Python with the wheel at the lock's versions, and with what the tests need."""
+    subprocess.run([find_python(request.param), "-m", "venv", tmp_path / "env"], check=True)
+    python = tmp_path / "env" / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "requirements.lock"]
+    subprocess.run([*install, wheel, *TOOLS], check=True)
+    return python
+
+
+def test_data_and_storage_are_as_on_3_11(python: Path, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    shutil.copytree(ROOT / "tests", here / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", here)
+    command = [python, "-P", "-m", "pytest", *OPTIONS, *TESTS]
+    finished = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
