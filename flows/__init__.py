@@ -29,6 +29,7 @@ _prefer("PREFECT_RESULTS_LOCAL_STORAGE_PATH", str(home() / "results"))
 _prefer("PREFECT_SERVER_DATABASE_CONNECTION_URL", f"sqlite+aiosqlite:///{home()}/prefect.db")
 _prefer("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
 _prefer("PREFECT_SERVER_DATABASE_TIMEOUT", "60")  # seconds; a machine that builds or measures may be slow to answer
+_prefer("PREFECT_CLIENT_MAX_RETRIES", "7")  # after 2, 4, 8, ... seconds, where SQLite is locked by many runs at once
 # As `-P` for our own child processes, for those of Prefect and multiprocessing: a user's `json.py` is never imported.
 _prefer("PYTHONSAFEPATH", "1")
 _prefer_running_server()
