@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 TORCH_CPU := https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup bench test testlong testoperations testall coverage pictures benchmarks check format lock clean
+.PHONY: help setup bench test testall coverage pictures benchmarks check format lock clean
 
 help: ## Print this help
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -28,25 +28,20 @@ setup: .venv/.ready ## Virtual environment at .venv with every dependency pinned
 bench: setup ## Build every variant of the default study, measure it here, print the result table
 	$(BIN)/slimline run
 
-# Test files run side by side, a core each; tests/conftest.py puts those that take longest first.
+# Test files run side by side; tests/conftest.py puts those that take longest first.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test: setup ## Run the tests
 	$(PYTEST)
 
-testlong: setup ## Run the tests that build and measure real models for minutes
-	$(PYTEST) -m long
-
-testoperations: setup ## Run the tests that drive servers, Slurm, PostgreSQL and the UI for minutes
-	$(PYTEST) -m operations
-
-testall: test testlong testoperations ## Run all of them
+testall: setup ## Run them and those that take minutes: real models, servers, Slurm, PostgreSQL, the UI
+	$(PYTEST) -m ''
 
 pictures: setup ## Draw the pictures of the documentation, from the newest run of the compression study
 	$(BIN)/slimline report --study compression --figures docs/pictures
 
 coverage: export PYTEST_ADDOPTS = --cov --cov-report=term
-coverage: test ## Run the tests, and print what they cover
+coverage: testall ## Run all tests, and print what they cover in pytest's own processes
 
 benchmarks: setup ## Measure slimline itself: start-up, queries, Prefect's share, the dashboard
 	$(BIN)/python -m benchmarks

@@ -23,12 +23,20 @@ settings.load_profile("untimed")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # pytest-xdist hands files out in order. Those that take longest come first, the one that makes the first run before all
 # others; those that need that run come last, so that no worker waits for it.
-LONGEST = ("test_run", "test_compression", "test_recipes", "test_build", "test_distill", "test_bases")
+LONGEST = (
+    *("test_run", "test_many_hosts", "test_serve", "test_compression", "test_recipes", "test_ui", "test_postgres"),
+    *("test_nightly", "test_other_pythons", "test_wheel", "test_build", "test_distill", "test_bases"),
+)
 NEED_FIRST_RUN = ("test_dashboard", "test_readme", "test_report", "test_sql")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Two for each core: what drives servers and other processes waits for them half of the time."""
+    return 2 * (os.cpu_count() or 1)
+
+
 def pytest_configure() -> None:
-    """Keep each pytest-xdist worker, and all that it starts, on a core of its own, where none waits for another's."""
+    """Keep each pytest-xdist worker, and all that it starts, on one core: threads do not wait for those of others."""
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))

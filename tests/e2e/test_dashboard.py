@@ -99,6 +99,7 @@ def test_every_page_over_a_smoke_run(browser: Browser, smoke_url: str, listener:
     assert listener == []  # nor does the server ask another machine
 
 
+@pytest.mark.long
 def test_every_page_over_a_million_measurements(browser: Browser, big_url: str, listener: list[str]) -> None:
     walk(browser, big_url, dark=False)
     assert listener == []

@@ -18,7 +18,7 @@ from tests.command import ROOT, environment, program_command
 from tests.e2e.server import Server, wait_until
 from tests.e2e.slurm import slurm_cluster
 
-pytestmark = [pytest.mark.e2e, pytest.mark.operations]
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 STUDY = """
 data: {train_files: 40, dev_files: 8, samples: 4}
@@ -92,10 +92,10 @@ def rows(server: Server, query: str) -> list[dict[str, Any]]:
     return found
 
 
-def run_program(server: Server, name: str, study: Path) -> str:
+def run_program(server: Server, name: str, *arguments: object) -> str:
     """The output of a program of tests/e2e/programs that works with the server."""
     finished = subprocess.run(
-        program_command(PROGRAMS / name, study),
+        program_command(PROGRAMS / name, *arguments),
         cwd=ROOT,
         env=variables_for(server),
         capture_output=True,
@@ -177,10 +177,10 @@ def test_an_order_given_again_measures_only_what_is_missing(pool_server: Server,
         assert counted["n"] == counted["d"] > 0
 
 
-def test_ten_benchmarks_at_once_measure_one_after_the_other(pool_server: Server, place: Path) -> None:
+def test_benchmarks_at_once_measure_one_after_the_other(pool_server: Server, place: Path) -> None:
     before = rows(pool_server, "SELECT count(*) AS n FROM runs")[0]["n"]
-    run_program(pool_server, "ten_benchmarks.py", place / "tiny.yaml")
-    assert rows(pool_server, "SELECT count(*) AS n FROM runs")[0]["n"] == before + 10
+    run_program(pool_server, "many_benchmarks.py", place / "tiny.yaml", 4)
+    assert rows(pool_server, "SELECT count(*) AS n FROM runs")[0]["n"] == before + 4
     turns = rows(pool_server, "SELECT node, started, finished FROM rounds WHERE run <> 'killed' ORDER BY node, started")
     assert [one for one, after in pairwise(turns) if one["finished"] > after["started"]] == []
     assert list((pool_server.home / "work").glob("*.lock")) == []

@@ -27,7 +27,7 @@ from slimline.storage.metrics.store import MetricsStore
 from tests.command import ROOT, environment
 from tests.e2e.server import free_port, wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.operations]
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 STUDY = """
 data: {train_files: 10, dev_files: 2, samples: 6}

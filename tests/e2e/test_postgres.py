@@ -16,7 +16,7 @@ import pytest
 from tests.e2e.server import TINY, Server, free_port, run_server, turn_places
 from tests.system import require
 
-pytestmark = [pytest.mark.e2e, pytest.mark.operations]
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

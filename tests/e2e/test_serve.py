@@ -14,7 +14,7 @@ from slimline.flows.config.study import study_names
 from tests.command import run_command
 from tests.e2e.server import STUDY, TINY, Server, kill_processes, read_record, run_server, turn_places, wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.operations]
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 ALL_TURNS = [(number, position) for number in (1, 2, 3) for position in (0, 1)]
 

@@ -15,7 +15,7 @@ from playwright.sync_api import Locator, Page, expect, sync_playwright
 from tests.e2e.server import Server, wait_until
 from tests.system import require
 
-pytestmark = [pytest.mark.e2e, pytest.mark.operations]
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 _BARE = (
     "no-sandbox disable-gpu disable-dev-shm-usage disable-background-networking disable-component-update disable-sync"

@@ -82,6 +82,7 @@ def measure(order: Path, s3: str, home: Path, cache: Path) -> Counter[str]:
     return Counter(json.loads(finished.stdout))
 
 
+@pytest.mark.long
 def test_a_measurement_lists_the_store_a_few_times_and_a_second_one_measures_nothing(s3: str, tmp_path: Path) -> None:
     order = tmp_path / "order.json"
     order.write_text(build_order(ArtifactStore(f"{s3}/artifacts"), tmp_path).model_dump_json())

@@ -85,6 +85,7 @@ measuring: {rounds: 1, speed_samples: 1, warmup_samples: 1, decoding: {max_new_t
 """
 
 
+@pytest.mark.long
 def test_what_one_machine_measures_another_reads(s3, tmp_path):
     (tmp_path / "tiny.yaml").write_text(TINY)
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"

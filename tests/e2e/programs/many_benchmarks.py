@@ -1,4 +1,4 @@
-"""Ten benchmarks of one study at the same time: ten_benchmarks.py STUDY."""
+"""Benchmarks of one study at the same time: many_benchmarks.py STUDY COUNT."""
 
 import multiprocessing
 import sys
@@ -13,14 +13,14 @@ def run() -> None:
 
 
 def main() -> None:
-    slimline.flows.benchmark.show_run = lambda *_: None  # pictures of ten tables are not what this is about
-    context = multiprocessing.get_context("fork")  # ten times the imports would take longer than the test
-    processes = [context.Process(target=run) for _ in range(10)]
+    slimline.flows.benchmark.show_run = lambda *_: None  # pictures of many tables are not what this is about
+    context = multiprocessing.get_context("fork")  # importing everything in each would take longer than the test
+    processes = [context.Process(target=run) for _ in range(int(sys.argv[2]))]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
-    assert [process.exitcode for process in processes] == [0] * 10
+    assert {process.exitcode for process in processes} == {0}
 
 
 if __name__ == "__main__":  # the processes that read the data import this module
