@@ -9,8 +9,6 @@ from typing import Annotated
 import typer
 
 from slimline.flows.cli.options import exit_on_bad_input
-from slimline.flows.server.ports import require_free_port
-from slimline.storage.child_process import module_command
 from slimline.storage.stores import metrics_store
 
 app = typer.Typer()
@@ -27,6 +25,9 @@ def dashboard(
 
     It only reads, needs no network, and reports nothing to anyone. Its address is printed once it can be opened.
     """
+    from slimline.flows.server.ports import require_free_port
+    from slimline.storage.child_process import module_command
+
     with exit_on_bad_input():
         require_free_port(host, port)
         metrics_store()  # what keeps it from being opened is said here, not on every page
