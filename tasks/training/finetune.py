@@ -64,8 +64,7 @@ def fine_tune(
         model_dir: The checkpoint to train.
         slice_dir: The training data.
         target: Where the result is written.
-        work_dir: For checkpoints of this spec and these inputs, from which the training resumes. The caller removes it
-            after publishing `target`.
+        work_dir: For checkpoints, from which the training resumes; the caller removes it after publishing `target`.
         callbacks: Further callbacks of the Trainer.
         decay_share: Last share of the steps in which the learning rate falls linearly to zero.
 
