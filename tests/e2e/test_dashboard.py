@@ -23,7 +23,7 @@ from tests.dashboards import big
 from tests.dashboards.browser import chromium, dashboard, free_port, visit
 from tests.system import require
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 CHANGED = "text => document.querySelector('[data-testid=stAlert]').innerText !== text"
 SEVERE = ("serious", "critical")
@@ -99,7 +99,6 @@ def test_every_page_over_a_smoke_run(browser: Browser, smoke_url: str, listener:
     assert listener == []  # nor does the server ask another machine
 
 
-@pytest.mark.long
 def test_every_page_over_a_million_measurements(browser: Browser, big_url: str, listener: list[str]) -> None:
     walk(browser, big_url, dark=False)
     assert listener == []
