@@ -128,7 +128,7 @@ def _build_all(
 
 
 def _failure_reasons(run: str, on_several: bool, metrics: MetricsStore) -> dict[str, str]:
-    """Why what failed did, by variant; where there are several hosts, by variant and host."""
+    """The reason of each failure, by variant; where there are several hosts, by variant and host."""
     return {
         f"{variant} on {host}" if on_several else variant: why
         for (host, variant), why in failures(metrics, run).items()

@@ -1,1 +1,1 @@
-"""What a step does. Plain Python, except steps.py, which is its door to Prefect."""
+"""What a step does. Plain Python; only steps.py, which makes Prefect tasks of it, imports Prefect."""

@@ -285,6 +285,9 @@ def recipe_step(takes: Form = "checkpoint", makes: Form = "checkpoint") -> Calla
         takes: The form of a model that the step can be applied to.
         makes: The form that it makes of it.
     """
+    for form in (takes, makes):
+        if form not in KIND_OF:
+            raise ValueError(f"recipe_step: {form!r} is not a form; allowed: {', '.join(KIND_OF)}")
 
     def declare(function: F) -> F:
         vars(function)["takes"] = {takes: makes}
@@ -304,35 +307,48 @@ def user_row(name: str) -> StepRow:
         ValueError: there is no such function, or it is not one of a step; the message says what is needed.
     """
     module, _, attribute = name.partition(":")
-    function = getattr(_user_module(name, module), attribute, None)
+    imported = _user_module(name, module)
+    function = getattr(imported, attribute, None)
     if not inspect.isfunction(function):
-        raise ValueError(f"step: {name!r}: {module} has no function {attribute}")
+        raise ValueError(f"step: {name!r}: {module} ({imported.__file__}) has no function {attribute}")
+    spec, *paths = _user_parameters(name, function)
+    gets = " ".join(["spec", *(parameter.name for parameter in paths)])
+    return StepRow(spec.annotation, name, gets, getattr(function, "takes", _CHECKPOINT))
+
+
+def _user_parameters(name: str, function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The parameters of a step's function: the spec, then directories, `target` among them.
+
+    Raises:
+        ValueError: they are others, or the function is not an ordinary one.
+    """
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        raise ValueError(f"step: {name!r}: it is a generator or async; allowed: an ordinary function")
     try:
-        first, *others = inspect.signature(function, eval_str=True).parameters.values()
-    except (NameError, ValueError) as error:
-        raise ValueError(
-            f"step: {name!r}: its parameters cannot be read: {error}; allowed: spec, {_ALLOWED}"
-        ) from error
-    if not (inspect.isclass(first.annotation) and issubclass(first.annotation, StepSpec)):
-        raise ValueError(
-            f"step: {name!r}: parameter {first.name} is {first.annotation!r}; allowed: a StepSpec of yours"
-        )
-    for parameter in others:
-        if parameter.name not in _PATHS:
-            raise ValueError(f"step: {name!r}: parameter {parameter.name}; allowed after the spec: {_ALLOWED}")
-    gets = " ".join(["spec", *(parameter.name for parameter in others)])
-    return StepRow(first.annotation, name, gets, getattr(function, "takes", _CHECKPOINT))
+        found = list(inspect.signature(function, eval_str=True).parameters.values())
+    except Exception as error:  # an annotation is any expression
+        reason = f"its parameters cannot be read: {type(error).__name__}: {error}"
+        raise ValueError(f"step: {name!r}: {reason}; allowed: spec, {_ALLOWED}") from error
+    first = found[0].annotation if found else None
+    if not (inspect.isclass(first) and issubclass(first, StepSpec)):
+        raise ValueError(f"step: {name!r}: the first parameter is of {first!r}; allowed: a StepSpec of yours")
+    for parameter in found[1:]:
+        if parameter.name not in _PATHS or parameter.kind != parameter.POSITIONAL_OR_KEYWORD:
+            raise ValueError(f"step: {name!r}: parameter {parameter}; allowed after the spec: {_ALLOWED}")
+    if "target" not in [parameter.name for parameter in found]:
+        raise ValueError(f"step: {name!r}: it has no parameter target, the directory for its result")
+    return found
 
 
-_ALLOWED = ", ".join(_PATHS)
+_ALLOWED = f"{', '.join(_PATHS)}, as ordinary parameters"
 
 
 def _user_module(name: str, module: str) -> ModuleType:
     try:
         return import_module(module)
-    except Exception as error:  # whatever a user's module does when it is imported
+    except (Exception, SystemExit) as error:  # whatever a user's module does when it is imported
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
             reason = f"there is no module {error.name}; allowed: one beside the study's file, or an installed one"
         else:
-            reason = f"{module} cannot be imported: {type(error).__name__}: {error}"
+            reason = f"{module} cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}"
         raise ValueError(f"step: {name!r}: {reason}") from error

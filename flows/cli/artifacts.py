@@ -13,7 +13,7 @@ from slimline.storage.stores import artifact_store, metrics_store
 app = typer.Typer(no_args_is_help=True, help="What was built: list, show, verify, remove.")
 
 
-@app.command("list")
+@app.command("list", epilog="Examples: `slimline artifacts list` | `slimline artifacts list --json`")
 def list_artifacts(as_json: Json = False) -> None:
     """Everything that was built: reference, size, when, by which step."""
     from slimline.storage.artifacts.store import ArtifactError
@@ -50,7 +50,7 @@ def show_artifact(reference: Annotated[str, typer.Argument(help="kind:digest, or
     typer.echo(json.dumps(shown, indent=2))
 
 
-@app.command("verify")
+@app.command("verify", epilog="Example: `slimline artifacts verify`")
 def verify_artifacts() -> None:
     """Read every byte of every artifact and compare it with its manifest; exit status 1 if any is damaged."""
     from slimline.storage.artifacts.store import ArtifactError
@@ -63,18 +63,18 @@ def verify_artifacts() -> None:
             store.verify(ref)
         except ArtifactError as error:
             damaged += 1
-            typer.echo(f"{ref}: {error}", err=True)
+            typer.echo(error, err=True)
     typer.echo(f"{len(published) - damaged} of {len(published)} artifacts are whole")
     if damaged:
         raise typer.Exit(1)
 
 
-@app.command("gc")
+@app.command("gc", epilog="Examples: `slimline artifacts gc --dry-run` | `slimline artifacts gc --keep-hours 1`")
 def remove_unused(
     keep_hours: Annotated[float, typer.Option(min=0, help="Keep what is younger: a run may be using it.")] = 24,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
-    """Keep what is new, and what the newest run of every study on every host measured and was made of; nothing else."""
+    """Delete old artifacts, but those that the newest run of every study on every host measured, and their inputs."""
     from slimline.storage.retention import collect_garbage
 
     with exit_on_bad_input():

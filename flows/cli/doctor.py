@@ -41,8 +41,9 @@ def doctor(
 def _peaks() -> Peaks:
     from slimline.tasks.measurement.peaks import PeaksError, host_peaks
     from slimline.tasks.runtime.host import usable_threads
+    from slimline.tasks.runtime.machine_lock import MachineLockError
 
     try:
         return host_peaks(usable_threads(), remeasure=True)
-    except PeaksError as failure:
+    except (PeaksError, MachineLockError) as failure:
         fail(str(failure), status=1)

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from threading import Timer
 from types import FrameType
 
 import psutil
@@ -24,6 +25,7 @@ from slimline.storage.extras import missing_extra
 from slimline.storage.paths import home
 
 _DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
+_GRACE_S = 15.0
 
 
 def run_benchmark(study: Study) -> Outcome:
@@ -46,7 +48,8 @@ def run_nightly(study: Study) -> Verdicts:
 
 def _make_ready() -> None:
     _end_orphaned_servers()
-    signal.signal(signal.SIGTERM, _exit)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
 
 
 def _told(error: Exception) -> str:
@@ -54,9 +57,26 @@ def _told(error: Exception) -> str:
     return missing_extra(error) or str(error)
 
 
-def _exit(number: int, frame: FrameType | None) -> None:
-    # A default SIGTERM would skip what runs at exit, and leave Prefect's ephemeral server behind.
+def _stop(number: int, frame: FrameType | None) -> None:
+    """End this process with what runs at exit, such as the end of Prefect's ephemeral server; but end it soon.
+
+    Ctrl-C ends that server as well, and Prefect would go on asking it for minutes; then the run would be recorded as a
+    failed one. Threads that are waited for at exit can also keep a process for ever.
+    """
+    timer = Timer(_GRACE_S, _end_now, [128 + number])
+    timer.daemon = True
+    timer.start()
+    if number == signal.SIGINT:
+        signal.default_int_handler(number, frame)
     sys.exit(128 + number)
+
+
+def _end_now(status: int) -> None:
+    """End this process and what it has started. Everything that is stored is whole at any moment."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            process.kill()
+    os._exit(status)
 
 
 def _end_orphaned_servers() -> None:

@@ -19,7 +19,7 @@ app = typer.Typer()
 def report(
     study: Annotated[str | None, typer.Option(help="The newest run of this study.")] = None,
     run: Annotated[str | None, typer.Option(help="This run.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The page; by default <run>.html, none with --figures.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The page; by default `RUN.html`, none with --figures.")] = None,
     figures: Annotated[
         Path | None, typer.Option(help="A directory: figures as SVG and PNG, the table as LaTeX.")
     ] = None,

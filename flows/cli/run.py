@@ -1,4 +1,4 @@
-"""`slimline run`: build, measure, tell."""
+"""`slimline run`: build, measure, report."""
 
 from __future__ import annotations
 

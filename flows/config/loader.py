@@ -64,7 +64,8 @@ def read_fields(path: Path, what: str) -> dict[str, Any]:
     except RecursionError as error:
         raise StudyError(f"{path}: not valid YAML: nested too deeply") from error
     if not isinstance(content, dict):
-        raise StudyError(f"{path}: {what} is a mapping of fields, found {type(content).__name__}")
+        found = "nothing" if content is None else type(content).__name__
+        raise StudyError(f"{path}: {what} is a mapping of fields, found {found}")
     return content
 
 

@@ -1,4 +1,4 @@
-"""Measuring on every host at once; a host that cannot gets rows that say why, and the others finish."""
+"""Measuring on every host at once; where a host cannot measure, rows say why, and the others finish."""
 
 from __future__ import annotations
 

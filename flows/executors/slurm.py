@@ -46,11 +46,11 @@ _log = logging.getLogger(__name__)
 
 
 class _JobError(RuntimeError):
-    """The job has ended before its work had; another one goes on with it."""
+    """The job ended before its work was done; another job goes on with the work."""
 
 
 class _Job:
-    """One job of a cluster that has one, and the Prefect flow that waits for it."""
+    """The only job of a cluster, and the Prefect flow that waits for it."""
 
     def __init__(self, host: Slurm, cluster: Any, stop: Event) -> None:
         self._host, self._cluster, self._stop = host, cluster, stop
@@ -204,7 +204,7 @@ def _start_cluster(host: Slurm, order: Order, api: str) -> Iterator[Any]:
         # No page of Dask's: nobody looks at one, and two schedulers that import it at the same time fail.
         "scheduler_options": {"dashboard": False, "dashboard_address": "127.0.0.1:0"},
     }
-    # A task whose worker died goes to another job, which this process starts.
+    # A task whose worker was killed goes to another job, which this process starts.
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}), SLURMCluster(**options) as cluster:
         yield cluster
 

@@ -1,8 +1,8 @@
 """Where the metrics store's Parquet files lie, locally or remotely: <table>/month=YYYY-MM/<unique>.parquet.
 
-Merging is atomic for readers without a lock of theirs: beside a merged file lies, from before it appears, a list of the
-files it replaces (<unique>.replaces.json), and whoever sees the merged file ignores those. They stay for a while: who
-has listed them before may be about to read them.
+Readers need no lock while files are merged. Before a merged file appears, a list of the files that it replaces is
+written beside it (<unique>.replaces.json); a reader who sees the merged file ignores those. They stay for a while,
+because a reader who has listed them earlier may still open them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Partitions(Protocol):
     def remove(self, name: str) -> None:
         """Delete a file, if it is there."""
 
-    def merging(self, table: str) -> Any:
+    def merge_lock(self, table: str) -> Any:
         """A context in which no other process merges this table."""
 
 
@@ -78,8 +78,8 @@ class LocalPartitions:
         (self.root / name).unlink(missing_ok=True)
 
     @contextmanager
-    def merging(self, table: str) -> Iterator[None]:
-        """Hold the table's lock, which the kernel frees if this process dies; clear dead writers' scratch."""
+    def merge_lock(self, table: str) -> Iterator[None]:
+        """Hold the table's lock, which ends with this process; delete the files that killed writers left."""
         fs.make_directory(self.root / table)
         with (self.root / table / LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -121,7 +121,7 @@ class RemotePartitions:
             self.fs.rm_file(self.location(name))
 
     @contextmanager
-    def merging(self, table: str) -> Iterator[None]:
+    def merge_lock(self, table: str) -> Iterator[None]:
         """Remote file systems have no lock: whoever schedules merging must run one at a time."""
         yield
 

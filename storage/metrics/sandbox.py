@@ -68,7 +68,7 @@ def _run(request: dict[str, Any], outputs: tuple[IO[bytes], IO[bytes]], cancelle
         stdin=subprocess.PIPE,
         stdout=outputs[0],
         stderr=outputs[1],
-        start_new_session=True,  # Ctrl-C is for us to hear
+        start_new_session=True,  # Ctrl-C reaches only this process, which then ends it
     )
     try:
         assert process.stdin is not None

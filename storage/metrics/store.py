@@ -72,8 +72,8 @@ class MetricsStore:
     def query(self, sql: str, seconds: float = TIME_LIMIT_S) -> pa.Table:
         """The answer to one statement that only reads; QueryError says why there is none.
 
-        It runs in this process, where what one call of a function takes is not limited: what others write is for
-        `sandbox.ask`.
+        It runs in this process, whose memory and time a single call of a function could exhaust: use `sandbox.ask` for
+        SQL that a user wrote.
         """
         check_statement(sql)
         for _ in range(READ_ATTEMPTS):
@@ -87,11 +87,11 @@ class MetricsStore:
     def compact(self, table: str, grace: timedelta = partitions.GRACE) -> int:
         """Merge each month's files into one; return how many files were replaced. Readers never see a row twice.
 
-        What was replaced is deleted by the first merging after `grace`, so that nobody misses what he is about to read.
+        Replaced files are deleted by the first merge after `grace`: a reader may have listed them just before.
         """
         if table not in TABLES:
             raise ValueError(f"table: {table!r} is not a table of this store; allowed: {', '.join(TABLES)}")
-        with self._partitions.merging(table):
+        with self._partitions.merge_lock(table):
             partitions.finish(self._partitions, table, grace)
             months: dict[str, list[str]] = defaultdict(list)
             for name in partitions.visible(self._partitions, table):

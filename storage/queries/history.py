@@ -97,7 +97,7 @@ class PairedRound(BaseModel):
 class History:
     """A run on a host (`now`), the earlier ones on its class of hosts (`past`, oldest first), and rows of them all.
 
-    What was measured again in a night belongs to that night: a re-run is none of its own.
+    What a night measured again belongs to that night: a re-run is not a night of its own.
     """
 
     now: HostRun

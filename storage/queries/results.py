@@ -54,7 +54,7 @@ class PublishedFigures(BaseModel):
     figures: Mapping[str, float | None]
 
     def flat(self) -> dict[str, object]:
-        """As one object without another in it, as it is exported."""
+        """The same as one flat object, for exports."""
         return {"host": self.host, "published_name": self.published_name, "source": self.source, **self.figures}
 
 

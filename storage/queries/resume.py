@@ -46,7 +46,7 @@ def stored_rows(metrics: MetricsStore, run: str, host: str) -> StoredRows:
 
 
 def failures(metrics: MetricsStore, run: str) -> dict[tuple[str, str], str]:
-    """Why what of a run failed, by host and variant: its first reason, without a traceback's middle."""
+    """The first reason why a variant failed in a run, by host and variant."""
     with metrics.connect() as connection:
         rows = connection.execute(_FAILURES, {"run": run}).fetchall()
     return {(host, variant): error for host, variant, error in reversed(rows)}

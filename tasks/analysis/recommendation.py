@@ -58,11 +58,11 @@ class Constraints:
     min_samples_per_s: float | None = None
 
     def __post_init__(self) -> None:
-        for name, bound in self.given().items():
+        for name, bound in self.bounds().items():
             if not math.isfinite(bound):
                 raise ValueError(f"{name}: {bound} is not a bound; allowed: a finite number")
 
-    def given(self) -> dict[str, float]:
+    def bounds(self) -> dict[str, float]:
         """The constraints that there are, by name."""
         bounds = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: bound for name, bound in bounds.items() if bound is not None}
@@ -123,7 +123,7 @@ def recommend(rows: Rows, constraints: Constraints = DEFAULT) -> Recommendation:
     """
     if len({(row.run, row.host) for row in rows}) != 1:
         raise ValueError("rows: a recommendation is for one run on one host")
-    bounds = constraints.given() or DEFAULT.given()
+    bounds = constraints.bounds() or DEFAULT.bounds()
     measured = [row for row in rows if not _unmeasured(row)]
     unkept = {row.variant: [name for name in bounds if _shortfall(row, name, bounds[name])] for row in rows}
     admissible = [row for row in measured if not unkept[row.variant]]
@@ -270,7 +270,7 @@ def _beaten(row: ResultRow, measured: Rows, unkept: Mapping[str, Sequence[str]],
     if row.variant in choice.as_fast:
         disk, memory = ([number_text(_number(one, metric)) for one in (row, choice.winner)] for metric in _SIZE)
         sizes = f"{disk[0]} MB on disk, {memory[0]} over base in memory, against {disk[1]} and {memory[1]}"
-        return [f"not faster as far as can be told, nor smaller: {sizes}"]
+        return [f"not surely faster, and not smaller: {sizes}"]
     speeds = [figure_text(_figure(one, "speed_ratio")) for one in (row, choice.surest)]
     return [f"slower than {clean(choice.surest.variant)}: {speeds[0]} times the baseline, against {speeds[1]}"]
 

@@ -142,8 +142,8 @@ def _curve(notes: dict[str, Any]) -> str:
     return "\n".join(f"| {minutes:.1f} | {loss:.3f} |" for minutes, loss in points)
 
 
-def _score(row: dict[str, Any]) -> str:
-    return "{name} {value:.2f} % [{lo:.2f}, {hi:.2f}], n = {n}".format(name=str(row["metric"]).upper(), **row)
+def _score(note: dict[str, Any]) -> str:
+    return "{name} {value:.2f} % [{lo:.2f}, {hi:.2f}], n = {n}".format(name=str(note["metric"]).upper(), **note)
 
 
 def main() -> None:

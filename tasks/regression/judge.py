@@ -1,4 +1,4 @@
-"""From a run and its history to verdicts: which series there are, what they compare with, and what is said of each.
+"""From a run and its history to verdicts: which series there are, and how each compares with the nights before.
 
 A series is a variant's metric on one class of hosts.
 """

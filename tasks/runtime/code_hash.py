@@ -22,7 +22,7 @@ from pathlib import Path
 _TASKS = "slimline.tasks"
 # Specs are hashed with their values, and the table of steps only names the code that is hashed.
 _NOT_CODE_OF_A_STEP = {f"{_TASKS}.specs", f"{_TASKS}.registry"}
-_FILE_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")  # neither absolute nor above the folder
+_FILE_NAME = re.compile(r"\w[\w. -]*(/\w[\w. -]*)*")  # neither absolute nor above the folder
 
 
 @lru_cache(maxsize=256)

@@ -141,7 +141,9 @@ def test_rows_from_slurm_name_job_and_node(
     benchmark: subprocess.CompletedProcess[str], run: str, pool_server: Server
 ) -> None:
     for table in ("rounds", "hosts"):
-        for row in rows(pool_server, f"SELECT host, node, slurm_job FROM {table} WHERE {run}"):
+        found = rows(pool_server, f"SELECT host, node, slurm_job FROM {table} WHERE {run}")
+        assert {"cluster", "delftblue", "desk"} <= {row["host"] for row in found}
+        for row in found:
             assert row["node"] == platform.node()
             assert (row["slurm_job"] or "").isdigit() == (row["host"] in ("cluster", "delftblue")), benchmark.stderr
 

@@ -135,7 +135,7 @@ def damage_int8(home: Path) -> ArtifactRef:
 
 
 def end_run(at: str, number: signal.Signals, home: Path) -> int:
-    """Start a run, and end it when it prints a text; its exit status. SIGTERM is sent to it alone, SIGKILL to all."""
+    """Start a run, and end it when it prints a text; its exit status. SIGTERM is sent to it alone, others to all."""
     with subprocess.Popen(
         [sys.executable, "-m", "slimline.flows.cli", *SHORT_RUN],
         cwd=ROOT,
@@ -164,10 +164,12 @@ def is_group_alive(group: int) -> bool:
 @pytest.mark.long
 def test_a_run_that_was_ended_leaves_the_store_whole_and_the_next_one_goes_on(tmp_path: Path) -> None:
     kept: dict[ArtifactRef, str] = {}
-    # When it has begun to train, and when it has measured for the first time.
-    for at, number, status in (("building pruned", signal.SIGTERM, 143), ("round 1 of 1", signal.SIGKILL, -9)):
+    # When it has begun to train, to measure (as Ctrl-C does), and when it has measured for the first time.
+    ends = (("building pruned", signal.SIGTERM, 143), ("measuring on", signal.SIGINT, 130))
+    for at, number, status in (*ends, ("round 1 of 1", signal.SIGKILL, -9)):
         assert end_run(at, number, tmp_path) == status
         run_command("artifacts", "verify", home=tmp_path)
+        assert not MetricsStore(tmp_path / "metrics").query("FROM runs").num_rows
         assert kept.items() <= built(tmp_path).items()
         kept = built(tmp_path)
     run_command(*SHORT_RUN, home=tmp_path)

@@ -1,5 +1,6 @@
 """docs/architecture.md tells the truth: its example of a step of one's own runs as it is printed."""
 
+import json
 import re
 import shlex
 import shutil
@@ -13,7 +14,7 @@ from slimline.storage.artifacts.store import ArtifactStore
 from slimline.storage.paths import BUNDLED
 from slimline.tasks import build
 from slimline.tasks.specs import BundledBase
-from tests.command import ROOT, run_program
+from tests.command import ROOT, run_command, run_program
 
 DOCUMENT = (ROOT / "docs" / "architecture.md").read_text("utf8")
 PROGRAM = ROOT / "tests" / "tasks" / "programs" / "print_step_key.py"
@@ -29,9 +30,14 @@ def study_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "my-study.yaml"
 
 
-def test_the_command_runs_the_study() -> None:
+@pytest.mark.e2e
+@pytest.mark.long
+def test_the_command_runs_the_study(study_file: Path, tmp_path: Path) -> None:
     (command,) = re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL)
-    assert shlex.split(command) == ["slimline", "run", "my-study.yaml"]
+    assert shlex.split(command) == ["slimline", "run", study_file.name]
+    rows = json.loads(run_command("run", str(study_file), "--json", home=tmp_path / "home").stdout)
+    assert [(row["variant"], row["error"]) for row in rows] == [("original", None), ("shallow", None)]
+    assert rows[1]["params_m"] < rows[0]["params_m"]
 
 
 def test_the_example_builds_and_keeps_its_notes(study_file: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import ast
 import json
 from importlib.util import find_spec
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -17,6 +17,7 @@ from slimline.tasks.registry import (
     Form,
     StepRow,
     forms_run_by,
+    recipe_step,
     row_of,
     user_row,
 )
@@ -105,6 +106,12 @@ def other_parameter(spec: Mine, source: Path): ...
 def no_spec(model: Path, target: Path): ...
 def nothing(): ...
 def unknown_annotation(spec: Theirs, model: Path): ...
+def other_annotation(spec: Mine, target: Path[0]): ...
+def no_target(spec: Mine, model: Path): ...
+def keyword_only(spec: Mine, *, target: Path): ...
+def others(spec: Mine, target: Path, *model: Path): ...
+async def later(spec: Mine, target: Path): ...
+def generator(spec: Mine, target: Path): yield
 value = 3
 """
 
@@ -115,6 +122,7 @@ def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     name = f"steps_{tmp_path.name}"
     (tmp_path / f"{name}.py").write_text(MODULE)
     (tmp_path / f"broken_{name}.py").write_text("import json\njson.no_such_name\n")
+    (tmp_path / f"ends_{name}.py").write_text("raise SystemExit(3)\n")
     (tmp_path / f"needs_{name}.py").write_text("import a_library_that_is_missing\n")
     monkeypatch.syspath_prepend(tmp_path)
     return name
@@ -136,12 +144,22 @@ def test_a_users_function_becomes_a_row(user_module: str) -> None:
         ("{}:kepe", "has no function kepe"),
         ("{}:value", "has no function value"),
         ("{}:Mine", "has no function Mine"),
-        ("{}:other_parameter", "parameter source; allowed after the spec: model, teacher, data, target, work"),
-        ("{}:no_spec", "parameter model is <class 'pathlib.Path'>; allowed: a StepSpec of yours"),
-        ("{}:nothing", "its parameters cannot be read"),
+        (
+            "{}:other_parameter",
+            "parameter source: pathlib.Path; allowed after the spec: model, teacher, data, target, work",
+        ),
+        ("{}:no_spec", "the first parameter is of <class 'pathlib.Path'>; allowed: a StepSpec of yours"),
+        ("{}:nothing", "the first parameter is of None; allowed: a StepSpec of yours"),
+        ("{}:other_annotation", "its parameters cannot be read: TypeError"),
+        ("{}:no_target", "it has no parameter target"),
+        ("{}:keyword_only", "parameter target: pathlib.Path; allowed after the spec: model, teacher, data, target"),
+        ("{}:others", "parameter *model: pathlib.Path; allowed after the spec: model, teacher, data, target"),
+        ("{}:later", "is a generator or async; allowed: an ordinary function"),
+        ("{}:generator", "is a generator or async; allowed: an ordinary function"),
         ("{}:unknown_annotation", "name 'Theirs' is not defined"),
         ("broken_{}:keep", "cannot be imported: AttributeError"),
         ("needs_{}:keep", "cannot be imported: ModuleNotFoundError: No module named 'a_library_that_is_missing'"),
+        ("ends_{}:keep", "cannot be imported: SystemExit: 3"),
         ("no_{}:keep", "there is no module no_"),
         ("no_{}.deeper:keep", "there is no module no_"),
     ],
@@ -151,3 +169,9 @@ def test_what_is_not_a_step_is_refused_by_name(user_module: str, step: str, reas
     with pytest.raises(ValueError) as refused:
         user_row(name)
     assert str(refused.value).startswith(f"step: {name!r}: ") and reason in str(refused.value)
+
+
+@pytest.mark.parametrize("forms", [{"takes": "grph"}, {"makes": "grph"}])
+def test_a_form_that_there_is_not_is_refused(forms: Any) -> None:
+    with pytest.raises(ValueError, match=r"'grph' is not a form; allowed: checkpoint, "):
+        recipe_step(**forms)

@@ -39,7 +39,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ResultStore:
 
 @pytest.fixture(autouse=True)
 def step_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys without the code's fingerprint, which takes a while."""
+    """Keys without the hash of the code, which takes a while."""
     monkeypatch.setattr(build, "step_key", lambda spec, refs: f"{spec.samples}-{len(refs)}")
 
 

@@ -92,7 +92,7 @@ def _slider(bound: Bound, rows: Sequence[ResultRow]) -> float | None:
         return None
     lower, upper, step = slider_range(0.0, max(ends))
     loosest = lower if bound.constraint.startswith("min_") else upper
-    default = DEFAULT.given().get(bound.constraint)
+    default = DEFAULT.bounds().get(bound.constraint)
     value = st.slider(
         bound.label,
         lower,

@@ -191,7 +191,7 @@ def test_every_problem_is_listed_at_once():
 BODY = "variants: {original: {recipe: [{step: engine, name: torch}]}}\n"
 FILES = {  # name: content, what the message says
     "list": (b"[1, 2]", "a study is a mapping of fields, found list"),
-    "empty": (b"", "a study is a mapping of fields, found NoneType"),
+    "empty": (b"", "a study is a mapping of fields, found nothing"),
     "text": (b"run everything", "a study is a mapping of fields, found str"),
     "not YAML": (b"variants: [1", "expected ',' or ']', but got '<stream end>'"),
     "two documents": (b"a: 1\n---\nb: 2\n", "expected a single document"),

@@ -60,7 +60,7 @@ def test_the_smaller_wins_where_speeds_cannot_be_told_apart():
     assert found.winner == "small"
     assert found.rule == "the smallest of those that may be as fast as fast: their speed intervals overlap"
     assert reasons(found)["fast"] == (
-        "not faster as far as can be told, nor smaller: 20 MB on disk, 100 over base in memory, against 5 and 100"
+        "not surely faster, and not smaller: 20 MB on disk, 100 over base in memory, against 5 and 100"
     )
     same_disk = recommend([with_figures(each, disk_mb=20.0) for each in rows])
     assert same_disk.winner == "light"
@@ -229,7 +229,7 @@ def keeps(made, constraints):
     """Whether a variant surely keeps everything, said again in other words."""
     if made.error or any(made.value(metric) is None for metric in ("speed_ratio", *list(AXES)[1:])):
         return False
-    for name, bound in (constraints.given() or DEFAULT.given()).items():
+    for name, bound in (constraints.bounds() or DEFAULT.bounds()).items():
         metric, sign = BOUNDED[name]
         found = made.figure(metric)
         if (made.random_weights and "drop" in metric) or found.value is None:
@@ -285,7 +285,7 @@ def test_what_it_would_take_is_enough_and_needed(rows, constraints):
     found = recommend(rows, constraints)
     if found.relaxation is None:
         return
-    asked = constraints.given() or DEFAULT.given()
+    asked = constraints.bounds() or DEFAULT.bounds()
     for name, bound in found.relaxation.bounds.items():
         assert (bound - asked[name]) * BOUNDED[name][1] > 0
     relaxed = Constraints(**{**asked, **found.relaxation.bounds})
