@@ -25,7 +25,7 @@ from slimline.storage.extras import missing_extra
 from slimline.storage.paths import home
 
 _DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
-_GRACE_S = 15.0
+_GRACE_S = 10.0
 
 
 def run_benchmark(study: Study) -> Outcome:
