@@ -22,12 +22,13 @@ settings.load_profile("untimed")
 # A shell's background job ignores SIGINT, and so would everything that tests start, and then send it to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # pytest-xdist hands files out in order. Those that take longest come first, the one that makes the first run before all
-# others; those that need that run come last, so that no worker waits for it.
+# others; those that need that run come later, so that no worker waits for it.
 LONGEST = (
     *("test_run", "test_many_hosts", "test_serve", "test_compression", "test_recipes", "test_ui", "test_postgres"),
-    *("test_nightly", "test_other_pythons", "test_wheel", "test_build", "test_distill", "test_bases"),
+    *("test_readme", "test_dashboard", "test_nightly", "test_other_pythons", "test_wheel"),
+    *("test_build", "test_distill", "test_bases"),
 )
-NEED_FIRST_RUN = ("test_dashboard", "test_readme", "test_report", "test_sql")
+NEED_FIRST_RUN = ("test_report", "test_sql")
 
 
 def pytest_xdist_auto_num_workers() -> int:
