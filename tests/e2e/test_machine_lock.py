@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.long]
 def test_runs_with_homes_and_servers_of_their_own_measure_one_after_the_other(tmp_path: Path) -> None:
     study = tmp_path / "tiny.yaml"
     study.write_text(yaml.safe_dump(STUDY), "utf8")
-    command = [sys.executable, "-m", "slimline.flows.cli", "run", str(study)]
+    command = [sys.executable, "-m", "slimline.flows.cli", "run", str(study), "--rounds", "2"]
     homes = [tmp_path / "one", tmp_path / "other"]
     runs = [
         subprocess.Popen(command, cwd=ROOT, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -29,5 +29,5 @@ def test_runs_with_homes_and_servers_of_their_own_measure_one_after_the_other(tm
     query = "SELECT started, finished FROM rounds"
     turns = [row for home in homes for row in MetricsStore(home / "metrics").query(query).to_pylist()]
     turns.sort(key=lambda turn: turn["started"])
-    assert len(turns) == 2 * 6
+    assert len(turns) == 2 * 4
     assert [(one, after) for one, after in pairwise(turns) if one["finished"] > after["started"]] == []

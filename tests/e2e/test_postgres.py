@@ -54,8 +54,8 @@ def interrupted(database: str, home: Path) -> str:
     """A run that was under way when Ctrl-C stopped everything; nightly's schedule was paused by then."""
     with run_server(home, "--database", database) as server:
         nightly = server.deployment("nightly/nightly")
-        path = f"{server.url}/api/deployments/{nightly['id']}/schedules/{nightly['schedules'][0]['id']}"
-        httpx.patch(path, json={"active": False}).raise_for_status()
+        schedule = f"deployments/{nightly['id']}/schedules/{nightly['schedules'][0]['id']}"
+        server.request("PATCH", schedule, {"active": False})
         run = server.trigger("benchmark/benchmark", **TINY)
         server.wait_for_turns(run, 1)
         server.stop()

@@ -104,11 +104,11 @@ def shorter(server: Server) -> Iterator[None]:
     """A Quick run that takes a minute: the study in full takes several; what is clicked is the same."""
     deployment = server.deployment("benchmark/benchmark")
     assert deployment["parameters"] == {"study": "smoke"}
-    place = f"{server.url}/api/deployments/{deployment['id']}"
+    place = f"deployments/{deployment['id']}"
     quick = {"study": "smoke", "variants": ["int8"], "rounds": 1, "samples": 8}
-    httpx.patch(place, json={"parameters": quick}).raise_for_status()
+    server.request("PATCH", place, {"parameters": quick})
     yield
-    httpx.patch(place, json={"parameters": deployment["parameters"]}).raise_for_status()
+    server.request("PATCH", place, {"parameters": deployment["parameters"]})
 
 
 @pytest.mark.usefixtures("shorter")

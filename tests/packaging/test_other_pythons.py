@@ -42,7 +42,7 @@ def python(request: pytest.FixtureRequest, wheel: Path, tmp_path: Path) -> Path:
     """A later Python with the wheel at the lock's versions, and with what the tests need."""
     subprocess.run([find_python(request.param), "-m", "venv", tmp_path / "env"], check=True)
     python = tmp_path / "env" / "bin" / "python"
-    install = [python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "requirements.lock"]
+    install = [python, "-m", "pip", "install", "--quiet", "--no-compile", "--constraint", ROOT / "requirements.lock"]
     subprocess.run([*install, wheel, *TOOLS], check=True)
     return python
 
@@ -52,5 +52,6 @@ def test_data_and_storage_are_as_on_3_11(python: Path, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "tests", here / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", here)
     command = [python, "-P", "-m", "pytest", *OPTIONS, *TESTS]
-    finished = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+    settings = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    finished = subprocess.run(command, cwd=here, env=settings, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stdout + finished.stderr
