@@ -31,6 +31,7 @@ LONGEST = (
 NEED_FIRST_RUN = ("test_report", "test_sql")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Two for each core: what drives servers and other processes waits for them half of the time."""
     return 2 * (os.cpu_count() or 1)
