@@ -310,7 +310,8 @@ def user_row(name: str) -> StepRow:
     imported = _user_module(name, module)
     function = getattr(imported, attribute, None)
     if not inspect.isfunction(function):
-        raise ValueError(f"step: {name!r}: {module} ({imported.__file__}) has no function {attribute}")
+        where = getattr(imported, "__file__", None) or "not a file"  # built into Python, or a folder
+        raise ValueError(f"step: {name!r}: {module} ({where}) has no function {attribute}")
     spec, *paths = _user_parameters(name, function)
     gets = " ".join(["spec", *(parameter.name for parameter in paths)])
     return StepRow(spec.annotation, name, gets, getattr(function, "takes", _CHECKPOINT))
@@ -322,7 +323,8 @@ def _user_parameters(name: str, function: Callable[..., Any]) -> list[inspect.Pa
     Raises:
         ValueError: they are others, or the function is not an ordinary one.
     """
-    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    if any(is_kind(function) for is_kind in kinds):
         raise ValueError(f"step: {name!r}: it is a generator or async; allowed: an ordinary function")
     try:
         found = list(inspect.signature(function, eval_str=True).parameters.values())

@@ -23,6 +23,7 @@ _TASKS = "slimline.tasks"
 # Specs are hashed with their values, and the table of steps only names the code that is hashed.
 _NOT_CODE_OF_A_STEP = {f"{_TASKS}.specs", f"{_TASKS}.registry"}
 _FILE_NAME = re.compile(r"\w[\w. -]*(/\w[\w. -]*)*")  # neither absolute nor above the folder
+_LONGEST_NAME = 255  # bytes; the system refuses to look for a file with a longer one
 
 
 @lru_cache(maxsize=256)
@@ -152,13 +153,17 @@ def _imports(module: str) -> Iterator[str]:
             yield from (f"{origin}.{alias.name}" for alias in node.names)
 
 
+def _is_file_name(text: str) -> bool:
+    return _FILE_NAME.fullmatch(text) is not None and len(text.encode()) <= _LONGEST_NAME
+
+
 def _data_files(modules: list[str]) -> Iterator[tuple[str, str]]:
     """Name and SHA-256 of the files beside the modules that a string in any of them names."""
     strings = {
         node.value
         for module in modules
         for node in _nodes(module)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and _FILE_NAME.fullmatch(node.value)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and _is_file_name(node.value)
     }
     folders = {file.parent: module.rpartition(".")[0] for module in modules if (file := _file(module))}
     for folder, package in folders.items():

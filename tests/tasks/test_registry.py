@@ -112,6 +112,7 @@ def keyword_only(spec: Mine, *, target: Path): ...
 def others(spec: Mine, target: Path, *model: Path): ...
 async def later(spec: Mine, target: Path): ...
 def generator(spec: Mine, target: Path): yield
+async def later_generator(spec: Mine, target: Path): yield
 value = 3
 """
 
@@ -156,6 +157,8 @@ def test_a_users_function_becomes_a_row(user_module: str) -> None:
         ("{}:others", "parameter *model: pathlib.Path; allowed after the spec: model, teacher, data, target"),
         ("{}:later", "is a generator or async; allowed: an ordinary function"),
         ("{}:generator", "is a generator or async; allowed: an ordinary function"),
+        ("{}:later_generator", "is a generator or async; allowed: an ordinary function"),
+        ("sys:keep", "sys (not a file) has no function keep"),
         ("{}:unknown_annotation", "name 'Theirs' is not defined"),
         ("broken_{}:keep", "cannot be imported: AttributeError"),
         ("needs_{}:keep", "cannot be imported: ModuleNotFoundError: No module named 'a_library_that_is_missing'"),

@@ -90,7 +90,9 @@ from pathlib import Path
 import helper
 from tools.words import words
 WORDS = Path(__file__).with_name("words.txt")
-"""
+MORE = Path(__file__).with_name("more words.txt")
+LONG = "{long}"
+""".format(long="a sentence without a comma " * 20)
 
 
 @pytest.fixture
@@ -101,6 +103,7 @@ def folder(tmp_path: Path) -> Path:
         "helper.py": "import deeper\n",
         "deeper.py": "x = 1\n",
         "words.txt": "a b c\n",
+        "more words.txt": "d e f\n",
         "tools/words.py": "from . import letters\nfrom .more.signs import signs\nwords = 1\n",  # without an __init__.py
         "tools/letters.py": "x = 1\n",
         "tools/more/__init__.py": "x = 1\n",
@@ -121,7 +124,10 @@ def own_hash(folder: Path) -> str:
 
 @pytest.mark.parametrize(
     "file",
-    ["my_steps.py", "helper.py", "deeper.py", "words.txt", "tools/words.py", "tools/letters.py", "tools/more/signs.py"],
+    [
+        *("my_steps.py", "helper.py", "deeper.py", "words.txt", "more words.txt"),
+        *("tools/words.py", "tools/letters.py", "tools/more/signs.py"),
+    ],
 )
 def test_an_edit_counts_of_a_users_module_and_of_what_it_imports_or_reads_beside_it(folder: Path, file: str) -> None:
     before = own_hash(folder)
