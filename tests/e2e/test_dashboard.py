@@ -87,6 +87,8 @@ def walk(browser: Browser, url: str, dark: bool) -> None:
     with visit(browser, dark) as visitor:
         for path in (*PATHS, "sql?sql=FROM+result_table+LIMIT+5&mark=bar"):
             page = visitor.open(f"{url}/{path}")
+            page.get_by_text("Running …").wait_for(state="detached")  # a query that takes long, shown in passing
+            visitor.settled()
             assert page.locator("[data-testid=stException]").count() == 0, page.inner_text("main, [role=main], body")
             found = Axe().run(page).response["violations"]
             severe = [(each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] in SEVERE]

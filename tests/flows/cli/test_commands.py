@@ -23,8 +23,11 @@ NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
 # ---------------------------------------------------------------------------------------------------------------- help
 
-WITH_EXAMPLE = ("run", "table", "recommend", "sql", "score", "lex", "doctor", "artifacts show")
-WITHOUT = ("", "artifacts", "artifacts list", "artifacts verify", "artifacts gc")
+WITH_EXAMPLE = (
+    *("run", "table", "recommend", "sql", "score", "lex", "doctor"),
+    *(f"artifacts {command}" for command in ("list", "show", "verify", "gc")),
+)
+WITHOUT = ("", "artifacts")
 
 
 @pytest.mark.parametrize("command", (*WITH_EXAMPLE, *WITHOUT))
