@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from hypothesis import HealthCheck, settings
 
 from slimline.storage.metrics.store import MetricsStore
 from slimline.tasks.runtime.machine_lock import LOCK_DIRECTORY
-from tests.command import FIRST_RUN, FirstRun, copy_source, run_command
+from tests.command import FIRST_RUN, FirstRun, copy_source, environment, run_command
 from tests.s3 import BUCKET, KEYS, s3_server
 
 # A slow or busy machine is no failure: no test asserts a time.
@@ -59,13 +61,31 @@ def machine_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session")
-def first_run(tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
-    """A real run of the smoke study, once for all workers of pytest-xdist: it takes minutes."""
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that all workers of pytest-xdist share."""
     base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def prepared_home(shared: Path) -> Path:
+    """A state directory with nothing but Prefect's database, which takes half a minute to create; to be copied."""
+    home = shared / "prepared"
+    with FileLock(shared / "prepared.lock"):
+        if not home.exists():
+            command = [sys.executable, "-P", "-m", "slimline.flows.cli.flow_runner"]
+            subprocess.run(command, env=environment(shared / "preparing"), check=True)
+            (shared / "preparing").rename(home)
+    return home
+
+
+@pytest.fixture(scope="session")
+def first_run(shared: Path, prepared_home: Path) -> FirstRun:
+    """A real run of the smoke study, once for all workers of pytest-xdist: it takes minutes."""
     home, printed = shared / "first-run", shared / "first-run.json"
     with FileLock(shared / "first-run.lock"):
         if not printed.exists():
+            shutil.copytree(prepared_home, home)
             finished = run_command(*FIRST_RUN.split()[1:], home=home, check=False)
             printed.write_text(json.dumps([finished.returncode, finished.stdout, finished.stderr]), "utf8")
     status, out, err = json.loads(printed.read_text("utf8"))

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 TAINTED_ABOVE = 0.05
 """A session whose noise floor exceeds this (relative) is marked tainted: its differences below 5 % mean nothing."""
@@ -55,6 +54,8 @@ def proportion_interval(outcomes: Sequence[bool]) -> Interval:
     """
     if not outcomes:
         raise ValueError("a proportion of no outcomes is undefined")
+    from scipy import stats  # which takes seconds to import
+
     test = stats.binomtest(sum(outcomes), len(outcomes))
     bounds = test.proportion_ci(_CONFIDENCE, method="wilson")
     return Interval(float(test.statistic), float(bounds.low), float(bounds.high), len(outcomes))
@@ -104,6 +105,8 @@ def mcnemar(correct_a: Sequence[bool], correct_b: Sequence[bool]) -> float:
     Only samples on which they disagree carry information; under the null each goes either way with probability 1/2.
     1.0 if they never disagree. Raises ValueError for different lengths.
     """
+    from scipy import stats
+
     _same_length(correct_a, correct_b)
     only_a = sum(bool(x) and not y for x, y in zip(correct_a, correct_b, strict=True))
     only_b = sum(bool(y) and not x for x, y in zip(correct_a, correct_b, strict=True))
@@ -118,6 +121,8 @@ def _same_length(a: Sequence[object], b: Sequence[object]) -> None:
 
 
 def _bootstrap(values: Sequence[float] | np.ndarray, statistic: Literal["mean", "median"]) -> Interval:
+    from scipy import stats
+
     data = np.asarray(values, dtype=np.float64)
     if data.size == 0 or not np.isfinite(data).all():
         raise ValueError(f"need at least one value, all finite; got {data.tolist()[:10]}")

@@ -1,6 +1,8 @@
 """One `slimline serve` for all tests of one process that need one: it takes a while to start."""
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +10,7 @@ from tests.e2e.server import Server, run_server
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with its pools, its deployments and a worker."""
-    with run_server(tmp_path_factory.mktemp("server") / "home") as running:
+    with run_server(shutil.copytree(prepared_home, tmp_path_factory.mktemp("server") / "home")) as running:
         yield running

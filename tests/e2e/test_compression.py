@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ RUN_LOADER = Path(__file__).with_name("programs") / "run_loader.py"
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("compression")
+def home(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shutil.copytree(prepared_home, tmp_path_factory.mktemp("compression") / "home")
 
 
 @pytest.fixture(scope="module")

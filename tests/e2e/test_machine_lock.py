@@ -1,5 +1,6 @@
 """Two real runs on one machine, each with a state directory and a server of its own: never at the same time."""
 
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -15,11 +16,13 @@ from tests.e2e.server import STUDY
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
-def test_runs_with_homes_and_servers_of_their_own_measure_one_after_the_other(tmp_path: Path) -> None:
+def test_runs_with_homes_and_servers_of_their_own_measure_one_after_the_other(
+    prepared_home: Path, tmp_path: Path
+) -> None:
     study = tmp_path / "tiny.yaml"
     study.write_text(yaml.safe_dump(STUDY), "utf8")
     command = [sys.executable, "-m", "slimline.flows.cli", "run", str(study), "--rounds", "2"]
-    homes = [tmp_path / "one", tmp_path / "other"]
+    homes = [shutil.copytree(prepared_home, tmp_path / name) for name in ("one", "other")]
     runs = [
         subprocess.Popen(command, cwd=ROOT, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for home in homes

@@ -75,8 +75,8 @@ def run(*command: str | Path, home: Path, api: str) -> subprocess.CompletedProce
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("nightly")
+def home(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = shutil.copytree(prepared_home, tmp_path_factory.mktemp("nightly") / "home")
     (home / "tiny.yaml").write_text(STUDY, "utf8")
     return home
 
@@ -89,7 +89,7 @@ def api(home: Path) -> Iterator[str]:
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_API_URL": "",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home}/server.db",
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home}/prefect.db",
     }
     with (home / "server.log").open("w") as log:
         server = subprocess.Popen(

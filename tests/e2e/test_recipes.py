@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ measuring: {rounds: 1, speed_samples: 2, warmup_samples: 1, quality_batch_size: 
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("recipes")
+def home(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shutil.copytree(prepared_home, tmp_path_factory.mktemp("recipes") / "home")
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -162,17 +163,20 @@ def is_group_alive(group: int) -> bool:
 
 
 @pytest.mark.long
-def test_a_run_that_was_ended_leaves_the_store_whole_and_the_next_one_goes_on(tmp_path: Path) -> None:
+def test_a_run_that_was_ended_leaves_the_store_whole_and_the_next_one_goes_on(
+    prepared_home: Path, tmp_path: Path
+) -> None:
+    home = shutil.copytree(prepared_home, tmp_path / "home")
     kept: dict[ArtifactRef, str] = {}
     # When it has begun to train, to measure (as Ctrl-C does), and when it has measured for the first time.
     ends = (("building pruned", signal.SIGTERM, 143), ("measuring on", signal.SIGINT, 130))
     for at, number, status in (*ends, ("round 1 of 1", signal.SIGKILL, -9)):
-        assert end_run(at, number, tmp_path) == status
-        run_command("artifacts", "verify", home=tmp_path)
-        assert not MetricsStore(tmp_path / "metrics").query("FROM runs").num_rows
-        assert kept.items() <= built(tmp_path).items()
-        kept = built(tmp_path)
-    run_command(*SHORT_RUN, home=tmp_path)
-    assert kept.items() <= built(tmp_path).items()
-    rows = json.loads(run_command("table", "--format", "json", home=tmp_path).stdout)
+        assert end_run(at, number, home) == status
+        run_command("artifacts", "verify", home=home)
+        assert not MetricsStore(home / "metrics").query("FROM runs").num_rows
+        assert kept.items() <= built(home).items()
+        kept = built(home)
+    run_command(*SHORT_RUN, home=home)
+    assert kept.items() <= built(home).items()
+    rows = json.loads(run_command("table", "--format", "json", home=home).stdout)
     assert [row["variant"] for row in rows] == ["original", "pruned"]

@@ -32,10 +32,11 @@ def study_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.e2e
 @pytest.mark.long
-def test_the_command_runs_the_study(study_file: Path, tmp_path: Path) -> None:
+def test_the_command_runs_the_study(study_file: Path, prepared_home: Path, tmp_path: Path) -> None:
     (command,) = re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL)
     assert shlex.split(command) == ["slimline", "run", study_file.name]
-    rows = json.loads(run_command("run", str(study_file), "--json", home=tmp_path / "home").stdout)
+    home = shutil.copytree(prepared_home, tmp_path / "home")
+    rows = json.loads(run_command("run", str(study_file), "--json", home=home).stdout)
     assert [(row["variant"], row["error"]) for row in rows] == [("original", None), ("shallow", None)]
     assert rows[1]["params_m"] < rows[0]["params_m"]
 

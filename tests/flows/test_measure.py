@@ -1,6 +1,7 @@
 """A host measures an order for stores on a real S3 server: requests that list cost most there."""
 
 import json
+import shutil
 import subprocess
 from collections import Counter
 from datetime import UTC, datetime
@@ -83,10 +84,13 @@ def measure(order: Path, s3: str, home: Path, cache: Path) -> Counter[str]:
 
 
 @pytest.mark.long
-def test_a_measurement_lists_the_store_a_few_times_and_a_second_one_measures_nothing(s3: str, tmp_path: Path) -> None:
+def test_a_measurement_lists_the_store_a_few_times_and_a_second_one_measures_nothing(
+    s3: str, prepared_home: Path, tmp_path: Path
+) -> None:
+    home = shutil.copytree(prepared_home, tmp_path / "home")
     order = tmp_path / "order.json"
     order.write_text(build_order(ArtifactStore(f"{s3}/artifacts"), tmp_path).model_dump_json())
-    listings = measure(order, s3, tmp_path / "home", tmp_path / "first")
+    listings = measure(order, s3, home, tmp_path / "first")
     print(f"requests that list of one measurement: {listings.total()} {dict(listings)}")
     assert listings.total() <= MOST_LISTINGS
 
@@ -95,7 +99,7 @@ def test_a_measurement_lists_the_store_a_few_times_and_a_second_one_measures_not
     assert counts == {"rounds": 2 * 4, "lines": 3 * 4, "scored": 3, "runs": 1, "hosts": 1}
 
     before = metrics.files()
-    again = measure(order, s3, tmp_path / "home", tmp_path / "second")
+    again = measure(order, s3, home, tmp_path / "second")
     print(f"requests that list when everything is stored: {again.total()} {dict(again)}")
     assert metrics.files() == before
     assert not (tmp_path / "second").exists()  # no artifact was needed

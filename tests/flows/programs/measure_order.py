@@ -11,7 +11,6 @@ from typing import Any
 
 from aiobotocore.client import AioBaseClient
 
-from slimline.flows.cli.flow_runner import prepare_home
 from slimline.flows.measure import measure
 from slimline.flows.run import Order
 
@@ -31,7 +30,6 @@ def count_listings() -> Counter[str]:
 
 
 if __name__ == "__main__":
-    prepare_home()
     listings = count_listings()
     measure(Order.model_validate_json(Path(sys.argv[1]).read_text("utf8")))
     print(json.dumps(listings))
