@@ -18,7 +18,7 @@ CHAIN = """
 base: {source: bundled}
 data: {train_files: 30, dev_files: 5, samples: 8}
 variants:
-  original: {label: baseline, recipe: [{step: engine, name: torch}]}
+  original: {label: baseline, recipe: [{step: export-onnx}, {step: engine, name: onnxruntime}]}
   slimmer:
     recipe:
       - {step: trim-vocabulary, tokens: 1024}
@@ -32,9 +32,8 @@ variants:
       - {step: weight-only, method: rtn, bits: 4}
       - {step: distill, minutes: 5, max_steps: 4, batch_size: 2, window: 128}
       - {step: engine, name: torch}
-  onnx: {recipe: [{step: export-onnx}, {step: engine, name: onnxruntime}]}
-  onnx-lookup: {recipe: [{step: export-onnx}, {step: engine, name: onnxruntime, draft_tokens: 4}]}
-  lookup: {recipe: [{step: engine, name: torch, draft_tokens: 4}]}
+  lookup: {recipe: [{step: export-onnx}, {step: engine, name: onnxruntime, draft_tokens: 4}]}
+  torch-lookup: {recipe: [{step: engine, name: torch, draft_tokens: 4}]}
 measuring: {rounds: 1, speed_samples: 2, warmup_samples: 1, quality_batch_size: 1, decoding: {max_new_tokens: 30}}
 """
 
@@ -67,4 +66,4 @@ def test_drafts_change_no_completion(chain: dict[str, dict[str, Any]], home: Pat
     out = run_command("sql", query, "--format", "json", home=home).stdout
     lines = {row["variant"]: row["lines"] for row in json.loads(out)}
     assert len(lines["original"]) == 8
-    assert lines["original"] == lines["lookup"] == lines["onnx"] == lines["onnx-lookup"]
+    assert lines["original"] == lines["lookup"] == lines["torch-lookup"]

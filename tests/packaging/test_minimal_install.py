@@ -15,7 +15,7 @@ PROGRAMS = Path(__file__).parent / "programs"
 READING = (
     "table",
     "table --format latex",
-    "sql from+versus_published",
+    "sql from+versus_published+order+by+all",
     "recommend --json --host {host}",
     "regressions --all",
     "artifacts list",
