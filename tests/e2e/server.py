@@ -19,7 +19,7 @@ from slimline.flows.server.discovery import processes_with_mark
 from slimline.storage.metrics.store import MetricsStore
 from tests.command import ROOT, environment
 
-# The baseline alone, in the engine that starts fastest: six measuring processes, each as short as can be.
+# The baseline alone, in the engine that starts fastest: six measuring processes, each long enough to be killed.
 STUDY: dict[str, Any] = {
     "name": "tiny",
     "data": {"train_files": 4, "dev_files": 2, "samples": 2},
@@ -32,6 +32,7 @@ STUDY: dict[str, Any] = {
     "measuring": {
         "rounds": 3,
         "speed_samples": 1,
+        "turn_seconds": 5,
         "warmup_samples": 1,
         "threads": 1,
         "decoding": {"max_new_tokens": 4},
@@ -133,10 +134,12 @@ class Server:
 
     def wait_for_turns(self, flow_run: str, turns: int) -> None:
         """Return once a flow run has stored that many measurements and is at the next."""
-        wait_until(
-            lambda: len(self.rows(flow_run)) >= turns and self.processes("slimline.tasks.measurement.probe"),
-            "it measures",
-        )
+
+        def is_there() -> bool:
+            assert self.state(flow_run)["type"] not in _FINAL, f"{flow_run} has ended"
+            return len(self.rows(flow_run)) >= turns and bool(self.processes("slimline.tasks.measurement.probe"))
+
+        wait_until(is_there, "it measures")
 
     def processes(self, word: str = "", flow_run: str | None = None) -> list[psutil.Process]:
         """What this server has started: all, or those with a word in their command, or of a flow run."""
