@@ -34,6 +34,8 @@ def show() -> None:
 
 def fill_caches() -> None:
     """Read and draw what the first visitor sees, so that nobody waits for what only the first time takes."""
+    import scipy.stats  # noqa: F401 - seconds, which Compare would wait for
+
     runs = data.ask(run_summaries)
     if any(each.has_results for each in runs):
         rows = data.results(selection.newest_with_results(runs).run)

@@ -105,13 +105,13 @@ def mcnemar(correct_a: Sequence[bool], correct_b: Sequence[bool]) -> float:
     Only samples on which they disagree carry information; under the null each goes either way with probability 1/2.
     1.0 if they never disagree. Raises ValueError for different lengths.
     """
-    from scipy import stats
-
     _same_length(correct_a, correct_b)
     only_a = sum(bool(x) and not y for x, y in zip(correct_a, correct_b, strict=True))
     only_b = sum(bool(y) and not x for x, y in zip(correct_a, correct_b, strict=True))
     if only_a + only_b == 0:
         return 1.0
+    from scipy import stats
+
     return float(stats.binomtest(only_a, only_a + only_b, 0.5).pvalue)
 
 
@@ -121,8 +121,6 @@ def _same_length(a: Sequence[object], b: Sequence[object]) -> None:
 
 
 def _bootstrap(values: Sequence[float] | np.ndarray, statistic: Literal["mean", "median"]) -> Interval:
-    from scipy import stats
-
     data = np.asarray(values, dtype=np.float64)
     if data.size == 0 or not np.isfinite(data).all():
         raise ValueError(f"need at least one value, all finite; got {data.tolist()[:10]}")
@@ -131,6 +129,8 @@ def _bootstrap(values: Sequence[float] | np.ndarray, statistic: Literal["mean", 
         return Interval(float(data[0]), None, None, 1)
     if (data == data[0]).all():
         return Interval(float(data[0]), float(data[0]), float(data[0]), data.size)
+    from scipy import stats
+
     bounds = stats.bootstrap(
         (data,),
         estimate,

@@ -20,13 +20,14 @@ from playwright.sync_api import Browser, Page
 from slimline.dashboards import PATHS
 from tests.command import run_command
 from tests.dashboards import big
-from tests.dashboards.browser import chromium, dashboard, free_port, visit
+from tests.dashboards.browser import Visit, chromium, dashboard, free_port, visit
 from tests.system import require
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 CHANGED = "text => document.querySelector('[data-testid=stAlert]').innerText !== text"
 SEVERE = ("serious", "critical")
+ENDLESS = "SELECT count(*) FROM range(1000000) a, range(1000000) b WHERE a.range * b.range % 7 = 3"
 
 
 @pytest.fixture(scope="module")
@@ -188,13 +189,19 @@ def test_sql_says_what_is_wrong_and_can_be_stopped(browser: Browser, smoke_url: 
         page.get_by_text(re.compile(r'"nonsense" not found.*LINE 2', re.DOTALL)).wait_for()
         ask(page, "COPY runs TO '/tmp/x.csv'")
         page.get_by_text("queries only read").first.wait_for()
-        ask(page, "SELECT count(*) FROM range(1000000) a, range(1000000) b WHERE a.range * b.range % 7 = 3")
-        page.get_by_role("button", name="Cancel").click()
-        # The other, where the machine is so busy that the page's limit came before the click.
-        page.get_by_text(re.compile("the query was (cancelled|stopped after)")).wait_for()
+        assert any(is_cancelled(visitor, ENDLESS) for _ in range(3))
         ask(page, "SELECT variant, value FROM measurements WHERE metric = 'es'")
         page.get_by_text(re.compile(r"^\d+ rows in")).wait_for()
         assert "sql=" in page.url
+
+
+def is_cancelled(visitor: Visit, sql: str) -> bool:
+    """Whether Cancel ends a query; on a busy machine, the page's own limit of time may do so before the click."""
+    ask(visitor.page, sql)
+    cancel = visitor.page.get_by_role("button", name="Cancel")
+    cancel.click()
+    cancel.wait_for(state="detached")
+    return visitor.settled().get_by_text("the query was cancelled").count() == 1
 
 
 def ask(page: Page, sql: str) -> None:
