@@ -77,7 +77,7 @@ def _has_bucket(url: str) -> bool:
 
 
 def _wait_until_it_answers(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while process.poll() is None and time.monotonic() < deadline:
         if _has_bucket(url):
             return

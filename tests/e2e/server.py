@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import httpx
 import psutil
@@ -85,7 +86,7 @@ class Server:
 
         def answer() -> list[Any]:
             with suppress(httpx.TransportError):
-                response = httpx.request(method, f"{self.url}/api/{path}", json=content)
+                response = httpx.request(method, f"{self.url}/api/{path}", json=content, timeout=60)
                 if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                     return [response.raise_for_status().json() if response.content else None]
             return []
@@ -100,7 +101,9 @@ class Server:
     def trigger(self, deployment: str, **parameters: Any) -> str:
         """Start a run of a deployment; its identifier."""
         path = f"deployments/{self.deployment(deployment)['id']}/create_flow_run"
-        identifier: str = self.ask(path, parameters=parameters, state={"type": "SCHEDULED"})["id"]
+        content = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        # Asked again for want of an answer, the server creates no second one.
+        identifier: str = self.ask(path, idempotency_key=uuid4().hex, **content)["id"]
         return identifier
 
     def state(self, flow_run: str) -> Json:
@@ -154,7 +157,7 @@ class Server:
     def stop(self, number: int = signal.SIGINT) -> None:
         """As Ctrl-C does; nothing may be left behind."""
         self.process.send_signal(number)
-        assert self.process.wait(120) == 0, self.output.read_text()
+        assert self.process.wait(_PATIENCE_S) == 0, self.output.read_text()
         assert not self.processes()
         assert not (self.home / "serve.json").exists()
 

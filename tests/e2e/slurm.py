@@ -43,7 +43,7 @@ KillWait=2
 NodeName={node} NodeAddr=127.0.0.1 CPUs=8 RealMemory=16000 State=UNKNOWN
 PartitionName=compute Nodes={node} Default=YES MaxTime=02:00:00 State=UP
 """
-_READY_WITHIN_S = 60
+_READY_WITHIN_S = 600
 
 
 @contextmanager

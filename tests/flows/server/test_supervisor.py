@@ -290,7 +290,7 @@ def test_every_signal_stops_it_also_where_sigint_was_ignored(number: signal.Sign
     process = start_program(tmp_path)
     assert process.stdout and process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=600)
     assert output == "stopped\nNone\n" and process.returncode == 0
 
 
@@ -301,7 +301,7 @@ def test_under_nohup_a_closed_terminal_does_not_stop_it(tmp_path: Path) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.3)
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=60)[0] == "stopped\nNone\n"
+    assert process.communicate(timeout=600)[0] == "stopped\nNone\n"
 
 
 def test_sigint_stops_it_while_it_waits_for_another_that_starts(tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ def test_sigint_stops_it_while_it_waits_for_another_that_starts(tmp_path: Path) 
         while signal.SIGTERM not in caught_signals(process.pid):  # the second handler that it sets
             process.poll()
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=60)[0] == "None\n"
+        assert process.communicate(timeout=600)[0] == "None\n"
 
 
 def caught_signals(pid: int) -> set[int]:
