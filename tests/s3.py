@@ -14,6 +14,8 @@ from pathlib import Path
 
 from pyarrow.fs import FileType, S3FileSystem
 
+from tests.system import PATIENCE_S
+
 BUCKET = "bench"
 KEYS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench-secret", "AWS_DEFAULT_REGION": "us-east-1"}
 SERVICES = ("master", "filer", "volume", "admin")
@@ -77,7 +79,7 @@ def _has_bucket(url: str) -> bool:
 
 
 def _wait_until_it_answers(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + PATIENCE_S
     while process.poll() is None and time.monotonic() < deadline:
         if _has_bucket(url):
             return

@@ -1,9 +1,12 @@
-"""Programs of the operating system that some tests need."""
+"""What tests expect of the machine: programs of its operating system, and no speed."""
 
 import os
 import shutil
 
 import pytest
+
+PATIENCE_S = 600
+"""How long a test waits for what should be soon: a busy machine is no failure."""
 
 
 def require(binary: str) -> str:

@@ -10,6 +10,7 @@ from slimline.dashboards.app.components import selection
 from slimline.dashboards.app.views import compare, history, lineage, results, sql, tradeoffs
 from slimline.dashboards.reports import charts
 from slimline.storage.queries.runs import run_summaries
+from slimline.tasks.analysis.statistics import mcnemar
 
 ABOUT = "slimline: which compressed code model to ship. This dashboard only reads, and reaches nothing but the store."
 OTHER_PAGES = {
@@ -34,8 +35,7 @@ def show() -> None:
 
 def fill_caches() -> None:
     """Read and draw what the first visitor sees, so that nobody waits for what only the first time takes."""
-    import scipy.stats  # noqa: F401 - seconds, which Compare would wait for
-
+    mcnemar([True], [False])  # the first call imports scipy.stats: seconds, which Compare would wait for
     runs = data.ask(run_summaries)
     if any(each.has_results for each in runs):
         rows = data.results(selection.newest_with_results(runs).run)

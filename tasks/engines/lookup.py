@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from slimline.tasks.engines.base import Completion, Logits, new_tokens
-from slimline.tasks.engines.decoding import CachedModel, Rows, cut_at_stop, end_tokens, search
+from slimline.tasks.engines.search import CachedModel, Rows, cut_at_stop, end_tokens, search
 from slimline.tasks.specs import Decoding
 
 _LONGEST_MATCH = 3

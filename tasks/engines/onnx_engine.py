@@ -10,8 +10,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from slimline.tasks.engines.base import Completion, Logits, check_prompts, new_tokens
-from slimline.tasks.engines.decoding import Rows
 from slimline.tasks.engines.lookup import speculative_search
+from slimline.tasks.engines.search import Rows
 from slimline.tasks.models.checkpoint import CheckpointError, Gpt2Config, read_gpt2_config
 from slimline.tasks.specs import Decoding, Engine
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimline.tasks.engines.base import Completion, Logits, check_prompts, new_tokens
-from slimline.tasks.engines.decoding import Rows
 from slimline.tasks.engines.lookup import speculative_search
 from slimline.tasks.engines.openvino_model import GRAPH, MASK_VALUE, compile_model, future_mask, openvino, read_model
+from slimline.tasks.engines.search import Rows
 from slimline.tasks.models.checkpoint import CheckpointError, read_gpt2_config
 from slimline.tasks.specs import Decoding, Engine
 

@@ -12,7 +12,7 @@ from transformers import GenerationConfig, GPT2LMHeadModel, StoppingCriteria, St
 from transformers.cache_utils import DynamicCache
 
 from slimline.tasks.engines.base import Completion, Logits, check_prompts, new_tokens
-from slimline.tasks.engines.decoding import Rows, cut_at_stop, search
+from slimline.tasks.engines.search import Rows, cut_at_stop, search
 from slimline.tasks.models.checkpoint import CheckpointError, is_dynamic_int8
 from slimline.tasks.models.int8_loading import load_quantized
 from slimline.tasks.models.loading import load_floats

@@ -14,6 +14,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.command import ROOT, environment
+from tests.system import PATIENCE_S
 
 FLAGS = [
     "--no-sandbox",
@@ -25,7 +26,6 @@ FLAGS = [
     "--no-first-run",
 ]
 SIZE = {"width": 1400, "height": 1000}
-PATIENCE_MS = 600_000
 # The script has run, nothing on the page is of a run before, and every chart is drawn.
 SETTLED = """() => {
     const app = document.querySelector('[data-testid=stApp]');
@@ -107,7 +107,7 @@ class Visit:
 def visit(browser: Browser, dark: bool = False) -> Iterator[Visit]:
     """A visitor without any past, whose requests to other machines end nowhere."""
     with browser.new_context(viewport=SIZE, color_scheme="dark" if dark else "light") as context:
-        context.set_default_timeout(PATIENCE_MS)
+        context.set_default_timeout(1000 * PATIENCE_S)
         visitor = Visit(context.new_page())
         visitor.page.on("request", lambda request: _is_foreign(request.url) and visitor.foreign.append(request.url))
         visitor.page.on("console", lambda said: said.type == "error" and visitor.errors.append(said.text))

@@ -19,6 +19,7 @@ import psutil
 from slimline.flows.server.discovery import processes_with_mark
 from slimline.storage.metrics.store import MetricsStore
 from tests.command import ROOT, environment
+from tests.system import PATIENCE_S
 
 # The baseline alone, in the engine that starts fastest: six measuring processes, each long enough to be killed.
 STUDY: dict[str, Any] = {
@@ -40,7 +41,6 @@ STUDY: dict[str, Any] = {
     },
 }
 TINY = {"study": STUDY}
-_PATIENCE_S = 600
 _FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 Json = dict[str, Any]
@@ -49,12 +49,12 @@ T = TypeVar("T")
 
 def wait_until(find: Callable[[], T], what: str) -> T:
     """What is found, once it is true, or not empty."""
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         if value := find():
             return value
         time.sleep(0.2)
-    raise AssertionError(f"not within {_PATIENCE_S} s: {what}")
+    raise AssertionError(f"not within {PATIENCE_S} s: {what}")
 
 
 def free_port() -> int:
@@ -157,7 +157,7 @@ class Server:
     def stop(self, number: int = signal.SIGINT) -> None:
         """As Ctrl-C does; nothing may be left behind."""
         self.process.send_signal(number)
-        assert self.process.wait(_PATIENCE_S) == 0, self.output.read_text()
+        assert self.process.wait(PATIENCE_S) == 0, self.output.read_text()
         assert not self.processes()
         assert not (self.home / "serve.json").exists()
 

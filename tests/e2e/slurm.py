@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.system import require
+from tests.system import PATIENCE_S, require
 
 # cons_tres counts what a job asks for; the other plugins do without cgroups, a database and MPI.
 _CONFIG = """
@@ -43,7 +43,6 @@ KillWait=2
 NodeName={node} NodeAddr=127.0.0.1 CPUs=8 RealMemory=16000 State=UNKNOWN
 PartitionName=compute Nodes={node} Default=YES MaxTime=02:00:00 State=UP
 """
-_READY_WITHIN_S = 600
 
 
 @contextmanager
@@ -92,7 +91,7 @@ def _daemon(command: list[str], output: Path) -> Iterator[None]:
 
 
 def _await_ready(environment: Mapping[str, str], directory: Path) -> None:
-    deadline = time.monotonic() + _READY_WITHIN_S
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         asked = subprocess.run(
             ["sinfo", "-h", "-o", "%t"], env=environment, capture_output=True, text=True, check=False

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.e2e.server import TINY, Server, free_port, run_server, turn_places
-from tests.system import require
+from tests.system import PATIENCE_S, require
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
@@ -86,7 +86,7 @@ def test_deployments_are_there_once_and_a_paused_schedule_stays_so(again: Server
 def test_it_says_how_other_machines_reach_it(again: Server) -> None:
     command = f"slimline serve --connect http://{platform.node()}:{again.port}/api --pools laptop"
     assert command in again.output.read_text("utf8")
-    told = httpx.get(f"{again.url}/ui-settings", timeout=60).json()
+    told = httpx.get(f"{again.url}/ui-settings", timeout=PATIENCE_S).json()
     assert told["api_url"] == f"http://{platform.node()}:{again.port}/api"
 
 

@@ -20,6 +20,7 @@ from slimline.storage.queries.runs import run_summaries
 from slimline.storage.queries.series import RunVersions, study_series
 from tests.dashboards.small import fill, small_run
 from tests.storage.factories import NOON
+from tests.system import PATIENCE_S
 
 
 @pytest.fixture
@@ -69,18 +70,18 @@ def test_answers_are_kept_by_question_and_store(store, monkeypatch):
 
 def test_a_job_answers_or_says_why_not(store):
     job = Job(store, "SELECT count(*) AS n FROM measurements")
-    assert job.wait(600) and job.answer is not None and job.answer.to_pylist() == [{"n": 12}]
+    assert job.wait(PATIENCE_S) and job.answer is not None and job.answer.to_pylist() == [{"n": 12}]
     job = Job(store, "SELECT 1 +\n  nonsense")
-    assert job.wait(600) and job.error is not None and "LINE 2" in job.error
+    assert job.wait(PATIENCE_S) and job.error is not None and "LINE 2" in job.error
     job = Job(store, "DROP VIEW runs")
-    assert job.wait(600) and job.error is not None and "queries only read" in job.error
+    assert job.wait(PATIENCE_S) and job.error is not None and "queries only read" in job.error
 
 
 def test_a_job_can_be_cancelled(store):
     job = Job(store, "SELECT count(*) FROM range(10000000) a, range(10000000) b WHERE a.range * b.range % 7 = 3")
     time.sleep(0.2)
     job.cancel()
-    assert job.wait(600) and job.error == "the query was cancelled"
+    assert job.wait(PATIENCE_S) and job.error == "the query was cancelled"
     before = threading.active_count()
     job.cancel()  # once more does nothing
     assert threading.active_count() == before

@@ -13,6 +13,7 @@ from slimline.flows.executors import dispatch, slurm
 from slimline.flows.executors.dispatch import measure_everywhere
 from slimline.flows.run import Order
 from slimline.storage.artifacts.store import ArtifactRef
+from tests.system import PATIENCE_S
 
 LOCAL = Local(name="local", limit_minutes=5)
 POOL = Pool(name="desk", kind="pool", pool="desk")
@@ -90,7 +91,7 @@ def test_ctrl_c_here_stops_what_was_started_elsewhere_without_rows(hosts: Hosts)
         raise KeyboardInterrupt
 
     def wait(order: Order, stop: Event) -> None:
-        assert stop.wait(600)
+        assert stop.wait(PATIENCE_S)
         stopped.append(order.host)
         raise HostError("the run was stopped")
 

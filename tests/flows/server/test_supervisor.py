@@ -25,6 +25,7 @@ from slimline.flows.server.discovery import MARK, ServerRecord, running_server
 from slimline.flows.server.supervisor import ServeError, ServeOptions, Supervisor, serve
 from tests.command import environment, program_command
 from tests.flows.fakes import Clock, FakeClient, StopEvent, make_run
+from tests.system import PATIENCE_S
 
 PROGRAMS = Path(__file__).parent / "programs"
 OPTIONS = ServeOptions("127.0.0.1", 4200, ("local",))
@@ -36,13 +37,16 @@ class FakeChild:
 
     def __init__(self, name: str, command: Sequence[str], variables: Mapping[str, str], log: Path) -> None:
         self.name, self.command, self.variables, self.log = name, command, variables, log
-        self.pid, self.exit_status = 1000 + len(name), None
+        self.pid = 1000 + len(name)
+        self.exit_status: int | None = None
         self.events: list[str] = []
+        self.on_start: Callable[[FakeChild], object] = lambda child: None
         self.restarts: list[str] = []
         self.alive = True
 
     def start(self) -> None:
         self.events.append(f"start {self.name}")
+        self.on_start(self)
 
     def is_alive(self) -> bool:
         return self.alive
@@ -79,8 +83,7 @@ class Machine:
     def _make_child(self, name: str, *arguments: Any) -> FakeChild:
         child = self.children[name] = FakeChild(name, *arguments)
         child.events = self.events
-        start = child.start
-        child.start = lambda: (start(), self.on_start.get(name, lambda child: None)(child))  # type: ignore[func-returns-value, assignment, method-assign] # two calls
+        child.on_start = self.on_start.get(name, child.on_start)
         return child
 
     def _get(self, url: str, timeout: float) -> Any:
@@ -95,7 +98,7 @@ class Machine:
         self.clock.after(5, lambda: self.client.add_worker("local", WORKER, datetime.now(UTC)))
 
     def _end(self, child: FakeChild, status: int) -> None:
-        child.alive, child.exit_status = False, status  # type: ignore[assignment] # None while it runs
+        child.alive, child.exit_status = False, status
 
     def end_at_start(self, name: str, status: int = 1) -> None:
         """A child that ends as soon as it is started."""
@@ -290,7 +293,7 @@ def test_every_signal_stops_it_also_where_sigint_was_ignored(number: signal.Sign
     process = start_program(tmp_path)
     assert process.stdout and process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    output, _ = process.communicate(timeout=600)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert output == "stopped\nNone\n" and process.returncode == 0
 
 
@@ -301,7 +304,7 @@ def test_under_nohup_a_closed_terminal_does_not_stop_it(tmp_path: Path) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.3)
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=600)[0] == "stopped\nNone\n"
+    assert process.communicate(timeout=PATIENCE_S)[0] == "stopped\nNone\n"
 
 
 def test_sigint_stops_it_while_it_waits_for_another_that_starts(tmp_path: Path) -> None:
@@ -310,7 +313,7 @@ def test_sigint_stops_it_while_it_waits_for_another_that_starts(tmp_path: Path) 
         while signal.SIGTERM not in caught_signals(process.pid):  # the second handler that it sets
             process.poll()
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=600)[0] == "None\n"
+        assert process.communicate(timeout=PATIENCE_S)[0] == "None\n"
 
 
 def caught_signals(pid: int) -> set[int]:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slimline.tasks.engines.base import Logits
-from slimline.tasks.engines.decoding import Rows, greedy_search
 from slimline.tasks.engines.lookup import lookup_search, propose, speculative_search
+from slimline.tasks.engines.search import Rows, greedy_search
 from slimline.tasks.specs import Decoding
 
 VOCABULARY = 5

@@ -5,7 +5,7 @@ import os
 import stat
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,6 +22,7 @@ from slimline.tasks.runtime.machine_lock import (
     machine_lock,
 )
 from tests.command import environment, program_command
+from tests.system import PATIENCE_S
 
 PROGRAM = Path(__file__).parent / "programs" / "hold_lock.py"
 
@@ -88,7 +89,7 @@ def test_ten_runs_over_four_homes_never_overlap_also_when_one_is_killed(tmp_path
     runs = [start(tmp_path / f"home{number % 4}", record, 3, 0.05) for number in range(10)]
     assert not record.exists()
     victim.kill()  # SIGKILL: it cannot release anything
-    assert [run.wait(600) for run in runs] == [0] * 10
+    assert [run.wait(PATIENCE_S) for run in runs] == [0] * 10
     for run in (victim, *runs):
         run.communicate()
     sections = sorted(tuple(map(int, line.split())) for line in record.read_text().splitlines())
@@ -182,7 +183,7 @@ def make_second_name(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [make_link, make_second_name, os.mkfifo, Path.mkdir])
-def test_what_is_not_a_regular_file_is_refused_and_left_alone(make, lock_file: Path) -> None:  # type: ignore[no-untyped-def] # os.mkfifo takes more
+def test_what_is_not_a_regular_file_is_refused_and_left_alone(make: Callable[[Path], object], lock_file: Path) -> None:
     make(lock_file)
     with pytest.raises(MachineLockError, match=f"{lock_file}.*{LOCK_DIRECTORY}"), machine_lock("attacking"):
         pass

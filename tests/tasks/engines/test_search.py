@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slimline.tasks.engines.base import Logits
-from slimline.tasks.engines.decoding import Rows, beam_search, cut_at_stop, greedy_search, log_softmax
+from slimline.tasks.engines.search import Rows, beam_search, cut_at_stop, greedy_search, log_softmax
 
 VOCABULARY = 5
 
