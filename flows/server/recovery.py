@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
@@ -32,6 +33,7 @@ _STARTS_WITHIN = timedelta(seconds=30)
 # A worker gives a run that is cancelled half a minute to end by itself.
 _CANCELS_WITHIN = timedelta(minutes=1)
 _RECENT = timedelta(minutes=2)
+_KILLED = re.compile(r"status code:? -9\b")
 _UNFINISHED = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
 
 _log = logging.getLogger(__name__)
@@ -81,9 +83,12 @@ class Recovery:
                         process.kill()
 
     def _killed_runs(self) -> Iterator[FlowRun]:
-        """Runs whose process was killed while their worker went on: it has called them crashed."""
+        """Runs whose process was killed while their worker went on: it has called them crashed.
+
+        It does so twice, seconds apart and in other words: the second time may undo that a run is on the schedule.
+        """
         for run in self._runs([StateType.CRASHED]):
-            was_killed = "status code: -9" in (_state(run).message or "")
+            was_killed = _KILLED.search(_state(run).message or "")
             if was_killed and _age(run) < _RECENT and run.run_count < _ATTEMPTS:
                 yield run
 

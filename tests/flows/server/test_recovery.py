@@ -1,7 +1,7 @@
 """Which flow runs go on after a kill, which do not, and what becomes of the flows inside them."""
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,7 +16,13 @@ from slimline.flows.server.recovery import Recovery
 from tests.flows.fakes import FakeClient, make_run
 
 HOME = Path("/home/of/serve")
-KILLED: State[Any] = Crashed(message="Flow run process exited with non-zero status code: -9.")
+# What Prefect's worker says of a process that was killed: its runner first, then itself.
+KILLED: list[State[Any]] = [
+    Crashed(message="Process exited with status code: -9. Process exited due to a SIGKILL signal."),
+    Crashed(
+        message="Flow run infrastructure exited with non-zero status code -9. Process exited due to a SIGKILL signal."
+    ),
+]
 
 
 class Process:
@@ -125,12 +131,23 @@ def test_a_run_goes_on_up_to_five_times(
         (timedelta(minutes=5), 1, []),  # long ago: nobody knows whether it is still wanted
     ],
 )
+@pytest.mark.parametrize("killed", KILLED)
 def test_a_run_that_was_killed_under_its_worker_goes_on(
-    age: timedelta, starts: int, expected: list[str], client: FakeClient, recovery: Recovery
+    killed: State[Any], age: timedelta, starts: int, expected: list[str], client: FakeClient, recovery: Recovery
 ) -> None:
-    run = client.add(make_run(KILLED, age, run_count=starts))
+    run = client.add(make_run(killed, age, run_count=starts))
     recovery.recover_lost_runs()
     assert client.state_names(run) == expected
+
+
+def test_a_run_that_its_worker_calls_crashed_once_more_goes_on_all_the_same(
+    client: FakeClient, recovery: Recovery
+) -> None:
+    run = client.add(make_run(KILLED[0], timedelta(seconds=1), run_count=1))
+    recovery.recover_lost_runs()
+    client.set_state(run, KILLED[1].model_copy(update={"timestamp": datetime.now(UTC)}))
+    recovery.recover_lost_runs()
+    assert client.state_names(run) == ["Scheduled", "Scheduled"]
 
 
 def test_a_cancelled_run_without_process_is_cancelled(client: FakeClient, recovery: Recovery) -> None:
