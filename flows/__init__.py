@@ -15,7 +15,7 @@ def _prefer_running_server() -> None:
         from slimline.flows.server.discovery import running_server  # slow, and most commands do not need it
 
         if server := running_server():
-            os.environ["PREFECT_API_URL"] = server.api
+            os.environ |= {"PREFECT_API_URL": server.api, "PREFECT_API_AUTH_STRING": server.token}
 
 
 # Prefect reads its settings when it is first imported, so slimline's defaults are set before that. State is kept in one

@@ -10,13 +10,17 @@ from pathlib import Path
 
 import anyio
 import streamlit as st
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
-from slimline.dashboards import PATHS
+from slimline.dashboards import PATHS, TOKEN_FILE
+from slimline.dashboards.access import Login, OwnOrigins, is_loopback, own_names
+from slimline.storage.paths import home
 from slimline.storage.queries.results import NotMeasuredError, result_rows
 from slimline.storage.stores import artifact_store, metrics_store
+from slimline.storage.token import token
 
 SCRIPT = Path(__file__).with_name("app.py")
 # Without it, the browser would look for the server below the address of each page.
@@ -33,8 +37,16 @@ def serve(host: str, port: int) -> None:
         return HTMLResponse(index, headers={"Cache-Control": "no-cache"})
 
     routes = [Route("/report", _report), *(Route(f"/{path}", page) for path in PATHS)]
-    app = st.App(SCRIPT, routes=routes, lifespan=_fill_caches)
+    app = st.App(SCRIPT, routes=routes, lifespan=_fill_caches, middleware=_guards(host, port))
     app.run(config={"server.address": host, "server.port": port})
+
+
+def _guards(host: str, port: int) -> list[Middleware]:
+    """No other web page reads the store through a visitor's browser, and no other machine without the token."""
+    own = Middleware(OwnOrigins, names=own_names(host))
+    if is_loopback(host):
+        return [own]
+    return [own, Middleware(Login, token=token(home() / TOKEN_FILE), cookie=f"slimline-{port}")]
 
 
 async def _report(request: Request) -> HTMLResponse:

@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from slimline.flows.cli.options import exit_on_bad_input
+from slimline.storage.paths import home
 from slimline.storage.stores import metrics_store
+from slimline.storage.token import token
 
 app = typer.Typer()
 
@@ -23,14 +25,20 @@ def dashboard(
 ) -> None:
     """Serve the dashboard: results, trade-offs, history, comparisons, lineage and SQL, in the browser.
 
-    It only reads, needs no network, and reports nothing to anyone. Its address is printed once it can be opened.
+    It only reads, needs no network, and reports nothing to anyone. Its address is printed once it can be opened. Where
+    other machines reach it, it asks for a token, which is made once.
     """
+    from slimline.dashboards import TOKEN_FILE
+    from slimline.dashboards.access import is_loopback
     from slimline.flows.server.ports import require_free_port
     from slimline.storage.child_process import module_command
 
     with exit_on_bad_input():
         require_free_port(host, port)
         metrics_store()  # what keeps it from being opened is said here, not on every page
+        if not is_loopback(host):
+            token(home() / TOKEN_FILE)
+            typer.echo(f"log in with the token in {home() / TOKEN_FILE}")
     sys.stdout.flush()
     # The server replaces this process, so that a signal to the command stops it.
     command = module_command("slimline.dashboards.app", host, str(port))

@@ -8,6 +8,7 @@ prepares the state directory (Prefect's database takes half a minute, once), so 
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import sys
 from contextlib import suppress
@@ -15,6 +16,8 @@ from threading import Timer
 from types import FrameType
 
 import psutil
+from prefect.context import refresh_global_settings_context
+from prefect.settings import PREFECT_API_URL
 
 from slimline.flows.benchmark import Outcome, benchmark
 from slimline.flows.config.study import Study
@@ -48,8 +51,18 @@ def run_nightly(study: Study) -> Verdicts:
 
 def _make_ready() -> None:
     _end_orphaned_servers()
+    _ask_for_token()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+
+
+def _ask_for_token() -> None:
+    """Let the server that Prefect starts for this run answer this run alone, and no page that a browser has open."""
+    if not PREFECT_API_URL.value():
+        secret = secrets.token_urlsafe()
+        os.environ |= {"PREFECT_API_AUTH_STRING": secret, "PREFECT_SERVER_API_AUTH_STRING": secret}
+        os.environ["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] = "http://127.0.0.1"
+        refresh_global_settings_context()
 
 
 def _told(error: Exception) -> str:

@@ -11,9 +11,12 @@ from pathlib import Path
 import psutil
 
 from slimline.storage.paths import home
+from slimline.storage.token import write_private
 
 # Every process that `serve` starts, however indirectly, inherits this variable; its value is the state directory.
 MARK = "SLIMLINE_SERVE_HOME"
+LOGIN_PATH = "/log-in-with"
+"""A page of the server: followed by '#' and the token, its address logs the UI in."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,13 @@ class ServerRecord:
         url: Its server's URL, without a path.
         pid: Identifier of its process.
         started: When that process started, seconds since the epoch: identifiers are used again.
+        token: What its API asks for.
     """
 
     url: str
     pid: int
     started: float
+    token: str
 
     @property
     def api(self) -> str:
@@ -37,7 +42,7 @@ class ServerRecord:
 
     def write(self) -> None:
         """Let other commands with this state directory know."""
-        _path().write_text(json.dumps(asdict(self)), "utf8")
+        write_private(_path(), json.dumps(asdict(self)))
 
 
 def remove_record() -> None:

@@ -7,17 +7,24 @@ from datetime import datetime
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import DeploymentSchedule
-from prefect.workers.process import ProcessWorker
 
 from slimline.flows.config.host import Pool, host_names, load_host
 
 _LOCAL = "local"
+# A run chooses nothing of its process: no command, no environment, no directory. Its output is in its logs: if it went
+# through a pipe to the worker, a run whose worker is killed would fail at its next line of output.
+TEMPLATE = {
+    "job_configuration": {"stream_output": False},
+    "variables": {"type": "object", "properties": {}, "additionalProperties": False},
+}
 
 
 def create_pools(client: SyncPrefectClient, wanted: Collection[str]) -> list[str]:
     """Create the work pools that do not exist yet: this machine's, those of the hosts that ship, and `wanted` ones.
+
+    Pools that exist get the same template: what an older version made would run a command that a run names.
 
     Returns:
         The names of all of them.
@@ -27,16 +34,14 @@ def create_pools(client: SyncPrefectClient, wanted: Collection[str]) -> list[str
         if isinstance(host, Pool):
             descriptions[host.pool] = host.description
     names = list(dict.fromkeys([*descriptions, *wanted]))
-    template = ProcessWorker.get_default_base_job_template()
-    # Runs have their output in their logs. If it went through a pipe to the worker, a run whose worker is killed would
-    # fail at its next line of output.
-    template["variables"]["properties"]["stream_output"]["default"] = False
-    known = {pool.name for pool in client.read_work_pools()}
+    known = {pool.name: pool for pool in client.read_work_pools()}
     for name in names:
         if name not in known:
             description = descriptions.get(name)
-            pool = WorkPoolCreate(name=name, type="process", description=description, base_job_template=template)
+            pool = WorkPoolCreate(name=name, type="process", description=description, base_job_template=TEMPLATE)
             client.create_work_pool(pool)
+        elif known[name].base_job_template != TEMPLATE:  # made by an older version, or by a worker that came first
+            client.update_work_pool(name, WorkPoolUpdate(base_job_template=TEMPLATE))
     return names
 
 

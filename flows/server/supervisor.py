@@ -6,6 +6,7 @@ import os
 import platform
 import signal
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,17 +15,26 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import httpx
 import psutil
 from filelock import FileLock, Timeout
 
 from slimline.flows.server.child_process import Child
-from slimline.flows.server.discovery import MARK, ServerRecord, processes_with_mark, remove_record, running_server
+from slimline.flows.server.discovery import (
+    LOGIN_PATH,
+    MARK,
+    ServerRecord,
+    processes_with_mark,
+    remove_record,
+    running_server,
+)
 from slimline.flows.server.ports import require_free_port
 from slimline.storage.child_process import module_command
 from slimline.storage.paths import home
 from slimline.storage.stores import store_url
+from slimline.storage.token import token
 
 if TYPE_CHECKING:
     from slimline.flows.server.recovery import Recovery
@@ -34,6 +44,9 @@ _TICK_S = 0.2
 _RECOVER_EVERY_S = 5.0
 _READY_WITHIN_S = 300.0
 _SERVER_ENDS_WITHIN_S = 8.0
+TOKEN_FILE = "server-token"  # noqa: S105 - its name
+# Prefect's settings: what its clients send, and what its server asks for.
+_CLIENT_TOKEN, _SERVER_TOKEN = "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - how to reach it, not what is bound
 
 
@@ -93,16 +106,25 @@ def serve(options: ServeOptions) -> ServerRecord | None:
         if not is_held:
             return running_server()
         _kill(processes_with_mark(home()))  # of a `serve` that was killed
+        secret = _token(options)
         # Prefect reads its settings when it is imported. A request that went on waiting for a server that has ended
         # would keep this process from starting it again.
         os.environ |= {"PREFECT_API_URL": f"{options.url}/api", "PREFECT_CLIENT_MAX_RETRIES": "0"}
-        supervisor = Supervisor(options, stop)
+        os.environ |= {_CLIENT_TOKEN: secret} if secret else {}
+        supervisor = Supervisor(options, secret, stop)
         try:
             supervisor.start()
             supervisor.supervise()
         finally:
             supervisor.stop()
     return None
+
+
+def _token(options: ServeOptions) -> str:
+    """What the server asks for: the user's own, or one that is made here once; of a server elsewhere, what is set."""
+    if options.connect:
+        return os.environ.get(_CLIENT_TOKEN, "")
+    return os.environ.get(_SERVER_TOKEN) or token(home() / TOKEN_FILE)
 
 
 def _stop_on_signals() -> Event:
@@ -130,14 +152,15 @@ def _serve_lock(stop: Event) -> Iterator[bool]:
 class Supervisor:
     """Starts everything in order, starts again what ends, and ends everything in order."""
 
-    def __init__(self, options: ServeOptions, stop: Event) -> None:
+    def __init__(self, options: ServeOptions, secret: str, stop: Event) -> None:
         """Prepare without starting anything.
 
         Args:
             options: What to serve.
+            secret: The token that the API asks for; empty if one elsewhere asks for none.
             stop: Ends whatever the supervisor does, at any point, once it is set.
         """
-        self._options, self._stop = options, stop
+        self._options, self._token, self._stop = options, secret, stop
         self._server: Child | None = None
         self._workers = {pool: self._worker(pool) for pool in options.pools}
         self._recovery: Recovery | None = None
@@ -153,13 +176,14 @@ class Supervisor:
         if not self._options.connect:
             self._start_server()
         self._wait(lambda: _is_healthy(url), f"{url} does not answer", self._server)
+        self._require_access()
         if not self._stop.is_set():
             _print(f"server: ready at {url}")
             process = psutil.Process()
-            ServerRecord(url, process.pid, process.create_time()).write()
+            ServerRecord(url, process.pid, process.create_time(), self._token).write()
             self._start_workers()
         if not self._stop.is_set():
-            _print(*_addresses(self._options))
+            _print(*_addresses(self._options, self._token))
 
     def supervise(self) -> None:
         """Start again what ends, and recover the flow runs that ended with it, until it is to stop."""
@@ -183,13 +207,27 @@ class Supervisor:
         _kill(processes_with_mark(home()))
         _print("stopped")
 
+    def _require_access(self) -> None:
+        """Check that the token is the server's.
+
+        Raises:
+            ServeError: it is not.
+        """
+        if (
+            not self._stop.is_set()
+            and _status(f"{self._options.url}/api/admin/version", self._token) == httpx.codes.UNAUTHORIZED
+        ):
+            raise ServeError(
+                f"{self._options.url} asks for another token: set {_CLIENT_TOKEN} to what the file {TOKEN_FILE} in its "
+                "state directory holds"
+            )
+
     def _start_server(self) -> None:
         host, port = self._options.host, self._options.port
         require_free_port(host, port)
         is_new = not self._options.database and not (home() / "prefect.db").exists()
         _print(f"server: starting{', with a new database: half a minute' if is_new else ''}")
-        address = ("--host", host, "--port", str(port))
-        self._server = self._child("server", "slimline.flows.server.prefect_server", *address)
+        self._server = self._child("server", "slimline.flows.server.prefect_server", host, str(port))
         self._server.start()
 
     def _start_workers(self) -> None:
@@ -241,7 +279,10 @@ class Supervisor:
             "SLIMLINE_HOME": str(home()),  # absolute; flow runs have a working directory of their own
             "SLIMLINE_STORE": store_url(),
             "PREFECT_API_URL": f"{options.url}/api",
-            "PREFECT_SERVER_UI_API_URL": f"{options.public_url or options.url}/api",  # which the browser uses
+            _CLIENT_TOKEN: self._token,
+            _SERVER_TOKEN: self._token,
+            "PREFECT_SERVER_UI_API_URL": "/api",  # of the address that the browser has opened
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": options.url,
             "PREFECT_CLIENT_MAX_RETRIES": "10",  # after 2, 4, 8, ... seconds: a killed server is back by then
             "PREFECT_LOGGING_LEVEL": "INFO",  # the UI shows the log of a run
             "PREFECT_WORKER_QUERY_SECONDS": "2",
@@ -281,22 +322,31 @@ def _print(*lines: str) -> None:
             print(line, flush=True)
 
 
-def _addresses(options: ServeOptions) -> Iterator[str]:
+def _addresses(options: ServeOptions, secret: str) -> Iterator[str]:
     if options.connect:
         yield f"ready: workers for {options.url}"
     else:
         yield f"ready: the UI is at {options.url}, the API at {options.url}/api"
+        yield f"log in: open {options.url}{LOGIN_PATH}#{quote(secret, safe='')}"
         if options.public_url:
             yield f"a worker elsewhere: slimline serve --connect {options.public_url}/api --pools laptop"
+            yield f"with {_CLIENT_TOKEN} set to what {home() / TOKEN_FILE} holds"
         else:
             yield "only this machine reaches it; for workers elsewhere: slimline serve --host 0.0.0.0"
     yield "Ctrl-C stops everything"
 
 
 def _is_healthy(url: str) -> bool:
+    return _status(f"{url}/api/health") == httpx.codes.OK
+
+
+def _status(url: str, secret: str = "") -> int | None:
+    """The status of what a GET answers; None without an answer."""
     with suppress(httpx.HTTPError):
-        return httpx.get(f"{url}/api/health", timeout=5).is_success
-    return False
+        # As Prefect's clients send it: base64 of the whole setting.
+        headers = {"Authorization": f"Basic {b64encode(secret.encode()).decode()}"} if secret else {}
+        return httpx.get(url, headers=headers, timeout=5).status_code
+    return None
 
 
 def _kill(marked_processes: Iterable[tuple[psutil.Process, dict[str, str]]], spare: int | None = None) -> None:

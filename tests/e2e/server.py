@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -68,14 +69,32 @@ def free_port() -> int:
 class Server:
     """A running `slimline serve`."""
 
-    def __init__(self, home: Path, *options: str, port: int) -> None:
+    def __init__(self, home: Path, *options: str, port: int, **settings: str) -> None:
         self.home, self.port, self.url = home, port, f"http://127.0.0.1:{port}"
         self.output = home.with_suffix(".output")
         with self.output.open("wb") as output:
             command = [sys.executable, "-m", "slimline.flows.cli", "serve", "--port", str(port), *options]
-            self.process = subprocess.Popen(command, cwd=ROOT, env=environment(home), stdout=output, stderr=output)
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=environment(home) | settings, stdout=output, stderr=output
+            )
         wait_until(lambda: self.process.poll() is not None or "ready: " in self.output.read_text(), "serve is ready")
         assert self.process.poll() is None, self.output.read_text()
+
+    @property
+    def token(self) -> str:
+        """What its API asks for."""
+        token: str = read_record(self.home)["token"]
+        return token
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a client with the token sends."""
+        return {"Authorization": f"Basic {b64encode(self.token.encode()).decode()}"}
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What lets a command on another state directory, or a worker, use it."""
+        return {"PREFECT_API_URL": f"{self.url}/api", "PREFECT_API_AUTH_STRING": self.token}
 
     def ask(self, path: str, **content: Any) -> Any:
         """A POST to the API; GET without content."""
@@ -86,7 +105,9 @@ class Server:
 
         def answer() -> list[Any]:
             with suppress(httpx.TransportError):
-                response = httpx.request(method, f"{self.url}/api/{path}", json=content, timeout=60)
+                response = httpx.request(
+                    method, f"{self.url}/api/{path}", json=content, headers=self.headers, timeout=60
+                )
                 if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                     return [response.raise_for_status().json() if response.content else None]
             return []
@@ -163,9 +184,9 @@ class Server:
 
 
 @contextmanager
-def run_server(home: Path, *options: str) -> Iterator[Server]:
-    """A server on a free port, stopped in the end if it still runs."""
-    server = Server(home, *options, port=free_port())
+def run_server(home: Path, *options: str, **settings: str) -> Iterator[Server]:
+    """A server on a free port, with further variables of its environment; stopped in the end if it still runs."""
+    server = Server(home, *options, port=free_port(), **settings)
     try:
         yield server
     finally:

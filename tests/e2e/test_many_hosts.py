@@ -82,7 +82,7 @@ def _has_worker(server: Server, pool: str) -> bool:
 
 
 def variables_for(server: Server) -> dict[str, str]:
-    return environment(server.home) | {"PREFECT_API_URL": f"{server.url}/api"}
+    return environment(server.home) | server.variables
 
 
 def rows(server: Server, query: str) -> list[dict[str, Any]]:

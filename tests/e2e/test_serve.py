@@ -9,6 +9,9 @@ import httpx
 import psutil
 import pytest
 import yaml
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Origin, Subprotocol
 
 from slimline.flows.config.study import study_names
 from tests.command import run_command
@@ -55,6 +58,66 @@ def test_everything_listens_on_loopback_only(server: Server) -> None:
         if connection.status == psutil.CONN_LISTEN
     }
     assert listening == {"127.0.0.1"}
+
+
+def count_runs(server: Server) -> int:
+    """How many flow runs there are."""
+    count: int = server.ask("flow_runs/count", flow_runs={"id": {"not_any_": []}})
+    return count
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 401),
+        ({"Authorization": "Basic d3Jvbmc="}, 401),
+        ({"Authorization": "Bearer {token}"}, 401),
+        ({"Authorization": "{right}", "Origin": "http://evil.example", "Host": "evil.example"}, 403),
+        ({"Authorization": "{right}", "Origin": "http://evil.example"}, 403),
+        ({"Authorization": "{right}", "Origin": "null"}, 403),
+        ({"Authorization": "{right}", "Host": "evil.example:4200"}, 403),
+        ({"Authorization": "{right}", "Sec-Fetch-Site": "cross-site"}, 403),
+    ],
+)
+def test_strangers_start_nothing(headers: dict[str, str], status: int, server: Server) -> None:
+    before = count_runs(server)
+    right = {"token": server.token, "right": server.headers["Authorization"]}
+    sent = {name: value.format(**right) for name, value in headers.items()}
+    url = f"{server.url}/api/deployments/{server.deployment('gc/gc')['id']}/create_flow_run"
+    answer = httpx.post(url, headers=sent, json={"state": {"type": "SCHEDULED"}})
+    assert answer.status_code == status
+    assert "access-control-allow-origin" not in answer.headers
+    assert count_runs(server) == before
+
+
+def test_no_other_page_is_allowed_to_ask(server: Server) -> None:
+    asked = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
+    answer = httpx.options(f"{server.url}/api/flow_runs/", headers=asked)
+    assert answer.status_code == 403 and "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize("path", ["events/in", "events/out", "logs/out"])
+def test_no_other_page_gets_a_web_socket(path: str, server: Server) -> None:
+    url = f"{server.url.replace('http', 'ws')}/api/{path}"
+    with pytest.raises(InvalidStatus, match="403"):
+        connect(url, origin=Origin("http://evil.example"), subprotocols=[Subprotocol("prefect")]).close()
+    with connect(url, subprotocols=[Subprotocol("prefect")]) as socket:
+        socket.send('{"type": "auth", "token": "wrong"}')
+        with pytest.raises(ConnectionClosed):
+            socket.recv(60)
+
+
+def test_a_run_chooses_nothing_of_its_process(server: Server, tmp_path: Path) -> None:
+    url = f"{server.url}/api/deployments/{server.deployment('gc/gc')['id']}/create_flow_run"
+    made = tmp_path / "made"
+    for variables in ({"command": f"touch {made}"}, {"env": {"PATH": str(tmp_path)}}, {"working_dir": str(tmp_path)}):
+        wanted = {"state": {"type": "SCHEDULED"}, "job_variables": variables}
+        assert httpx.post(url, headers=server.headers, json=wanted).is_client_error
+    assert not made.exists()
+
+
+def test_only_its_owner_reads_the_token(server: Server) -> None:
+    assert [(server.home / name).stat().st_mode & 0o777 for name in ("serve.json", "server-token")] == [0o600] * 2
 
 
 def test_a_second_serve_says_where_the_first_is(server: Server) -> None:
@@ -130,7 +193,8 @@ def test_housekeeping_runs(server: Server) -> None:
 
 def test_a_worker_elsewhere_connects_and_leaves(server: Server, tmp_path: Path) -> None:
     started = datetime.now(UTC)
-    with run_server(tmp_path / "laptop", "--connect", f"{server.url}/api", "--pools", "laptop") as other:
+    options = ("--connect", f"{server.url}/api", "--pools", "laptop")
+    with run_server(tmp_path / "laptop", *options, PREFECT_API_AUTH_STRING=server.token) as other:
         workers = server.ask("work_pools/laptop/workers/filter", limit=10)
         # A worker that was killed stays ONLINE until its heartbeats are missed: only a heartbeat tells who is there.
         alive = [each["name"] for each in workers if datetime.fromisoformat(each["last_heartbeat_time"]) >= started]

@@ -4,8 +4,11 @@ SLIMLINE_PICTURES=docs/pictures pytest tests/e2e/test_ui.py
 """
 
 import os
+import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,6 +26,7 @@ _BARE = (
     "no-sandbox disable-gpu disable-dev-shm-usage disable-background-networking disable-component-update disable-sync"
 )
 _PATIENCE_MS = 1000 * PATIENCE_S
+ATTACK = (Path(__file__).with_name("programs") / "attack.js").read_text("utf8")
 ENTRY = ".p-overflow-menu-item"
 
 Snap = Callable[[str], None]
@@ -33,13 +37,18 @@ def page(server: Server) -> Iterator[Page]:
     """A browser's page; that every request of it stays on this machine is asserted in the end."""
     asked: list[str] = []
     with sync_playwright() as playwright:
-        flags = [f"--{flag}" for flag in (*_BARE.split(), "no-first-run")]
+        # As a site does that lets its name lead to its visitor's machine.
+        rebound = "host-resolver-rules=MAP evil.example 127.0.0.1"
+        flags = [f"--{flag}" for flag in (*_BARE.split(), "no-first-run", rebound)]
         browser = playwright.chromium.launch(executable_path=require("chromium"), args=flags)
         page = browser.new_page(viewport={"width": 1200, "height": 750})
         page.set_default_timeout(_PATIENCE_MS)
         expect.set_options(timeout=_PATIENCE_MS)
         page.on("request", lambda request: asked.append(request.url))
         page.on("websocket", lambda socket: asked.append(socket.url))
+        page.goto(server.url)
+        expect(page.get_by_label("Password")).to_be_visible()
+        page.goto(re.findall("log in: open (.*)", server.output.read_text("utf8"))[0])
         yield page
         browser.close()
     hosts = {urlsplit(url.removeprefix("blob:")).hostname for url in asked if not url.startswith("data:")}
@@ -57,6 +66,49 @@ def snap(page: Page) -> Snap:
             page.screenshot(path=Path(directory) / f"{name}.png")
 
     return take
+
+
+@pytest.fixture(scope="module")
+def other_site() -> Iterator[str]:
+    """A page that a person may have open beside the UI."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<!doctype html><title>Cats</title><body></body>")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    site = ThreadingHTTPServer(("127.0.0.1", 0), Page)
+    thread = threading.Thread(target=site.serve_forever)
+    thread.start()
+    yield f"http://localhost:{site.server_port}"
+    site.shutdown()
+    thread.join()
+    site.server_close()
+
+
+def test_a_page_of_another_site_reads_and_starts_nothing(page: Page, server: Server, other_site: str) -> None:
+    assert page.context.browser
+    deployment = server.deployment("gc/gc")["id"]
+    chosen = {"flow_runs": {"deployment_id": {"any_": [deployment]}}}
+    before = server.ask("flow_runs/count", **chosen)
+    with page.context.browser.new_page() as visited:
+        for site in (other_site, other_site.replace("localhost", "127.0.0.1")):
+            visited.goto(site)
+            target = {"server": server.url, "deployment": deployment}
+            assert visited.evaluate(ATTACK, target) == []
+    assert server.ask("flow_runs/count", **chosen) == before
+
+
+def test_a_site_whose_name_leads_to_this_machine_gets_nothing(page: Page, server: Server) -> None:
+    assert page.context.browser
+    with page.context.browser.new_page() as visited:
+        answer = visited.goto(f"http://evil.example:{server.port}/")
+        assert answer and answer.status == 403
 
 
 def test_only_the_ui_that_keeps_to_this_machine_is_there(server: Server) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Self
 from uuid import UUID, uuid4
 
 import httpx
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
 from prefect.client.schemas.objects import FlowRun, State, WorkerStatus
 from prefect.exceptions import ObjectNotFound
@@ -138,6 +138,10 @@ class FakeClient:
         self._answer()
         assert pool.name not in self.pools
         self.pools[pool.name] = pool
+
+    def update_work_pool(self, name: str, change: WorkPoolUpdate) -> None:
+        self._answer()
+        self.pools[name].base_job_template = change.base_job_template or {}
 
     def read_workers_for_work_pool(self, pool: str) -> list[Any]:
         self._answer()

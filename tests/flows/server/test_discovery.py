@@ -24,7 +24,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_server_is_found_while_its_process_runs(home: Path) -> None:
     assert running_server() is None
     process = psutil.Process()
-    record = ServerRecord("http://127.0.0.1:4200", process.pid, process.create_time())
+    record = ServerRecord("http://127.0.0.1:4200", process.pid, process.create_time(), "secret")
     record.write()
     assert running_server() == record and record.api == "http://127.0.0.1:4200/api"
     remove_record()
@@ -34,7 +34,7 @@ def test_a_server_is_found_while_its_process_runs(home: Path) -> None:
 
 def test_a_record_of_an_earlier_process_with_that_identifier_is_stale(home: Path) -> None:
     process = psutil.Process()
-    ServerRecord("http://127.0.0.1:4200", process.pid, process.create_time() - 1).write()
+    ServerRecord("http://127.0.0.1:4200", process.pid, process.create_time() - 1, "secret").write()
     assert running_server() is None
 
 
@@ -42,7 +42,7 @@ def test_a_record_of_a_process_that_has_ended_is_stale(home: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     started = psutil.Process(ended.pid).create_time()
     ended.wait()
-    ServerRecord("http://127.0.0.1:4200", ended.pid, started).write()
+    ServerRecord("http://127.0.0.1:4200", ended.pid, started, "secret").write()
     assert running_server() is None
 
 
@@ -54,7 +54,7 @@ def test_a_damaged_record_is_as_none(content: str, home: Path) -> None:
 
 def test_commands_on_the_home_prefer_its_server_unless_told_otherwise(home: Path) -> None:
     process = psutil.Process()
-    ServerRecord("http://127.0.0.1:4321", process.pid, process.create_time()).write()
+    ServerRecord("http://127.0.0.1:4321", process.pid, process.create_time(), "secret").write()
     show = [sys.executable, "-c", "import slimline.flows, os; print(os.environ.get('PREFECT_API_URL'))"]
     for settings, expected in (
         ({}, "http://127.0.0.1:4321/api"),

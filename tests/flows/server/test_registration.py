@@ -1,11 +1,15 @@
 """Registering pools and deployments: once, however often, and what somebody has paused stays so."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
+from unittest.mock import Mock
 from uuid import uuid4
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 
 from slimline.flows.server import registration
 from tests.flows.fakes import FakeClient
@@ -31,7 +35,21 @@ def test_pools_are_created_once_with_a_description_and_without_a_pipe(client: Fa
     for name, pool in pools.items():
         assert client.pools[name] is pool and pool.type == "process"
         assert bool(pool.description) == (name in ("local", "laptop"))
-        assert pool.base_job_template["variables"]["properties"]["stream_output"]["default"] is False
+        assert pool.base_job_template == registration.TEMPLATE
+
+
+def test_a_pool_that_would_run_commands_of_others_is_changed(client: FakeClient) -> None:
+    client.create_work_pool(
+        WorkPoolCreate(name="laptop", base_job_template=ProcessWorker.get_default_base_job_template())
+    )
+    registration.create_pools(sync(client), [])
+    assert client.pools["laptop"].base_job_template == registration.TEMPLATE
+
+
+def test_a_run_chooses_nothing_of_its_process() -> None:
+    values = {"command": "id", "env": {"PATH": "/tmp"}, "env.HOME": "/tmp", "working_dir": "/tmp", "name": "x"}
+    made = asyncio.run(ProcessJobConfiguration.from_template_and_values(registration.TEMPLATE, values, Mock()))
+    assert (made.command, made.env, made.working_dir, made.stream_output) == (None, {}, None, False)
 
 
 def deployment(*schedules: tuple[str, bool]) -> SimpleNamespace:

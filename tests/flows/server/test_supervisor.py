@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,8 @@ import psutil
 import pytest
 from filelock import FileLock
 from prefect.states import Running
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 from typer.testing import CliRunner, Result
 
 from slimline.flows.cli import serve as cli
@@ -30,6 +33,7 @@ from tests.system import PATIENCE_S
 PROGRAMS = Path(__file__).parent / "programs"
 OPTIONS = ServeOptions("127.0.0.1", 4200, ("local",))
 WORKER = f"{platform.node()}-local"
+TOKEN = "correct-horse"
 
 
 class FakeChild:
@@ -69,7 +73,7 @@ class Machine:
         self.stop = StopEvent(self.clock)
         self.events: list[str] = []
         self.children: dict[str, FakeChild] = {}
-        self.is_healthy = False
+        self.is_healthy, self.token = False, TOKEN.encode()
         self.on_start: dict[str, Callable[[FakeChild], object]] = {"server": self._answer, WORKER: self._report}
         self.on_start["deployments"] = lambda child: self._end(child, 0)
         monkeypatch.setenv("SLIMLINE_HOME", str(home))
@@ -86,10 +90,11 @@ class Machine:
         child.on_start = self.on_start.get(name, child.on_start)
         return child
 
-    def _get(self, url: str, timeout: float) -> Any:
+    def _get(self, url: str, headers: Mapping[str, str], timeout: float) -> Any:
         if not self.is_healthy:
             raise httpx.ConnectError("connection refused")
-        return SimpleNamespace(is_success=True)
+        is_let_in = url.endswith("/health") or headers["Authorization"] == f"Basic {b64encode(self.token).decode()}"
+        return SimpleNamespace(status_code=200 if is_let_in else 401)
 
     def _answer(self, child: FakeChild) -> None:
         self.clock.after(5, lambda: setattr(self, "is_healthy", True))
@@ -105,7 +110,7 @@ class Machine:
         self.on_start[name] = lambda child: self._end(child, status)
 
     def supervisor(self, options: ServeOptions = OPTIONS) -> Supervisor:
-        return Supervisor(options, self.stop)
+        return Supervisor(options, TOKEN, self.stop)
 
 
 @pytest.fixture
@@ -123,7 +128,9 @@ def test_everything_is_started_in_order_and_found_by_other_commands(
     assert record and (record.url, record.pid) == ("http://127.0.0.1:4200", os.getpid())
     output = capsys.readouterr().out
     assert re.search("a new database(.*\n)+server: ready.*\npools: local, laptop\nworker .*\nready: ", output)
+    assert f"log in: open http://127.0.0.1:4200/log-in-with#{TOKEN}\n" in output
     assert "slimline serve --host 0.0.0.0" in output
+    assert record.token == TOKEN
 
 
 def test_children_see_the_state_directory_the_server_and_the_mark(
@@ -135,7 +142,10 @@ def test_children_see_the_state_directory_the_server_and_the_mark(
         assert child.variables[MARK] == child.variables["SLIMLINE_HOME"] == str(machine.home)
         assert child.variables["SLIMLINE_STORE"] == "s3://bench/slimline"
         assert child.variables["PREFECT_API_URL"] == "http://127.0.0.1:4300/api"
-        assert child.variables["PREFECT_SERVER_UI_API_URL"] == f"http://{platform.node()}:4300/api"
+        assert child.variables["PREFECT_SERVER_UI_API_URL"] == "/api"
+        assert child.variables["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] == "http://127.0.0.1:4300"
+        assert child.variables["PREFECT_API_AUTH_STRING"] == TOKEN
+        assert child.variables["PREFECT_SERVER_API_AUTH_STRING"] == TOKEN
         assert child.variables["PREFECT_SERVER_DATABASE_CONNECTION_URL"] == "postgresql+asyncpg://here/it"
         assert child.variables["PREFECT_LOGGING_EXTRA_LOGGERS"] == "slimline"
         assert "-P" in child.command and child.log.parent == machine.home / "logs"
@@ -147,6 +157,13 @@ def test_a_connected_one_starts_workers_only(machine: Machine, capsys: pytest.Ca
     assert machine.events == [f"start {WORKER}"]
     assert machine.children[WORKER].variables["PREFECT_API_URL"] == "http://desk:4200/api"
     assert "ready: workers for http://desk:4200\n" in capsys.readouterr().out
+
+
+def test_a_server_that_asks_for_another_token_is_not_connected_to(machine: Machine) -> None:
+    machine.is_healthy, machine.token = True, b"another"
+    with pytest.raises(ServeError, match="PREFECT_API_AUTH_STRING"):
+        machine.supervisor(ServeOptions("127.0.0.1", 4200, ("local",), connect="http://desk:4200/api")).start()
+    assert machine.events == [] and running_server() is None
 
 
 def test_schedules_that_were_paused_are_so_after_deploying(machine: Machine) -> None:
@@ -259,7 +276,7 @@ def test_a_process_is_killed_and_the_server_spared(monkeypatch: pytest.MonkeyPat
 def no_signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The test's own process keeps its handlers and its settings."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    for name in ("PREFECT_API_URL", "PREFECT_CLIENT_MAX_RETRIES"):
+    for name in ("PREFECT_API_URL", "PREFECT_CLIENT_MAX_RETRIES", "PREFECT_API_AUTH_STRING"):
         monkeypatch.setenv(name, "")
     yield
     for number, handler in before.items():
@@ -278,7 +295,7 @@ def test_a_failed_start_is_cleaned_up(machine: Machine) -> None:
 @pytest.mark.usefixtures("no_signals")
 def test_a_second_one_is_told_where_the_first_is(machine: Machine) -> None:
     process = psutil.Process()
-    record = ServerRecord("http://127.0.0.1:4321", process.pid, process.create_time())
+    record = ServerRecord("http://127.0.0.1:4321", process.pid, process.create_time(), TOKEN)
     record.write()
     assert serve(OPTIONS) == record and machine.events == []
 
@@ -323,14 +340,17 @@ def caught_signals(pid: int) -> set[int]:
     return {number for number in range(1, 65) if mask >> (number - 1) & 1}
 
 
-def test_prefects_server_is_started_with_one_ui(monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments: list[str] = []
-    monkeypatch.setattr(prefect_server, "app", lambda: arguments.extend(prefect_server.sys.argv))
-    monkeypatch.setattr(prefect_server.sys, "argv", ["prefect_server", "--port", "4300"])
+def test_prefects_server_has_one_ui_a_login_page_and_no_answer_for_other_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    served: dict[str, Any] = {}
+    monkeypatch.setattr(prefect_server, "create_app", lambda final: Starlette())
+    monkeypatch.setattr(prefect_server.uvicorn, "run", lambda app, **settings: served.update(settings, app=app))
     monkeypatch.setattr(prefect_server.prefect, "__ui_v2_static_path__", prefect_server.prefect.__ui_v2_static_path__)
-    prefect_server.main()
-    assert arguments == ["prefect_server", "server", "start", "--port", "4300"]
+    prefect_server.serve("127.0.0.1", 4300)
+    assert (served["host"], served["port"]) == ("127.0.0.1", 4300)
     assert not prefect_server.prefect.__ui_v2_static_path__.exists()
+    client = TestClient(served["app"], base_url="http://localhost")
+    assert "prefect-password" in client.get("/log-in-with").text
+    assert client.get("/log-in-with", headers={"host": "evil.example"}).status_code == 403
 
 
 def run_serve(*options: str, home: Path) -> Result:

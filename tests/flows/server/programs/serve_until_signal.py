@@ -11,7 +11,7 @@ from slimline.flows.server.supervisor import ServeOptions, serve
 class Idle:
     """Starts nothing, and waits for its end."""
 
-    def __init__(self, options: ServeOptions, stop: Event) -> None:
+    def __init__(self, options: ServeOptions, secret: str, stop: Event) -> None:
         self._stop = stop
 
     def start(self) -> None:
