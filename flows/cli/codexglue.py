@@ -25,6 +25,8 @@ def score(
 
     with exit_on_bad_input():
         result = score_files(answers, predictions)
+    if result.blank:
+        typer.echo(f"warning: {result.blank} of {result.samples} answers are empty: are they withheld?", err=True)
     if as_json:
         typer.echo(json.dumps({"es": round(result.es, 2), "em": round(result.em, 2), "samples": result.samples}))
     else:
@@ -35,6 +37,7 @@ def score(
 def lex(files: Annotated[list[Path], typer.Argument(help="Python files.")]) -> None:
     """Print PY150 tokens as CodeXGLUE's preprocessing does, one line a file; `<s> </s>` for one that does not parse."""
     from slimline.tasks.data.lexer import EMPTY, lex_line
+    from slimline.tasks.data.source_trees import read_source
 
     with exit_on_bad_input():
         for path in files:
@@ -42,8 +45,8 @@ def lex(files: Annotated[list[Path], typer.Argument(help="Python files.")]) -> N
                 raise ValueError(f"FILE: {path} is not a file")
     for path in files:
         try:
-            line = lex_line(path.read_text("utf8"))
-        except ValueError as error:
+            line = lex_line(read_source(path))
+        except (ValueError, OSError) as error:
             typer.echo(f"{path}: {error}", err=True)
             line = EMPTY
         sys.stdout.buffer.write(f"{line}\n".encode())

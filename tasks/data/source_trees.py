@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 import sysconfig
+import tokenize
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -67,35 +69,94 @@ def package_of(relative: Path) -> str:
     return top.removesuffix(".py").lower()
 
 
-def find_files(roots: Sequence[Path]) -> list[SourceFile]:
-    """Every Python file below the roots, ordered by name.
+class Tree(NamedTuple):
+    """The Python files below some roots, ordered by name, and what was skipped, with the reason."""
+
+    files: list[SourceFile]
+    skipped: dict[str, str]
+
+
+def find_files(roots: Sequence[Path]) -> Tree:
+    """Every Python file below the roots. What is no regular file, or cannot be read, is skipped.
 
     Raises:
         ValueError: a root is not a directory, or no root holds a Python file.
     """
     found: dict[Path, SourceFile] = {}
+    skipped: dict[str, str] = {}
     for root in roots:
         if not root.is_dir():
             raise ValueError(f"data.origin.roots: {root} is not a directory")
-        for entry in _walk(root):
+        for entry in _walk(root, skipped):
             path = Path(entry.path)
             relative = path.relative_to(root)
             size = entry.stat(follow_symlinks=False).st_size
             found.setdefault(path, SourceFile(path, str(relative), package_of(relative), size))
     if not found:
-        raise ValueError(f"data.origin.roots: no Python file below {', '.join(map(str, roots))}")
-    return sorted(found.values(), key=lambda file: (file.name, str(file.path)))
+        raise ValueError(f"data.origin.roots: no Python file below {', '.join(map(str, roots))}{_examples(skipped)}")
+    return Tree(sorted(found.values(), key=lambda file: (file.name, str(file.path))), skipped)
 
 
-def _walk(directory: Path | str) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.is_symlink() or entry.name in _SKIPPED:
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk(entry.path)
-            elif entry.name.endswith(".py"):
+def _examples(skipped: dict[str, str]) -> str:
+    if not skipped:
+        return ""
+    path, reason = next(iter(skipped.items()))
+    return f"; skipped: {len(skipped)}, such as {path} ({reason})"
+
+
+def _walk(directory: Path | str, skipped: dict[str, str]) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as listing:
+            entries = list(listing)
+    except OSError as error:
+        skipped[_printable(directory)] = error.strerror or str(error)
+        return
+    for entry in entries:
+        if entry.is_symlink() or entry.name in _SKIPPED:
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(entry.path, skipped)
+        elif entry.name.endswith(".py"):
+            if problem := _problem(entry):
+                skipped[_printable(entry.path)] = problem
+            else:
                 yield entry
+
+
+def _problem(entry: os.DirEntry[str]) -> str:
+    """Why a file cannot be part of a corpus, before it is opened: opening a pipe waits for its writer."""
+    if not entry.is_file(follow_symlinks=False):
+        return "not a regular file"
+    if _printable(entry.path) != entry.path:
+        return "its name is not UTF-8"
+    return "" if os.access(entry.path, os.R_OK) else "Permission denied"
+
+
+def _printable(path: Path | str) -> str:
+    return os.fsencode(path).decode("utf8", "backslashreplace")
+
+
+def read_source(path: Path) -> str:
+    """The text of a Python file in the encoding that it declares (PEP 263), UTF-8 by default, without a BOM.
+
+    Raises:
+        ValueError: it is not in that encoding, which may be unknown, or holds a NUL.
+        OSError: it cannot be read.
+    """
+    content = path.read_bytes()
+    try:
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
+    except SyntaxError as error:
+        if "missing" not in str(error):  # an encoding that is unknown, or contradicts the byte order mark
+            raise ValueError(str(error)) from None
+        encoding = "utf-8"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not {encoding.upper()} (byte {error.start})") from None
+    if "\0" in text:
+        raise ValueError(f"has a NUL (character {text.index(chr(0))})")
+    return io.StringIO(text, newline=None).read()
 
 
 def looks_generated(name: str, content: bytes) -> bool:
@@ -117,8 +178,8 @@ def select(files: Iterable[SourceFile]) -> Selection:
     A duplicate stays in one split only, the most held-out one, so that nothing trained on is ever tested on.
     """
     chosen: dict[Split, list[SourceFile]] = {"test": [], "dev": [], "train": []}
-    left_out = {"oversized": 0, "generated": 0, "duplicate": 0}
-    seen: set[bytes] = set()
+    left_out = {"oversized": 0, "generated": 0, "duplicate": 0, "unreadable": 0}
+    seen: set[str] = set()
     by_split = sorted(files, key=lambda file: list(chosen).index(file.split))
     with ThreadPoolExecutor(_READERS) as readers:
         for file, (reason, digest) in zip(by_split, readers.map(_examine, by_split), strict=True):
@@ -130,17 +191,21 @@ def select(files: Iterable[SourceFile]) -> Selection:
     return Selection(chosen, left_out)
 
 
-def _examine(file: SourceFile) -> tuple[str, bytes]:
+def _examine(file: SourceFile) -> tuple[str, str]:
     """Why to leave a file out whatever the others hold ("" for no reason), and the SHA-256 of its content."""
     if file.size > MAX_BYTES:
-        return "oversized", file.name.encode()
-    content = file.path.read_bytes()
-    return "generated" if looks_generated(file.name, content) else "", hashlib.sha256(content).digest()
+        return "oversized", f"{file.name} {file.size}"
+    try:
+        content = file.path.read_bytes()
+    except OSError:  # it has gone since it was found
+        return "unreadable", file.name
+    return "generated" if looks_generated(file.name, content) else "", hashlib.sha256(content).hexdigest()
 
 
-def listing_digest(files: Iterable[SourceFile]) -> str:
-    """SHA-256 over names and sizes: what a cached slice of these trees depends on."""
-    listing = hashlib.sha256()
-    for file in files:
-        listing.update(f"{file.name}\0{file.size}\n".encode())
-    return listing.hexdigest()
+def tree_digest(files: Sequence[SourceFile]) -> str:
+    """SHA-256 over names and contents: what a cached slice of these trees depends on."""
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor(_READERS) as readers:
+        for file, (_, content) in zip(files, readers.map(_examine, files), strict=True):
+            digest.update(f"{file.name}\0{content}\n".encode())
+    return digest.hexdigest()

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import multiprocessing
 import os
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from slimline.storage.child_process import die_with
-from slimline.tasks.data.lexer import END, START, lex_line
+from slimline.tasks.data.lexer import END, EOL, START, lex_line
 from slimline.tasks.data.samples import CodeFile
-from slimline.tasks.data.source_trees import SourceFile, Split, default_roots, find_files, listing_digest, select
+from slimline.tasks.data.source_trees import (
+    SourceFile,
+    Split,
+    default_roots,
+    find_files,
+    read_source,
+    select,
+    tree_digest,
+)
 from slimline.tasks.runtime.progress import track
 from slimline.tasks.specs import CodeXGlue, DataSource, HubData, PythonTrees
 
@@ -53,20 +64,17 @@ def read_corpus(origin: DataSource, limits: Mapping[Split, int], seed: int) -> C
 
 
 def source_digest(origin: DataSource) -> str:
-    """What a cached slice depends on beyond its spec: the listing of trees, or the content of local files."""
+    """What a cached slice depends on beyond its spec: the content of local files, and their names."""
     if isinstance(origin, PythonTrees):
-        return listing_digest(find_files(origin.roots or default_roots()))
-    digest = hashlib.sha256()
+        return tree_digest(find_files(origin.roots or default_roots()).files)
     if isinstance(origin, CodeXGlue):
-        for split in ("train", "dev", "test"):
-            with _split_file(origin, split).open("rb") as handle:
-                digest.update(hashlib.file_digest(handle, "sha256").digest())
-    elif Path(origin.id).is_dir():
-        for path in sorted(Path(origin.id).rglob("*")):
-            if path.is_file():
-                digest.update(
-                    f"{path.relative_to(origin.id)}\0{path.stat().st_size}\0{path.stat().st_mtime_ns}".encode()
-                )
+        paths = [_split_file(origin, split) for split in ("train", "dev", "test")]
+    else:
+        paths = [path for path in sorted(Path(origin.id).rglob("*")) if path.is_file()]
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as handle:
+            digest.update(os.fsencode(path.name) + hashlib.file_digest(handle, "sha256").digest())
     return digest.hexdigest()
 
 
@@ -74,8 +82,8 @@ def source_digest(origin: DataSource) -> str:
 
 
 def _read_trees(origin: PythonTrees, limits: Mapping[Split, int], seed: int) -> Corpus:
-    candidates = find_files(origin.roots or default_roots())
-    selection = select(candidates)
+    tree = find_files(origin.roots or default_roots())
+    selection = select(tree.files)
     unparsed: dict[str, str] = {}
     tiny = 0
     seen: set[str] = set()
@@ -97,10 +105,12 @@ def _read_trees(origin: PythonTrees, limits: Mapping[Split, int], seed: int) -> 
                     break
     if not any(files.values()) and unparsed:
         name, problem = next(iter(unparsed.items()))
-        raise ValueError(f"data.origin.roots: none of {len(unparsed)} files is Python in UTF-8; {name}: {problem}")
+        raise ValueError(f"data.origin.roots: none of {len(unparsed)} files is Python that parses; {name}: {problem}")
+    left_out = {**selection.left_out, "tiny_or_same_code": tiny, "unparsed": len(unparsed)}
     report = {
-        "found": len(candidates),
-        "left_out": {**selection.left_out, "tiny_or_same_code": tiny, "unparsed": len(unparsed)},
+        "found": len(tree.files),
+        "left_out": {**left_out, "skipped": len(tree.skipped)},
+        "skipped": tree.skipped,
         "unparsed": unparsed,
         "packages": {split: len({file.package for file in selection.files[split]}) for split in files},
     }
@@ -117,9 +127,7 @@ class LexResult(NamedTuple):
 def lex_file(path: Path) -> LexResult:
     """Lex one file; what cannot be read or parsed is reported, never raised."""
     try:
-        return LexResult(lex_line(path.read_text("utf8")), "")
-    except UnicodeDecodeError as error:
-        return LexResult("", f"is not UTF-8 (byte {error.start})")
+        return LexResult(lex_line(read_source(path)), "")
     except (ValueError, OSError) as error:
         return LexResult("", str(error))
 
@@ -153,10 +161,38 @@ def _split_file(origin: CodeXGlue, split: Split) -> Path:
 
 
 def _read_codexglue(origin: CodeXGlue, limits: Mapping[Split, int], seed: int) -> Corpus:
-    lines = {split: _split_file(origin, split).read_text("utf8").split("\n") for split in limits}
-    return _from_lines(
-        {split: [line for line in texts if line.strip()] for split, texts in lines.items()}, limits, seed
-    )
+    return _from_lines({split: _lines(_split_file(origin, split)) for split in limits}, limits, seed)
+
+
+def _lines(path: Path) -> list[str]:
+    """The lexed files in a file of CodeXGLUE's, one a line.
+
+    Raises:
+        ValueError: it is not UTF-8, or a line is something else; the message names the line.
+    """
+    raw = path.read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}:{line}: not UTF-8; allowed: lexed files in UTF-8") from None
+    # Where files were joined that each began with a byte order mark, lines do.
+    lines = [line.removeprefix("\ufeff") for line in io.StringIO(text, newline=None).read().split("\n")]
+    for number, lexed in enumerate(lines, 1):
+        if problem := _no_lexed_file(lexed):
+            raise ValueError(f"{path}:{number}: {problem}; allowed: a lexed file, as {START} import os {EOL} {END}")
+    return [line for line in lines if line.strip()]
+
+
+def _no_lexed_file(line: str) -> str:
+    """What a line is instead of the tokens of a file; empty if it is that."""
+    if "\0" in line:
+        return "has a NUL"
+    if line.lstrip()[:1] in ("{", "["):
+        with suppress(ValueError):
+            json.loads(line)
+            return "is JSON"
+    return ""
 
 
 def _from_lines(lines: Mapping[Split, Sequence[str]], limits: Mapping[Split, int], seed: int) -> Corpus:
@@ -194,7 +230,10 @@ class _CodeColumn(Sequence[str]):
         return len(self._rows)
 
     def __getitem__(self, index: int) -> str:  # type: ignore[override]  # nobody takes slices of it
-        return " ".join(self._rows[index]["code"])
+        tokens = self._rows[index]["code"]
+        if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+            raise ValueError(f"data.origin.id: row {index} of column `code` is not a list of strings, PY150's tokens")
+        return " ".join(tokens)
 
 
 def _read_hub(origin: HubData, limits: Mapping[Split, int], seed: int) -> Corpus:

@@ -34,6 +34,7 @@ class Score:
         samples: Number of completions.
         similarities: Edit similarity of each completion, 0 to 100.
         exact: Whether each completion is an exact match.
+        blank: Samples whose target is empty, as where a data set withholds it.
     """
 
     es: float
@@ -41,6 +42,7 @@ class Score:
     samples: int
     similarities: tuple[int, ...]
     exact: tuple[bool, ...]
+    blank: int
 
 
 def restore_literals(code: str) -> str:
@@ -88,7 +90,8 @@ def score_pairs(pairs: Sequence[tuple[str, str]]) -> Score:
     similarities = tuple(edit_similarity(*pair) for pair in restored)
     exact = tuple(exact_match(*pair) for pair in restored)
     count = len(restored)
-    return Score(sum(similarities) / count, 100 * sum(exact) / count, count, similarities, exact)
+    blank = sum(not target.strip() for _, target in pairs)
+    return Score(sum(similarities) / count, 100 * sum(exact) / count, count, similarities, exact, blank)
 
 
 def score_files(answers: Path, predictions: Path) -> Score:
@@ -99,10 +102,13 @@ def score_files(answers: Path, predictions: Path) -> Score:
         predictions: Text with one prediction per line.
 
     Raises:
-        ScoreError: a file is empty or not UTF-8, an answer is not JSON or has no "gt", or the numbers of lines differ.
+        ScoreError: a file is empty or not UTF-8, an answer is not JSON or has no "gt", all are empty, or the numbers of
+            lines differ.
         OSError: a file cannot be read.
     """
     targets = [_target(answers, number, line) for number, line in enumerate(_lines(answers), start=1)]
+    if not any(target.strip() for target in targets):
+        raise ScoreError(f'{answers}: every "gt" is empty: the answers are withheld, and nothing can be scored')
     predicted = _lines(predictions)
     if len(predicted) != len(targets):
         raise ScoreError(

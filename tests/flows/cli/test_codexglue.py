@@ -33,6 +33,7 @@ def test_score_equals_what_is_computed_by_hand(slimline: Slimline, scored: tuple
         ('{"gt": "x"}\n' * 3, "{answers} has 3"),
         ('{"gt": "x"}\n\nx\n\n', "{answers}:2: "),
         ('{"gt": "x"}\n{"gt": 3}\n{"gt": "x"}\n{"gt": "x"}\n', "{answers}:2: "),
+        ('{"gt": ""}\n' * 4, "{answers}: "),
         (None, "No such file or directory: '{answers}'"),
     ],
 )
@@ -49,23 +50,44 @@ def test_files_that_cannot_be_scored_are_refused(
     assert reason.format(answers=answers) in answer.err
 
 
+def test_answers_of_which_some_are_empty_are_scored_with_a_warning(
+    slimline: Slimline, scored: tuple[Path, Path]
+) -> None:
+    scored[0].write_text('{"gt": ""}\n' * 3 + '{"gt": "z = 0"}\n')
+    answer = slimline("score", "--answers", scored[0], "--predictions", scored[1])
+    assert (answer.status, answer.out) == (0, "Edit sim: 50.0, EM: 50.0 (4 samples)\n")
+    assert answer.err.startswith("warning: 3 of 4 answers are empty")
+
+
 def test_lex_prints_a_line_a_file(slimline: Slimline, home: Path, tmp_path: Path) -> None:
     sources = {
         "good.py": b"import os\n\nx = 1  # note\n",
         "broken.py": b"def f(:\n  '''",
         "latin.py": b"x = '\xe9'",
         "empty.py": b"",
+        "nul.py": b"x = 1\n\0",
+        "declared.py": b"# -*- coding: latin-1 -*-\nx = '\xe9'",
+        "marked.py": b"\xef\xbb\xbfimport os\n\nx = 1",
+        "unknown.py": b"# coding: klingon\nx = 1",
     }
     for name, source in sources.items():
         (tmp_path / name).write_bytes(source)
     answer = slimline("lex", *(tmp_path / name for name in sources))
     assert answer.status == 0
     good = "<s> import os <EOL> x = <NUM_LIT:1> </s>"
-    assert answer.out.splitlines() == [good, "<s> </s>", "<s> </s>", "<s> </s>"]
+    empty, declared = "<s> </s>", "<s> x = '<STR_LIT>' </s>"
+    assert answer.out.splitlines() == [good, empty, empty, empty, empty, declared, good, empty]
     assert good == lex_line(sources["good.py"].decode())
     complaints = [line.partition(": ") for line in answer.err.splitlines()]
-    assert [Path(path).name for path, _, _ in complaints] == ["broken.py", "latin.py", "empty.py"]
-    assert [words in line for (_, _, line), words in zip(complaints, ("parse", "utf-8", "no code"), strict=True)]
+    assert [Path(path).name for path, _, _ in complaints] == [
+        "broken.py",
+        "latin.py",
+        "empty.py",
+        "nul.py",
+        "unknown.py",
+    ]
+    expected = ("parse", "UTF-8", "no code", "NUL", "klingon")
+    assert all(words in line for (_, _, line), words in zip(complaints, expected, strict=True))
     assert not answer.imported & HEAVY and not home.exists()
 
 

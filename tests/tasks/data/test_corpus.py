@@ -1,8 +1,12 @@
 """Sources, splits, line cuts and slices, on small real trees and data sets."""
 
+import errno
 import json
+import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +18,7 @@ from slimline.tasks.data.lexer import END, EOL, START
 from slimline.tasks.data.parquet import read_codes, read_samples
 from slimline.tasks.data.samples import CodeFile, cut_positions, cut_samples
 from slimline.tasks.data.slices import prepare_slice
-from slimline.tasks.data.source_trees import find_files, listing_digest, looks_generated, package_of, select, split_of
+from slimline.tasks.data.source_trees import find_files, looks_generated, package_of, read_source, select, split_of
 from slimline.tasks.data.sources import lex_file, read_corpus, source_digest
 from slimline.tasks.specs import CodeXGlue, Data, HubData, PythonTrees
 
@@ -60,7 +64,8 @@ def test_a_duplicate_stays_where_it_is_held_out(tree: Path) -> None:
     assert len(corpus.files["train"]) == 6
     assert len(corpus.files["test"]) == 6
     assert corpus.report["left_out"] == {
-        "oversized": 0, "generated": 0, "duplicate": 1, "tiny_or_same_code": 1, "unparsed": 0
+        "oversized": 0, "generated": 0, "duplicate": 1, "unreadable": 0,
+        "tiny_or_same_code": 1, "unparsed": 0, "skipped": 0,
     }  # fmt: skip
 
 
@@ -103,7 +108,7 @@ def test_generated_files_are_recognised(name: str, content: bytes, generated: bo
 
 def test_oversized_files_are_left_out(tree: Path) -> None:
     (tree / packages_of("train", 1)[0] / "big.py").write_text("x = 1\n" * 50_000)
-    assert select(find_files([tree])).left_out["oversized"] == 1
+    assert select(find_files([tree]).files).left_out["oversized"] == 1
 
 
 def test_empty_and_missing_trees_are_refused(tmp_path: Path) -> None:
@@ -117,7 +122,7 @@ def test_empty_and_missing_trees_are_refused(tmp_path: Path) -> None:
 def test_a_tree_without_utf8_is_refused(tmp_path: Path) -> None:
     for number in range(40):
         (tmp_path / f"m{number}.py").write_bytes(b"x = '\xff\xfe'\n" * (number + 1))
-    with pytest.raises(ValueError, match="none of 40 files is Python in UTF-8"):
+    with pytest.raises(ValueError, match="none of 40 files is Python that parses"):
         read(tmp_path)
 
 
@@ -127,10 +132,87 @@ def test_a_tree_of_one_package_is_refused(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_the_digest_of_a_tree_follows_its_files(tree: Path) -> None:
-    before = listing_digest(find_files([tree]))
+def test_the_digest_of_a_tree_follows_names_and_contents(tree: Path) -> None:
+    origin = PythonTrees(roots=(tree,))
+    digests = [source_digest(origin)]
     (tree / "new.py").write_text("x = 1\n")
-    assert source_digest(PythonTrees(roots=(tree,))) != before
+    digests.append(source_digest(origin))
+    was = (tree / "new.py").stat()
+    (tree / "new.py").write_text("x = 2\n")  # of the same size
+    os.utime(tree / "new.py", ns=(was.st_atime_ns, was.st_mtime_ns))
+    digests.append(source_digest(origin))
+    (tree / "new.py").rename(tree / "newer.py")
+    digests.append(source_digest(origin))
+    assert len(set(digests)) == 4
+    os.utime(tree / "newer.py")
+    assert source_digest(origin) == digests[-1]
+
+
+def test_what_is_no_readable_file_is_skipped_and_named(tree: Path) -> None:
+    package = tree / packages_of("train", 1)[0]
+    os.mkfifo(package / "pipe.py")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(package / "socket.py"))
+    (package / "gone.py").symlink_to(package / "nowhere.py")
+    Path(os.fsdecode(os.fsencode(package) + b"/caf\xe9.py")).write_text(BODY.format(n=100))
+    corpus = read(tree)
+    skipped = {Path(name).name: reason for name, reason in corpus.report["skipped"].items()}
+    assert skipped.keys() == {"pipe.py", "socket.py", "caf\\xe9.py"}
+    assert corpus.report["left_out"]["skipped"] == 3
+    assert {split: len(files) for split, files in corpus.files.items()} == {"train": 6, "dev": 6, "test": 6}
+    json.dumps(corpus.report).encode()
+
+
+def test_what_cannot_be_read_is_skipped(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As root, everything can: the system's answer is planted."""
+    package = tree / packages_of("train", 1)[0]
+    (package / "closed").mkdir()
+    scandir = os.scandir
+
+    def refuse(path: Path | str) -> Any:
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("a.py"))
+    found = find_files([tree])
+    assert len(found.files) == 9 and len(found.skipped) == 10
+    assert set(found.skipped.values()) == {"Permission denied"}
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"x = '\xc3\xa9'\r\n", "x = '\xe9'\n"),
+        (b"\xef\xbb\xbfx = 1\n", "x = 1\n"),
+        (b"# coding: latin-1\nx = '\xe9'\n", "# coding: latin-1\nx = '\xe9'\n"),
+        (b"#!/usr/bin/python\n# vim: set fileencoding=cp1251 :\nx = '\xe9'\n", None),
+        ("# coding: shift_jis\nx = '\u3042'\n".encode("shift_jis"), "# coding: shift_jis\nx = '\u3042'\n"),
+    ],
+)
+def test_source_is_read_in_its_declared_encoding(content: bytes, text: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "m.py"
+    path.write_bytes(content)
+    expected = text or "#!/usr/bin/python\n# vim: set fileencoding=cp1251 :\nx = '\u0439'\n"
+    assert read_source(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"x = '\xe9'\n", "UTF-8"),
+        (b"# coding: ascii\nx = '\xe9'\n", "ASCII"),
+        (b"# coding: klingon\nx = 1\n", "klingon"),
+        (b"\xef\xbb\xbf# coding: latin-1\nx = 1\n", "encoding problem"),
+        (b"x = 1\0\n", "NUL"),
+        ("x = 1\n".encode("utf-16"), "UTF-8"),
+    ],
+)
+def test_source_that_is_not_in_it_is_refused(content: bytes, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "m.py").write_bytes(content)
+    with pytest.raises(ValueError, match=problem):
+        read_source(tmp_path / "m.py")
 
 
 # ---------------------------------------------------------------------------------------------------- codexglue and hub
@@ -161,6 +243,28 @@ def test_codexglue_names_the_missing_file(codexglue: Path) -> None:
         read_corpus(CodeXGlue(directory=codexglue), LIMITS, 0)
 
 
+def test_a_byte_order_mark_is_no_token(codexglue: Path) -> None:
+    (codexglue / "train.txt").write_text("\ufeff" + "\n\ufeff".join(lines(30, 0)), "utf8")
+    corpus = read_corpus(CodeXGlue(directory=codexglue), LIMITS, 0)
+    assert {file.code for file in corpus.files["train"]} == set(lines(30, 0))
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"code": ["<s>", "import", "os"]}', "is JSON"),
+        ('["import", "os"]', "is JSON"),
+        ("<s> import os \0 </s>", "has a NUL"),
+        ("\udce9", "not UTF-8"),
+    ],
+)
+def test_a_line_that_is_no_lexed_file_is_named(line: str, problem: str, codexglue: Path) -> None:
+    text = "\n".join([*lines(2, 0), line])
+    (codexglue / "dev.txt").write_bytes(text.encode("utf8", "surrogateescape"))
+    with pytest.raises(ValueError, match=rf"dev\.txt:3: {problem}"):
+        read_corpus(CodeXGlue(directory=codexglue), LIMITS, 0)
+
+
 @pytest.fixture
 def hub(tmp_path: Path) -> Path:
     """A data set of the hub's schema (id, code) in the hub's layout: a card with configs, Parquet files."""
@@ -180,6 +284,27 @@ def test_the_hubs_schema(hub: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_fa
     corpus = read_corpus(HubData(id=str(hub)), LIMITS, 0)
     assert {split: len(files) for split, files in corpus.files.items()} == {"train": 57, "dev": 3, "test": 20}
     assert {file.code for file in corpus.files["test"]} == set(lines(20, 100))
+
+
+@pytest.mark.parametrize("code", ["def f(x):\n    return x", [1, 2, 3], None])
+def test_a_column_of_something_else_is_refused(
+    code: object, hub: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    for path in hub.glob("python/*.parquet"):
+        pq.write_table(pa.table({"id": [1, 2], "code": [code, code]}), path)
+    with pytest.raises(ValueError, match=r"data\.origin\.id: row \d+ of column `code`"):
+        read_corpus(HubData(id=str(hub)), LIMITS, 0)
+
+
+def test_an_edited_data_set_is_another(hub: Path) -> None:
+    before = source_digest(HubData(id=str(hub)))
+    path = hub / "python" / "test-00000-of-00001.parquet"
+    content, was = bytearray(path.read_bytes()), path.stat()
+    content[10] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert source_digest(HubData(id=str(hub))) != before
 
 
 # ------------------------------------------------------------------------------------------------------------ line cuts

@@ -106,7 +106,7 @@ def test_line_ends_are_those_of_text_files(files):
 
 def test_a_blank_prediction_is_a_sample(files):
     score = score_files(*files('{"gt": "x"}\n{"gt": ""}\n', "\n\n"))
-    assert score.similarities == (0, 100)
+    assert score.similarities == (0, 100) and score.blank == 1
 
 
 @pytest.mark.parametrize(
@@ -121,6 +121,7 @@ def test_a_blank_prediction_is_a_sample(files):
         ('{"gt": "a"}\n', b"fine\n\xe9t\xe9\n", r"predictions.txt:2: not UTF-8 \(.*0xe9\)"),
         (b"\xff\n", "a\n", r"answers.json:1: not UTF-8"),
         ("", "a\n", r"answers.json: the file is empty"),
+        ('{"gt": ""}\n{"gt": " "}\n', "a\nb\n", r"answers.json: .*withheld"),
         ('{"gt": "a"}\n', "", r"predictions.txt: the file is empty"),
     ],
 )
