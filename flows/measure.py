@@ -30,6 +30,7 @@ from slimline.tasks.measurement.completions import read_predictions, score_of
 from slimline.tasks.measurement.peaks import Peaks, PeaksError, host_peaks
 from slimline.tasks.measurement.probe import ProbeRequest
 from slimline.tasks.measurement.rounds import (
+    all_notes,
     artifact_work,
     has_random_weights,
     measure_size,
@@ -41,7 +42,7 @@ from slimline.tasks.measurement.rounds import (
     threads_of,
 )
 from slimline.tasks.measurement.score import Score
-from slimline.tasks.runtime.host import describe_host
+from slimline.tasks.runtime.host import describe_host, usable_weight_bits
 from slimline.tasks.specs import ScoreStep
 
 __all__ = ["Order", "measure"]
@@ -184,6 +185,8 @@ def _complete(site: _Site) -> tuple[dict[str, ArtifactRef], dict[str, str]]:
         if too_late := site.too_late:
             failed[variant] = too_late
             continue
+        if all_notes(artifact, site.store).get("weight_bits", 0) > usable_weight_bits():
+            say(f"{variant}: its weights of 8 bits saturate on this processor; a run that builds here uses 7")
         scoring = _scoring(order.study, variant)
         state = steps.complete(scoring, artifact, order.slice_, site.store, return_state=True)
         result = state.result(raise_on_failure=False)

@@ -111,3 +111,52 @@ def write_whole(root: Path, path: Path, content: bytes) -> None:
         write_bytes(directory / "file", content)
         (directory / "file").rename(path)
     sync(path.parent)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file of the user's: beside it, then in its place, so that a full disk never costs what was there.
+
+    What is no regular file, such as a pipe or /dev/stdout, is written to.
+
+    Raises:
+        OSError: it cannot be written; then what was there is unchanged.
+    """
+    place = path.resolve()
+    if place.exists() and not place.is_file():
+        place.write_bytes(content)
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    draft = place.with_name(f".{uuid.uuid4().hex}.partial")
+    try:
+        write_bytes(draft, content)
+        if place.exists():
+            draft.chmod(place.stat().st_mode & 0o777)
+        draft.replace(place)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # the file's own name, not the draft's
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def require_room(directory: Path, setting: str, bytes_needed: int) -> None:
+    """Make a directory, if it is not there, and see that files can be written to it.
+
+    Args:
+        directory: the directory.
+        setting: where the user chose it, for the message.
+        bytes_needed: how much has to be free at least.
+
+    Raises:
+        ValueError: it cannot be written to, or has less room; the message names it.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / f".{uuid.uuid4().hex}.probe"
+        write_bytes(probe, b"")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"{setting}: {directory} cannot be written to: {error.strerror}; choose another") from error
+    free = shutil.disk_usage(directory).free
+    if free < bytes_needed:
+        need = f"{bytes_needed / 1e6:,.0f} MB are needed at least"
+        raise ValueError(f"{setting}: {directory} has {free / 1e6:,.0f} MB left; {need}")

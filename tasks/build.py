@@ -20,6 +20,7 @@ from typing import Any
 from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore, Provenance
 from slimline.storage.paths import home
 from slimline.tasks.export.parity import Loadable, parity_in_new_process, reference_in_new_process
+from slimline.tasks.models.checkpoint import refuse_not_finite, stored_tensors
 from slimline.tasks.registry import ENGINE_OF, StepRow, row_of
 from slimline.tasks.runtime.code_hash import code_hash, step_libraries
 from slimline.tasks.specs import (
@@ -27,8 +28,6 @@ from slimline.tasks.specs import (
     BundledBase,
     Data,
     Engine,
-    HubBase,
-    PathBase,
     RandomBase,
     ScoreStep,
     Spec,
@@ -113,12 +112,13 @@ def _check(
 ) -> dict[str, Any]:
     """Load the result in a new process, where it has to compute what its input computes if it is another form of it."""
     row = row_of(spec)
+    refuse_not_finite(_step_name(spec), stored_tensors(result.directory))
     if not row.changes_form():
         return {"reference": reference_in_new_process(result)}
     before = Loadable(Engine(name=ENGINE_OF[inputs["model"].kind]), paths["model"])
-    bound = row.bound.of(spec) if row.bound else None
     found = parity_in_new_process(before, result)
-    if bound is not None and found.max_abs > bound:
+    bound = row.bound.of(spec, found.size) if row.bound else None
+    if bound is not None and not found.max_abs <= bound:
         raise ValueError(f"{_step_name(spec)}: logits differ by {found.max_abs:g}, allowed: {bound:g}")
     agreement = {"parity_bound": bound, "greedy_agreement": found.greedy_agreement}
     return {"parity_max_abs": found.max_abs, **agreement, "reference": found.reference}
@@ -161,7 +161,6 @@ def _step_name(spec: Spec) -> str:
 
 
 def _used(spec: Spec, inputs: Sequence[ArtifactRef]) -> Sequence[ArtifactRef]:
-    """The inputs a step looks at: a base depends on the slice only if it learns its tokenizer from it."""
-    is_base = isinstance(spec, HubBase | PathBase | BundledBase | RandomBase)
-    learns = isinstance(spec, RandomBase) and spec.tokenizer == "train"
-    return () if is_base and not learns else inputs
+    """The inputs a step looks at: a base does not look at the slice if its tokenizer is slimline's own."""
+    is_ours = isinstance(spec, BundledBase) or (isinstance(spec, RandomBase) and spec.tokenizer == "bundled")
+    return () if is_ours else inputs

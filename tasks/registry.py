@@ -7,6 +7,7 @@ keys, forms and parity checks follow. A step of a user's own has no row: `user_r
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +18,7 @@ from types import ModuleType
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from slimline.storage.paths import BUNDLED
-from slimline.tasks.runtime.host import describe_host, usable_threads
+from slimline.tasks.runtime.host import describe_host, usable_threads, usable_weight_bits
 from slimline.tasks.specs import (
     BundledBase,
     Data,
@@ -81,13 +82,19 @@ ENGINE_OF: dict[str, EngineName] = {
 
 
 class Bound(NamedTuple):
-    """How far a result's logits may be from its input's: what only rounds differently is bounded."""
+    """How far a result's logits may be from its input's: what only rounds differently is bounded.
+
+    Rounding grows with what is rounded, so logits above `usual` in size may differ by more, in proportion.
+    """
 
     max_abs: float = 1e-3
+    usual: float = 100.0
 
-    def of(self, spec: Spec) -> float | None:
-        """The bound of one step; none if it quantizes, which is left to EM and ES to judge."""
-        return None if getattr(spec, "precision", "float32") == "int8" else self.max_abs
+    def of(self, spec: Spec, size: float) -> float | None:
+        """The bound of one step, for logits up to `size`; none if it quantizes, which is left to EM and ES to judge."""
+        if getattr(spec, "precision", "float32") == "int8":
+            return None
+        return self.max_abs * max(1.0, size / self.usual)
 
 
 def _nothing(spec: Any) -> str:
@@ -153,16 +160,27 @@ def _bundled_files(spec: Spec) -> str:
     return directory_digest(BUNDLED)
 
 
+def _local_files(directory: Path) -> str:
+    """Of a base; the `id` of a hub's model may be a directory as well."""
+    return directory_digest(directory.expanduser())
+
+
 def _timing_host(spec: Slim) -> str:
     """For `speedup`, the host whose latency table decides."""
     return f"{describe_host().fingerprint} {usable_threads()}" if spec.speedup is not None else ""
+
+
+def _int8_of_host(spec: Spec) -> str:
+    """How many bits of a weight this host can use in int8: more saturate, so neither models nor scores are the same."""
+    return str(usable_weight_bits())
 
 
 def directory_digest(directory: Path) -> str:
     """SHA-256 over the names and contents of a directory's files; of a missing one, that of nothing."""
     digest = sha256()
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(directory)}\0".encode() + sha256(path.read_bytes()).digest())
+        # A name need not be UTF-8; it is of the file system's bytes.
+        digest.update(os.fsencode(path.relative_to(directory)) + b"\0" + sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 
@@ -213,12 +231,14 @@ RECIPE_ROWS = (
         "slimline.tasks.quantization.onnx_int8:quantize_onnx",
         "model target per_channel",
         {"graph": "quantized graph"},
+        reads=_int8_of_host,
     ),
     StepRow(
         OnnxStaticInt8,
         "slimline.tasks.quantization.onnx_static_int8:quantize_onnx_static",
         "model target spec data",
         {"graph": "quantized graph"},
+        reads=_int8_of_host,
     ),
     StepRow(
         ExportOpenvino,
@@ -232,6 +252,7 @@ RECIPE_ROWS = (
         "slimline.tasks.quantization.openvino_int8:quantize_openvino",
         "model target spec data",
         {"OpenVINO model": "quantized OpenVINO model"},
+        reads=_int8_of_host,
     ),
     StepRow(
         ExportCtranslate2,
@@ -244,8 +265,8 @@ RECIPE_ROWS = (
 _BASE = "slimline.tasks.models.bases:make_base"
 _OTHER_ROWS = (
     StepRow(Data, "slimline.tasks.data.slices:prepare_slice", "spec target", {}, "slice", reads=_source_files),
-    StepRow(HubBase, _BASE, "spec data target", {}, "model", reads=lambda spec: str(spec.revision)),
-    StepRow(PathBase, _BASE, "spec data target", {}, "model", reads=lambda spec: directory_digest(spec.directory)),
+    StepRow(HubBase, _BASE, "spec data target", {}, "model", reads=lambda spec: _local_files(Path(spec.id))),
+    StepRow(PathBase, _BASE, "spec data target", {}, "model", reads=lambda spec: _local_files(spec.directory)),
     StepRow(BundledBase, _BASE, "spec data target", {}, "model", reads=_bundled_files),
     StepRow(RandomBase, _BASE, "spec data target", {}, "model", reads=_bundled_files),
     StepRow(
@@ -254,6 +275,7 @@ _OTHER_ROWS = (
         "spec model data target",
         {},
         "predictions",
+        reads=_int8_of_host,
     ),
 )
 _ROWS: dict[type[Spec], StepRow] = {row.spec: row for row in RECIPE_ROWS + _OTHER_ROWS}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -42,18 +43,24 @@ class Spec(BaseModel):
 # ---------------------------------------------------------------------------------------------------------------- data
 
 
+LocalPath = Annotated[Path, AfterValidator(Path.expanduser)]
+"""A path on this machine; `~` is the home directory."""
+
+
 class PythonTrees(Spec):
     """Python source below directories: by default the standard library and the environment's installed packages."""
 
     source: Literal["python-trees"] = "python-trees"
-    roots: tuple[Path, ...] = Field((), description="Directories to read; empty: standard library and site-packages.")
+    roots: tuple[LocalPath, ...] = Field(
+        (), description="Directories to read; empty: standard library and site-packages."
+    )
 
 
 class CodeXGlue(Spec):
     """A directory in CodeXGLUE's own layout: train.txt, dev.txt and test.txt, one lexed file a line."""
 
     source: Literal["codexglue"] = "codexglue"
-    directory: Path
+    directory: LocalPath
 
 
 class HubData(Spec):
@@ -93,7 +100,7 @@ class PathBase(Spec):
     """A local GPT-2 checkpoint directory (config.json, model.safetensors, tokenizer files)."""
 
     source: Literal["path"] = "path"
-    directory: Path
+    directory: LocalPath
 
 
 class BundledBase(Spec):

@@ -11,6 +11,7 @@ from slimline.dashboards.reports.axes import AXES
 from slimline.dashboards.reports.charts import has_points, png, speedups, svg, tradeoff
 from slimline.dashboards.reports.formats import render
 from slimline.dashboards.reports.recommendation import HostResults, results_by_host
+from slimline.storage.fs import replace_file
 from slimline.storage.queries.results import ResultRow
 from slimline.tasks.analysis.recommendation import Recommendation
 
@@ -74,7 +75,7 @@ def write_pictures(rows: Sequence[ResultRow], directory: Path) -> list[Path]:
     hosts = results_by_host(rows)
     for found in hosts:
         for name, content in _files(found, f"-{_file_name(found.host)}" if len(hosts) > 1 else "").items():
-            (directory / name).write_bytes(content)
+            replace_file(directory / name, content)
             paths.append(directory / name)
     return paths
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slimline.flows.cli.options import Json, exit_on_bad_input, fail
+from slimline.flows.cli.options import Json, described, exit_on_bad_input, fail
 from slimline.storage.stores import artifact_store, metrics_store
 
-app = typer.Typer(no_args_is_help=True, help="What was built: list, show, verify, remove.")
+if TYPE_CHECKING:
+    from slimline.storage.artifacts.store import ArtifactStore
+
+app = typer.Typer(no_args_is_help=True, help="What was built: list, show, verify, remove, push, pull.")
 
 
 @app.command("list", epilog="Examples: `slimline artifacts list` | `slimline artifacts list --json`")
@@ -23,8 +27,8 @@ def list_artifacts(as_json: Json = False) -> None:
     for ref in store.list():
         try:
             summaries.append(store.summary(ref))
-        except ArtifactError as error:
-            damaged.append(str(error))
+        except (ArtifactError, OSError) as error:
+            damaged.append(f"{ref}: {described(error)}" if isinstance(error, OSError) else str(error))
     if as_json:
         rows = [{**one._asdict(), "ref": str(one.ref), "created": one.created.isoformat()} for one in summaries]
         typer.echo(json.dumps(rows))
@@ -53,20 +57,50 @@ def show_artifact(reference: Annotated[str, typer.Argument(help="kind:digest, or
 @app.command("verify", epilog="Example: `slimline artifacts verify`")
 def verify_artifacts() -> None:
     """Read every byte of every artifact and compare it with its manifest; exit status 1 if any is damaged."""
-    from slimline.storage.artifacts.store import ArtifactError
-
-    store = artifact_store()
-    damaged = 0
-    published = store.list()
-    for ref in published:
-        try:
-            store.verify(ref)
-        except ArtifactError as error:
-            damaged += 1
-            typer.echo(error, err=True)
-    typer.echo(f"{len(published) - damaged} of {len(published)} artifacts are whole")
+    whole = damaged = 0
+    with exit_on_bad_input():
+        for _, problem in artifact_store().verify_all():
+            if problem:
+                typer.echo(problem, err=True)
+            damaged += bool(problem)
+            whole += not problem
+    typer.echo(f"{whole} of {whole + damaged} artifacts are whole")
     if damaged:
         raise typer.Exit(1)
+
+
+Other = Annotated[str, typer.Argument(help="The other store, as SLIMLINE_STORE names one: a directory, or a URL.")]
+References = Annotated[
+    list[str] | None, typer.Argument(help="Only these and what they were made of; by default all artifacts.")
+]
+
+
+@app.command(
+    "push",
+    epilog="Examples: `slimline artifacts push s3://bucket/slimline` | `slimline artifacts push /mnt/us model:ab12`",
+)
+def push(other: Other, references: References = None) -> None:
+    """Copy artifacts to another store. What is there already is not sent again, so a push that was cut off goes on."""
+    with exit_on_bad_input():
+        _send(artifact_store(), artifact_store(other), references)
+
+
+@app.command("pull", epilog="Example: `slimline artifacts pull s3://bucket/slimline model:ab12`")
+def pull(other: Other, references: References = None) -> None:
+    """Copy artifacts from another store. What is here already is not fetched again."""
+    with exit_on_bad_input():
+        _send(artifact_store(other), artifact_store(), references)
+
+
+def _send(source: ArtifactStore, target: ArtifactStore, references: list[str] | None) -> None:
+    from slimline.storage.artifacts.lineage import ancestry
+
+    refs = [source.find(each) for each in references] if references else source.list()
+    counts = Counter[bool]()
+    for ref, is_new in source.send(ancestry(refs, source), target):
+        typer.echo(f"{'sent' if is_new else 'there'} {ref}")
+        counts[is_new] += 1
+    typer.echo(f"{counts[True]} sent, {counts[False]} there already: {target.url}")
 
 
 @app.command("gc", epilog="Examples: `slimline artifacts gc --dry-run` | `slimline artifacts gc --keep-hours 1`")

@@ -12,7 +12,8 @@ import secrets
 import signal
 import sys
 from contextlib import suppress
-from threading import Timer
+from threading import Thread
+from time import sleep
 from types import FrameType
 
 import psutil
@@ -28,7 +29,7 @@ from slimline.storage.extras import missing_extra
 from slimline.storage.paths import home
 
 _DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
-_GRACE_S = 10.0
+_GRACE_S = 3.0
 
 
 def run_benchmark(study: Study) -> Outcome:
@@ -52,8 +53,7 @@ def run_nightly(study: Study) -> Verdicts:
 def _make_ready() -> None:
     _end_orphaned_servers()
     _ask_for_token()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+    _end_when_told()
 
 
 def _ask_for_token() -> None:
@@ -70,15 +70,30 @@ def _told(error: Exception) -> str:
     return missing_extra(error) or str(error)
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    """End this process with what runs at exit, such as the end of Prefect's ephemeral server; but end it soon.
+def _end_when_told() -> None:
+    """End this process soon after Ctrl-C or SIGTERM, whatever it is doing.
 
-    Ctrl-C ends that server as well, and Prefect would go on asking it for minutes; then the run would be recorded as a
-    failed one. Threads that are waited for at exit can also keep a process for ever.
+    Ctrl-C ends Prefect's ephemeral server as well, and Prefect would go on asking it for minutes; then the run would be
+    recorded as a failed one. Threads that are waited for at exit can keep a process for ever. And a handler runs only
+    between two of Python's own steps, not while a library computes; so a thread watches for the signals.
     """
-    timer = Timer(_GRACE_S, _end_now, [128 + number])
-    timer.daemon = True
-    timer.start()
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    Thread(target=_watch, args=[heard], daemon=True).start()
+
+
+def _watch(heard: int) -> None:
+    while (number := os.read(heard, 1)[0]) not in (signal.SIGINT, signal.SIGTERM):
+        pass
+    sleep(_GRACE_S)
+    _end_now(128 + number)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """End this process with what runs at exit, such as the end of Prefect's ephemeral server."""
     if number == signal.SIGINT:
         signal.default_int_handler(number, frame)
     sys.exit(128 + number)

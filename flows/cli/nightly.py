@@ -14,9 +14,9 @@ from slimline.flows.cli.options import (
     StudyName,
     Variants,
     exit_on_bad_input,
+    require_state,
     study_from_options,
 )
-from slimline.storage.paths import home
 from slimline.storage.stores import metrics_store
 
 app = typer.Typer()
@@ -36,7 +36,7 @@ def nightly(
     Exit status 1 if anything has regressed or failed. The first nights only make history.
     """
     chosen = study_from_options(study, variants, rounds, samples, host)
-    home().mkdir(parents=True, exist_ok=True)  # before Prefect opens its database there
+    require_state()
     from slimline.dashboards.reports.regressions import render_verdicts
     from slimline.flows.cli.flow_runner import run_nightly
 

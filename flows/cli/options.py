@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from slimline.storage.stores import require_writable
+
 if TYPE_CHECKING:
     from slimline.flows.config.study import Study
 
@@ -28,7 +30,14 @@ def exit_on_bad_input() -> Iterator[None]:
     try:
         yield
     except _refusals() as error:
-        fail(str(error))
+        fail(described(error))
+
+
+def described(error: BaseException) -> str:
+    """What went wrong, in words; of the system's errors the file and the reason, without their number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
 
 
 def _refusals() -> tuple[type[Exception], ...]:
@@ -43,6 +52,12 @@ def fail(message: str, status: int = BAD_INPUT) -> NoReturn:
     """End the command with a message on standard error."""
     typer.echo(f"error: {message}", err=True)
     raise typer.Exit(status)
+
+
+def require_state() -> None:
+    """End the command unless its state can be written to; before Prefect opens its database there."""
+    with exit_on_bad_input():
+        require_writable()
 
 
 def study_from_options(

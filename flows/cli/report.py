@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from slimline.flows.cli.options import exit_on_bad_input
+from slimline.storage.fs import replace_file
 from slimline.storage.stores import artifact_store, metrics_store
 
 app = typer.Typer()
@@ -34,8 +35,7 @@ def report(
         paths = write_pictures(rows, figures) if figures else []
         if out or not figures:
             out = out or Path(f"{rows[0].run}.html")
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(html_page(rows, metrics_store(), artifact_store()), "utf8")
+            replace_file(out, html_page(rows, metrics_store(), artifact_store()).encode())
             paths.append(out)
     for path in paths:
         typer.echo(path)

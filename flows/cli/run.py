@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import typer
 
-from slimline.flows.cli.options import Hosts, Json, Rounds, Samples, StudyName, Variants, study_from_options
-from slimline.storage.paths import home
+from slimline.flows.cli.options import (
+    Hosts,
+    Json,
+    Rounds,
+    Samples,
+    StudyName,
+    Variants,
+    require_state,
+    study_from_options,
+)
 
 app = typer.Typer()
 
@@ -26,7 +34,7 @@ def run(
     What is built already is not built again.
     """
     chosen = study_from_options(study, variants, rounds, samples, host)
-    home().mkdir(parents=True, exist_ok=True)  # before Prefect opens its database there
+    require_state()
     from slimline.dashboards.reports.formats import render
     from slimline.dashboards.reports.recommendation import render_recommendation
     from slimline.flows.cli.flow_runner import run_benchmark

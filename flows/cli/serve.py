@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from slimline.flows.cli.options import exit_on_bad_input, fail
+from slimline.storage.stores import require_writable
 
 app = typer.Typer()
 _LAST_PORT = 65535
@@ -45,6 +46,7 @@ def serve(
     names = tuple(dict.fromkeys(name.strip() for name in pools.split(",") if name.strip()))
     try:
         with exit_on_bad_input():
+            require_writable()
             running = supervise(ServeOptions(host, port, names, database, connect))
     except ServeError as error:
         fail(str(error), status=1)

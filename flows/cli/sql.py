@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slimline.flows.cli.options import exit_on_bad_input, fail
+from slimline.storage.fs import replace_file
 from slimline.storage.stores import metrics_store
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _answer(statements: Sequence[str], form: SqlFormat, out: Path | None, limits
     if form is SqlFormat.PARQUET:
         if out is None or len(statements) != 1:
             raise ValueError("--format parquet: needs --out FILE, and exactly one statement")
-        out.write_bytes(parquet(ask(metrics_store().url, statements[0], limits)))
+        replace_file(out, parquet(ask(metrics_store().url, statements[0], limits)))
         return
     answers = []
     for statement in statements:
@@ -97,7 +98,7 @@ def _answer(statements: Sequence[str], form: SqlFormat, out: Path | None, limits
         if out is None:
             typer.echo(answers[-1], nl=False)
     if out is not None:
-        out.write_text("".join(answers), "utf8")
+        replace_file(out, "".join(answers).encode())
 
 
 def _prompt(form: SqlFormat, out: Path | None, limits: Limits) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,8 +16,34 @@ class StudyError(ValueError):
     """A study that cannot run: the message names the field, its value, and what is allowed."""
 
 
+# A larger file takes PyYAML minutes and gigabytes; the studies that ship have 5 kB.
+_MOST_BYTES = 1_000_000
+# What YAML 1.1, PyYAML's, and YAML 1.2 read as the same number, or as the same truth value.
+_PLAIN = {
+    "tag:yaml.org,2002:int": re.compile(r"[-+]?(0|[1-9][0-9]*)|0x[0-9a-fA-F]+"),
+    "tag:yaml.org,2002:float": re.compile(
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|nan)", re.I
+    ),
+    "tag:yaml.org,2002:bool": re.compile(r"true|false", re.IGNORECASE),
+    "tag:yaml.org,2002:timestamp": re.compile(r"(?!)"),
+}
+
+
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, but a key that appears twice is an error; PyYAML silently keeps the last."""
+    """PyYAML's safe loader, which refuses what it would change or lose in silence.
+
+    That is a key that appears twice, of which PyYAML keeps the last, and a word that YAML 1.1 takes for a number, a
+    truth value or a date: `010` for 8, `1:30` for 90, `no` for false.
+    """
+
+    def compose_scalar_node(self, anchor: dict[Any, yaml.Node]) -> yaml.ScalarNode:
+        node = super().compose_scalar_node(anchor)
+        plain = _PLAIN.get(node.tag)
+        if node.style is None and plain and not plain.fullmatch(node.value):
+            kind = node.tag.rpartition(":")[2]
+            problem = f"YAML 1.1 reads {node.value} as {kind}; quote it, or write a plain number, true or false"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return node
 
     def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -35,7 +62,7 @@ def find_file(field: str, name: str, directory: Path) -> Path:
         StudyError: there is no such file.
     """
     is_path = name.endswith((".yaml", ".yml"))
-    path = Path(name) if is_path else directory / f"{name}.yaml"
+    path = Path(name).expanduser() if is_path else directory / f"{name}.yaml"
     known = yaml_names(directory)
     if not (path.is_file() if is_path else name in known):
         raise StudyError(f"{field}: {unknown_name(name, known)}, or the path of a .yaml file")
@@ -58,15 +85,26 @@ def read_fields(path: Path, what: str) -> dict[str, Any]:
         StudyError: it is not valid YAML, or not a mapping of fields.
     """
     try:
-        content = yaml.load(path.read_text("utf8"), _Loader)  # noqa: S506 - a safe one
-    except (yaml.YAMLError, ValueError) as error:  # such as a date that does not exist
-        raise StudyError(f"{path}: not valid YAML: {error}") from error
+        if (size := path.stat().st_size) > _MOST_BYTES:
+            raise StudyError(f"{path}: {size:,} bytes; allowed for {what}: {_MOST_BYTES:,}")
+        content = yaml.load(path.read_text("utf-8-sig"), _Loader)  # noqa: S506 - a safe one
+    except (yaml.YAMLError, ValueError) as error:  # such as a byte that is not UTF-8
+        raise StudyError(f"{path}: not valid YAML: {_place(error)}") from error
     except RecursionError as error:
         raise StudyError(f"{path}: not valid YAML: nested too deeply") from error
+    except OSError as error:
+        raise StudyError(f"{path}: cannot be read: {error.strerror}") from error
     if not isinstance(content, dict):
         found = "nothing" if content is None else type(content).__name__
         raise StudyError(f"{path}: {what} is a mapping of fields, found {found}")
     return content
+
+
+def _place(error: Exception) -> str:
+    """What is wrong with a YAML file, and in which line, in one line."""
+    mark = getattr(error, "problem_mark", None)
+    problem = [part for part in (getattr(error, "context", None), getattr(error, "problem", None)) if part]
+    return f"line {mark.line + 1}: {', '.join(problem)}" if mark and problem else " ".join(str(error).split())
 
 
 def problem_lines(error: ValidationError, whole: str = "study") -> Iterator[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +30,7 @@ __all__ = [
     "study_names",
 ]
 
+NAME = r"^[a-z0-9][a-z0-9-]*$"
 STUDIES = Path(__file__).parents[1] / "studies"
 
 
@@ -66,14 +69,14 @@ class Variant(Spec):
 class Study(Spec):
     """What to run."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    name: str = Field(pattern=NAME)
     description: str = ""
     base: Base = BundledBase()
     prepare: tuple[Preparation, ...] = Field((), description="Steps every variant starts with, such as fine-tuning.")
     data: Data = Data()
     variants: dict[str, Variant] = Field(min_length=1)
     baseline: str = Field("original", validate_default=True)
-    hosts: tuple[str, ...] = Field(("local",), min_length=1)
+    hosts: tuple[str, ...] = Field(("local",), min_length=1, max_length=1000)
     measuring: MeasurementSettings = MeasurementSettings()
     seed: int = 0
 
@@ -96,9 +99,9 @@ class Study(Spec):
     @field_validator("hosts")
     @classmethod
     def _hosts_differ(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
-        for host in hosts:
-            if hosts.count(host) > 1:
-                raise ValueError(f"{host!r} is given twice; allowed: once")
+        for host, count in Counter(hosts).items():
+            if count > 1:
+                raise ValueError(f"{host!r} is given {count} times; allowed: once")
         return hosts
 
     @field_validator("prepare")
@@ -187,7 +190,12 @@ def load_study(name: str) -> Study:
     path = find_file("study", name, STUDIES)
     if path.parent != STUDIES and (folder := str(path.resolve().parent)) not in sys.path:
         sys.path.append(folder)  # at its end: a module of the user's replaces no other one
-    return parse_study({"name": path.stem, **read_fields(path, "a study")})
+    fields = read_fields(path, "a study")
+    if "name" not in fields and not re.fullmatch(NAME, path.stem):
+        raise StudyError(
+            f"{path}: name is taken from the file, but {path.stem!r} does not match {NAME}; add `name: ...`"
+        )
+    return parse_study({"name": path.stem, **fields})
 
 
 def parse_study(content: Mapping[str, Any]) -> Study:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 from slimline.storage.artifacts.store import ArtifactError, ArtifactRef, ArtifactStore
 
@@ -10,18 +11,15 @@ from slimline.storage.artifacts.store import ArtifactError, ArtifactRef, Artifac
 def ancestry(refs: Iterable[ArtifactRef], store: ArtifactStore) -> list[ArtifactRef]:
     """The artifacts and all their ancestors, each once and after its inputs; missing and damaged ones are left out."""
     found: dict[ArtifactRef, None] = {}
-
-    def follow(ref: ArtifactRef) -> None:
-        if ref in found:
-            return
-        try:
-            inputs = store.provenance(ref).inputs
-        except ArtifactError:
-            return
-        for each in inputs:
-            follow(each)
-        found[ref] = None
-
-    for ref in refs:
-        follow(ref)
+    seen: set[ArtifactRef] = set()
+    waiting = [(ref, False) for ref in reversed(list(refs))]
+    while waiting:
+        ref, is_followed = waiting.pop()
+        if is_followed:
+            found[ref] = None
+        elif ref not in seen:
+            seen.add(ref)
+            with suppress(ArtifactError):
+                inputs = store.provenance(ref).inputs
+                waiting += [(ref, True), *((each, False) for each in reversed(inputs))]
     return list(found)

@@ -26,6 +26,7 @@ from slimline.storage.artifacts.manifest import (
     copy_and_hash,
     parse_manifest,
     ref_at,
+    sealed,
     walk,
 )
 
@@ -47,7 +48,7 @@ class LocalArtifacts:
         with self.stage() as build:
             entries = tuple(_copy(directory, path, build / FILES) for path in paths)
             manifest = Manifest(kind=kind, files=entries)
-            fs.write_bytes(build / PROVENANCE, provenance.model_dump_json(indent=2).encode())
+            fs.write_bytes(build / PROVENANCE, sealed(manifest.ref(), provenance))
             fs.write_bytes(build / MANIFEST, manifest.canonical())
             for folder, _, _ in os.walk(build, topdown=False):
                 fs.sync(Path(folder))
@@ -112,7 +113,14 @@ class LocalArtifacts:
 
     def refs(self) -> list[ArtifactRef]:
         """All published artifacts, in no particular order."""
-        found = (ref_at(path.relative_to(self.root).parts) for path in self.root.glob(f"*/*/{MANIFEST}"))
+        return [ref for ref in self._directories() if (self._directory(ref) / MANIFEST).exists()]
+
+    def without_manifest(self) -> list[ArtifactRef]:
+        """Directories of artifacts whose manifest is gone, so that they are no artifacts any more."""
+        return [ref for ref in self._directories() if not (self._directory(ref) / MANIFEST).exists()]
+
+    def _directories(self) -> list[ArtifactRef]:
+        found = (ref_at(path.relative_to(self.root).parts) for path in self.root.glob("*/*"))
         return [ref for ref in found if ref]
 
     def remove(self, ref: ArtifactRef) -> None:
@@ -121,8 +129,10 @@ class LocalArtifacts:
             self._directory(ref).rename(directory / ref.digest)
 
     def remove_stale(self) -> None:
-        """Delete the scratch directories of processes that have ended."""
+        """Delete the scratch directories of processes that have ended, and what has lost its manifest."""
         fs.remove_stale(self.root)
+        for ref in self.without_manifest():
+            self.remove(ref)
 
     def _directory(self, ref: ArtifactRef) -> Path:
         return self.root / artifact_path(ref)

@@ -7,7 +7,7 @@ import json
 import os
 import stat
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC
 from pathlib import Path, PurePosixPath
 from typing import Annotated, BinaryIO, Self
@@ -28,7 +28,10 @@ from pydantic import (
 MANIFEST = "manifest.json"
 PROVENANCE = "provenance.json"
 FILES = "files"
+_SEAL = "seal"
 CHUNK = 1 << 20
+MOST_FILES = 20_000  # of one artifact: with more, each look at it takes seconds
+MOST_BYTES = 8_000_000  # of manifest.json or provenance.json
 MAX_NAME_BYTES = 255  # of one path component, on all usual file systems
 
 Kind = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
@@ -146,6 +149,7 @@ def parse_manifest(ref: ArtifactRef, content: bytes) -> Manifest:
     Raises:
         CorruptArtifactError: it is not the manifest of the reference's digest, or not valid.
     """
+    _check_length(ref, MANIFEST, content)
     found = hashlib.sha256(content).hexdigest()
     if found != ref.digest:
         raise CorruptArtifactError(f"{ref}: {MANIFEST}: expected SHA-256 {ref.digest}, found {found}")
@@ -158,16 +162,38 @@ def parse_manifest(ref: ArtifactRef, content: bytes) -> Manifest:
     return manifest
 
 
+def _check_length(ref: ArtifactRef, name: str, content: bytes) -> None:
+    if len(content) > MOST_BYTES:
+        raise CorruptArtifactError(f"{ref}: {name}: {len(content):,} bytes; allowed: {MOST_BYTES:,}")
+
+
+def sealed(ref: ArtifactRef, provenance: Provenance) -> bytes:
+    """A provenance as it is stored: JSON, with a checksum over it and the artifact that it belongs to."""
+    fields = provenance.model_dump(mode="json")
+    return json.dumps({**fields, _SEAL: _seal(ref, fields)}, indent=2, ensure_ascii=False).encode()
+
+
+def _seal(ref: ArtifactRef, fields: Mapping[str, object]) -> str:
+    text = json.dumps([ref.kind, ref.digest, fields], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def parse_provenance(ref: ArtifactRef, content: bytes) -> Provenance:
-    """Parse a stored provenance.
+    """Parse a stored provenance; one of a version before checksums is taken as it is.
 
     Raises:
-        CorruptArtifactError: a field is not valid; the message names it.
+        CorruptArtifactError: it is not what was written for this artifact, or a field is not valid.
     """
+    _check_length(ref, PROVENANCE, content)
     try:
-        return Provenance.model_validate_json(content)
+        fields = json.loads(content)
+        if isinstance(fields, dict) and fields.pop(_SEAL, None) not in (None, _seal(ref, fields)):
+            raise CorruptArtifactError(f"{ref}: {PROVENANCE}: not what was written: damaged, or another artifact's")
+        return Provenance.model_validate_json(json.dumps(fields))
     except ValidationError as error:
         raise CorruptArtifactError(f"{ref}: {PROVENANCE}: {first_problem(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise CorruptArtifactError(f"{ref}: {PROVENANCE}: not JSON ({error})") from error
 
 
 def first_problem(error: ValidationError) -> str:

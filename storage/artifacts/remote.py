@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import fsspec
 
+from slimline.storage import fs
 from slimline.storage.artifacts.local import LocalArtifacts
 from slimline.storage.artifacts.manifest import (
     FILES,
@@ -30,16 +30,12 @@ from slimline.storage.artifacts.manifest import (
     parse_manifest,
     parse_provenance,
     ref_at,
+    sealed,
 )
+from slimline.storage.cache import cache_directory, remove_unused
 
 # An upload without a manifest is no longer in progress after this time.
 ABANDONED_AFTER = timedelta(days=1)
-
-
-def cache_directory(url: str) -> Path:
-    """Directory for local copies of a remote store's artifacts, below $XDG_CACHE_HOME (default ~/.cache)."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "slimline" / hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
 class RemoteArtifacts:
@@ -63,11 +59,18 @@ class RemoteArtifacts:
         manifest = Manifest(kind=kind, files=tuple(_entry(directory, path) for path in paths))
         if not self._holds(manifest.ref()):
             base = self._base(manifest.ref())
-            for path in paths:
-                self.fs.put_file(str(directory / path), f"{base}/{FILES}/{path}")
-            self.fs.pipe_file(f"{base}/{PROVENANCE}", provenance.model_dump_json(indent=2).encode())
-            self.fs.pipe_file(f"{base}/{MANIFEST}", manifest.canonical())
+            there = {str(path): info["size"] for path, info in self.fs.find(base, detail=True).items()}
+            for entry in manifest.files:
+                if there.get(f"{base}/{FILES}/{entry.path}") != entry.size:  # else an upload that was cut off got it
+                    self.fs.put_file(str(directory / entry.path), f"{base}/{FILES}/{entry.path}")
+            self._create(f"{base}/{PROVENANCE}", sealed(manifest.ref(), provenance))
+            self._create(f"{base}/{MANIFEST}", manifest.canonical())
         return manifest.ref()
+
+    def _create(self, path: str, content: bytes) -> None:
+        """Write a file unless there is one: another process may publish the same artifact at the same time."""
+        with suppress(FileExistsError):
+            self.fs.pipe_file(path, content, mode="create")
 
     def _holds(self, ref: ArtifactRef) -> bool:
         try:
@@ -91,12 +94,16 @@ class RemoteArtifacts:
     def path(self, ref: ArtifactRef) -> Path:
         """The local directory of the files, which are downloaded and verified unless the cache has them."""
         try:
-            return self.cache.path(ref)
+            found = self.cache.path(ref)
         except MissingArtifactError:
             self._download(ref)
         except CorruptArtifactError:
             self.cache.remove(ref)
             self._download(ref)
+        else:
+            os.utime(found.parent)  # used now
+            return found
+        remove_unused(list(self.cache.root.glob("*/*")), fs.remove_tree)
         return self.cache.path(ref)
 
     def _download(self, ref: ArtifactRef) -> None:
@@ -141,6 +148,16 @@ class RemoteArtifacts:
         """All published artifacts, in no particular order."""
         return [ref for ref, names in self._uploads().items() if MANIFEST in names]
 
+    def without_manifest(self) -> list[ArtifactRef]:
+        """Uploads without a manifest that are no longer in progress."""
+        return [
+            ref for ref, names in self._uploads().items() if MANIFEST not in names and self._is_abandoned(ref, names)
+        ]
+
+    def _is_abandoned(self, ref: ArtifactRef, names: Iterable[str]) -> bool:
+        newest = max(self.fs.modified(f"{self._base(ref)}/{name}") for name in names)
+        return bool(datetime.now(UTC) - newest > ABANDONED_AFTER)
+
     def remove(self, ref: ArtifactRef) -> None:
         """Unpublish an artifact by deleting its manifest, then delete the other files."""
         base = self._base(ref)
@@ -150,10 +167,8 @@ class RemoteArtifacts:
     def remove_stale(self) -> None:
         """Delete old uploads without a manifest, and the cache's scratch directories of processes that have ended."""
         self.cache.remove_stale()
-        for ref, names in self._uploads().items():
-            newest = max(self.fs.modified(f"{self._base(ref)}/{name}") for name in names)
-            if MANIFEST not in names and datetime.now(UTC) - newest > ABANDONED_AFTER:
-                self.remove(ref)
+        for ref in self.without_manifest():
+            self.remove(ref)
 
     def _uploads(self) -> dict[ArtifactRef, list[str]]:
         uploads: dict[ArtifactRef, list[str]] = {}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from slimline.storage.artifacts.local import LocalArtifacts
 from slimline.storage.artifacts.manifest import (
     MANIFEST,
+    MOST_FILES,
     PROVENANCE,
     ArtifactError,
     ArtifactRef,
@@ -83,6 +84,8 @@ class ArtifactStore:
         """
         try:
             paths = [safe_path(path) for path in walk(directory)]
+            if len(paths) > MOST_FILES:
+                raise ValueError(f"{len(paths):,} files; allowed: {MOST_FILES:,}")
             ArtifactRef(kind=kind, digest="0" * 64)
         except (ValueError, NotADirectoryError, FileNotFoundError) as error:
             raise InvalidArtifactError(f"cannot publish {directory} as {kind!r}: {error}") from error
@@ -106,6 +109,37 @@ class ArtifactStore:
         """
         self._backend.verify(ref)
         self.provenance(ref)
+
+    def verify_all(self) -> Iterator[tuple[ArtifactRef, str | None]]:
+        """Verify every artifact, and what has lost its manifest; each with what is wrong with it, or None."""
+        for ref in self.list():
+            try:
+                self.verify(ref)
+            except ArtifactError as error:
+                yield ref, str(error)
+            except OSError as error:
+                yield ref, f"{ref}: cannot be read: {error.strerror or error}"
+            else:
+                yield ref, None
+        for ref in self._backend.without_manifest():
+            yield ref, f"{ref}: {MANIFEST} is missing"
+
+    def send(self, refs: Collection[ArtifactRef], other: ArtifactStore) -> Iterator[tuple[ArtifactRef, bool]]:
+        """Publish artifacts in another store; those that it holds already are not sent again.
+
+        Yields:
+            Each artifact once it is there, inputs before what was made of them, and whether it was sent now.
+
+        Raises:
+            MissingArtifactError: one is not in this store.
+            CorruptArtifactError: one is damaged here; it is not sent.
+        """
+        there = set(other.list())
+        for ref in refs:
+            if ref not in there:
+                self.verify(ref)
+                other.publish(self.path(ref), ref.kind, self.provenance(ref))
+            yield ref, ref not in there
 
     def manifest(self, ref: ArtifactRef) -> Manifest:
         """The files, their sizes and digests."""

@@ -63,7 +63,7 @@ def _describe(column: Column) -> ColumnDescription:
 
 def _view_columns() -> dict[str, list[tuple[str, str]]]:
     sql = "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index"
-    with connect({}, {}) as database:
+    with connect({}) as database:
         return {view: database.execute(sql, [view]).fetchall() for view in VIEWS}
 
 

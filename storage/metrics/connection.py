@@ -31,14 +31,11 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
 }
 
 
-def connect(
-    files: Mapping[str, Sequence[str]], datasets: Mapping[str, object], views: Sequence[str] = VIEWS
-) -> duckdb.DuckDBPyConnection:
+def connect(files: Mapping[str, Sequence[str]], views: Sequence[str] = VIEWS) -> duckdb.DuckDBPyConnection:
     """Open an in-memory database with the tables and views, which can reach no file and change no setting.
 
     Args:
         files: the local Parquet files with each table's rows.
-        datasets: for a table without local files, its pyarrow dataset.
         views: the views to make, each after those that it reads; making all of them takes as long as a small query.
     """
     connection = duckdb.connect(":memory:", config=CONFIG)
@@ -46,7 +43,7 @@ def connect(
     # Of any other zone, DuckDB asks pytz, which opens the files of all 600 there are.
     connection.execute("SET TimeZone = 'UTC'")
     for table, row in TABLES.items():
-        connection.execute(_table_view(connection, row, files.get(table, ()), datasets.get(table)))
+        connection.execute(_table_view(row, files.get(table, ())))
     connection.execute(f"CREATE TABLE published AS FROM {_published_sql()}")
     for view in views:
         connection.execute(f"CREATE VIEW {view} AS {view_sql(view)}")
@@ -65,7 +62,7 @@ def view_sql(view: str) -> str:
     return text.replace("{metrics}", ",\n".join(wide))
 
 
-def _table_view(connection: duckdb.DuckDBPyConnection, row: type[Row], files: Sequence[str], dataset: object) -> str:
+def _table_view(row: type[Row], files: Sequence[str]) -> str:
     # A union by name with an empty table of today's columns: columns that old files lack are NULL, and columns that
     # newer files add are kept.
     typed = ", ".join(f"NULL::{SQL_TYPES[column.type]} AS {quote_name(column.name)}" for column in columns(row))
@@ -73,9 +70,6 @@ def _table_view(connection: duckdb.DuckDBPyConnection, row: type[Row], files: Se
     if files:
         rows = f"read_parquet({quote_list(files)}, union_by_name = true, hive_partitioning = false)"
         select = f"FROM ({select}) UNION ALL BY NAME FROM {rows}"
-    elif dataset is not None:
-        connection.register(f"{row.table}_files", dataset)
-        select = f"FROM ({select}) UNION ALL BY NAME FROM {row.table}_files"
     return f"CREATE VIEW {row.table} AS {select}"
 
 

@@ -1,144 +1,212 @@
-"""Where the metrics store's Parquet files lie, locally or remotely: <table>/month=YYYY-MM/<unique>.parquet.
+"""Where the metrics store's Parquet files lie, locally or remotely: <table>/month=YYYY-MM/<unique>-<checksum>.parquet.
 
 Readers need no lock while files are merged. Before a merged file appears, a list of the files that it replaces is
 written beside it (<unique>.replaces.json); a reader who sees the merged file ignores those. They stay for a while,
-because a reader who has listed them earlier may still open them.
+because a reader who has listed them earlier may still open them. Once they are deleted, the list goes too, and
+<unique>.replaced.json says what they were called: their absence is no loss.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
+import os
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from slimline.storage import fs
 
+_log = logging.getLogger(__name__)
+
 PARQUET = ".parquet"
 REPLACES = ".replaces.json"
+REPLACED = ".replaced.json"
 LOCK = ".merging"
 GRACE = timedelta(minutes=15)
 """How long a replaced file stays for those who have listed it: far longer than a query may take."""
+_NEVER = datetime.max.replace(tzinfo=UTC)
+
+
+Files = dict[str, str]
+"""Files by name, <table>/<month>/<file>, in the order of their names, each with a stamp that changes as it does."""
 
 
 class Partitions(Protocol):
     """Whole files below one root, by path relative to it."""
 
+    own_directory: Path
+    """A local directory for what is known of the files."""
+    is_local: bool
     consistent_up_to: int
     """Files that one listing shows as they were at one moment; of more, some may be renamed while it is made."""
 
-    def names(self, table: str | None = None) -> list[str]:
-        """Every file of a table, or of all of them, as <table>/<month>/<name>, sorted."""
+    def files(self, table: str | None = None) -> Files:
+        """Every file of a table, or of all of them."""
 
-    def location(self, name: str) -> str:
-        """The path that a reader opens."""
+    def path(self, name: str, stamp: str) -> Path:
+        """A local file with that content, which is downloaded if need be."""
+
+    def shown(self, name: str) -> str:
+        """A file in messages."""
 
     def read(self, name: str) -> bytes:
         """A file's content."""
 
-    def write(self, name: str, content: bytes) -> None:
-        """Put a new file: others see all of it or nothing."""
+    def write(self, name: str, content: bytes) -> str | None:
+        """Put a new file: others see all of it or nothing. Returns its stamp, where that is known."""
 
     def remove(self, name: str) -> None:
         """Delete a file, if it is there."""
 
-    def merge_lock(self, table: str) -> Any:
-        """A context in which no other process merges this table."""
+    def merge_lock(self, table: str, wait: bool = True) -> AbstractContextManager[None]:
+        """A context in which no other process merges this table.
+
+        Raises:
+            BlockingIOError: one does, and this one does not `wait`.
+        """
 
 
 class LocalPartitions:
     """Below a local directory, durable against a power cut."""
 
+    is_local = True
     consistent_up_to = 0
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root = self.own_directory = root
 
-    def names(self, table: str | None = None) -> list[str]:
-        """Every file of a table, or of all of them, as <table>/<month>/<name>, sorted."""
-        return sorted(path.relative_to(self.root).as_posix() for path in self.root.glob(f"{table or '*'}/month=*/*"))
+    def files(self, table: str | None = None) -> Files:
+        """Every file of a table, or of all of them, with its size and when it was changed."""
+        found = {}
+        for month in self.root.glob(f"{table or '*'}/month=*"):
+            prefix = month.relative_to(self.root).as_posix()
+            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(month) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):  # gone since it was listed
+                        found[f"{prefix}/{entry.name}"] = _stamp(entry.stat())
+        return dict(sorted(found.items()))
 
-    def location(self, name: str) -> str:
+    def path(self, name: str, stamp: str) -> Path:
         """The absolute path."""
-        return str((self.root / name).absolute())
+        return (self.root / name).absolute()
+
+    def shown(self, name: str) -> str:
+        """The path."""
+        return str(self.root / name)
 
     def read(self, name: str) -> bytes:
         """A file's content."""
         return (self.root / name).read_bytes()
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes) -> str:
         """Scratch file, fsync, rename, fsync."""
         fs.write_whole(self.root, self.root / name, content)
+        return _stamp((self.root / name).stat())
 
     def remove(self, name: str) -> None:
         """Delete a file, if it is there."""
         (self.root / name).unlink(missing_ok=True)
 
     @contextmanager
-    def merge_lock(self, table: str) -> Iterator[None]:
+    def merge_lock(self, table: str, wait: bool = True) -> Iterator[None]:
         """Hold the table's lock, which ends with this process; delete the files that killed writers left."""
         fs.make_directory(self.root / table)
         with (self.root / table / LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             fs.remove_stale(self.root)
             yield
+
+
+def _stamp(seen: os.stat_result) -> str:
+    return f"{seen.st_size}-{seen.st_mtime_ns}"
+
+
+def size_in(stamp: str) -> int:
+    """The bytes of a file, of which its stamp begins."""
+    return int(stamp.partition("-")[0])
 
 
 class RemotePartitions:
     """Below an fsspec URL. An upload appears when it is complete."""
 
+    is_local = False
     consistent_up_to = 999  # S3 lists a thousand at a time
 
     def __init__(self, url: str) -> None:
         import fsspec
 
+        from slimline.storage.cache import ReadCache
+
         self.fs, root = fsspec.url_to_fs(url, use_listings_cache=False)
-        self.root = str(root).rstrip("/")
+        self.url, self.root = url, str(root).rstrip("/")
+        self.cache = ReadCache(url)
+        self.own_directory = self.cache.root
 
-    def names(self, table: str | None = None) -> list[str]:
-        """Every file of a table, or of all of them, as <table>/<month>/<name>, sorted."""
-        found = self.fs.find(f"{self.root}/{table}" if table else self.root)
-        return sorted(str(path).removeprefix(f"{self.root}/") for path in found)
+    def files(self, table: str | None = None) -> Files:
+        """Every file of a table, or of all of them, with its size and its ETag where it has one."""
+        found = self.fs.find(f"{self.root}/{table}" if table else self.root, detail=True)
+        stamps = {path: f"{info['size']}-{str(info.get('ETag', '')).strip(chr(34))}" for path, info in found.items()}
+        return {str(path).removeprefix(f"{self.root}/"): stamp for path, stamp in sorted(stamps.items())}
 
-    def location(self, name: str) -> str:
-        """The path within the file system."""
-        return f"{self.root}/{name}"
+    def shown(self, name: str) -> str:
+        """The URL."""
+        return f"{self.url}/{name}"
+
+    def path(self, name: str, stamp: str) -> Path:
+        """A copy in the read cache."""
+        return self.cache.path(f"{name}-{stamp}", lambda: self.read(name))
 
     def read(self, name: str) -> bytes:
         """A file's content."""
-        return bytes(self.fs.cat_file(self.location(name)))
+        return bytes(self.fs.cat_file(self._place(name)))
 
     def write(self, name: str, content: bytes) -> None:
         """One upload."""
-        self.fs.pipe_file(self.location(name), content)
+        self.fs.pipe_file(self._place(name), content)
 
     def remove(self, name: str) -> None:
         """Delete a file, if it is there."""
-        if self.fs.exists(self.location(name)):
-            self.fs.rm_file(self.location(name))
+        if self.fs.exists(self._place(name)):
+            self.fs.rm_file(self._place(name))
 
     @contextmanager
-    def merge_lock(self, table: str) -> Iterator[None]:
+    def merge_lock(self, table: str, wait: bool = True) -> Iterator[None]:
         """Remote file systems have no lock: whoever schedules merging must run one at a time."""
         yield
 
-
-def visible(partitions: Partitions, table: str | None = None) -> list[str]:
-    """The files that hold a table's rows, or those of all tables: all but those that a merged file replaces."""
-    names = _settled(partitions, table)
-    gone = {old for merge in _merges(partitions, names) for old in merge.olds}
-    return [name for name in names if name.endswith(PARQUET) and name not in gone]
+    def _place(self, name: str) -> str:
+        return f"{self.root}/{name}"
 
 
-def _settled(partitions: Partitions, table: str | None) -> list[str]:
+class Listing(NamedTuple):
+    """The files at one moment, and the names of those that a merged file replaces."""
+
+    files: Files
+    replaced: set[str]
+
+    @property
+    def visible(self) -> Files:
+        """The files that hold rows."""
+        files = self.files.items()
+        return {name: stamp for name, stamp in files if name.endswith(PARQUET) and name not in self.replaced}
+
+
+def listing(partitions: Partitions, table: str | None = None) -> Listing:
+    """The files of a table, or of all tables."""
+    files = _settled(partitions, table)
+    return Listing(files, {old for merge in _merges(partitions, files) for old in merge.olds})
+
+
+def _settled(partitions: Partitions, table: str | None) -> Files:
     """A consistent listing: two in a row that agree, where one alone may miss what is renamed while it is made."""
-    before, names = None, partitions.names(table)
-    while names != before and len(names) > partitions.consistent_up_to:
-        before, names = names, partitions.names(table)
-    return names
+    before, files = None, partitions.files(table)
+    while files != before and len(files) > partitions.consistent_up_to:
+        before, files = files, partitions.files(table)
+    return files
 
 
 class _Merge(NamedTuple):
@@ -149,22 +217,26 @@ class _Merge(NamedTuple):
     olds: list[str]
 
 
-def _merges(partitions: Partitions, names: list[str]) -> list[_Merge]:
+def _merges(partitions: Partitions, names: Collection[str]) -> list[_Merge]:
     """The merges whose merged file is there, the earliest first."""
     lists = [name for name in names if name.endswith(REPLACES) and _merged_by(name) in names]
-    read = {name: json.loads(content) for name in lists if (content := _read_if_there(partitions, name))}
-    return sorted(_Merge(datetime.fromisoformat(each["at"]), name, each["olds"]) for name, each in read.items())
+    return sorted(merge for name in lists if (merge := _read_merge(partitions, name)))
 
 
 def _merged_by(name: str) -> str:
     return name.removesuffix(REPLACES) + PARQUET
 
 
-def _read_if_there(partitions: Partitions, name: str) -> bytes | None:
+def _read_merge(partitions: Partitions, name: str) -> _Merge | None:
     try:
-        return partitions.read(name)
+        listed = json.loads(partitions.read(name))
+        return _Merge(datetime.fromisoformat(listed["at"]), name, [*listed["olds"]])
     except FileNotFoundError:  # the merge has just been finished: what it replaced is deleted
         return None
+    except (ValueError, LookupError, TypeError):
+        # Without its list the merged file would count all rows twice: what it replaces is still there.
+        _log.warning("%s: not readable, so what it merged is read instead", partitions.shown(name))
+        return _Merge(_NEVER, name, [_merged_by(name)])
 
 
 def replace(partitions: Partitions, merged: str, content: bytes, olds: list[str]) -> None:
@@ -176,14 +248,36 @@ def replace(partitions: Partitions, merged: str, content: bytes, olds: list[str]
 
 def finish(partitions: Partitions, table: str, grace: timedelta) -> None:
     """Delete what was replaced `grace` ago or earlier, then the list of it; and lists of merges that never were."""
-    names = partitions.names(table)
-    for name in names:
-        if name.endswith(REPLACES) and _merged_by(name) not in names:
+    files = partitions.files(table)
+    for name in files:
+        if name.endswith(REPLACES) and _merged_by(name) not in files:
             partitions.remove(name)
     ripe = datetime.now(UTC) - grace
     # The earliest first: a merged file that was merged again goes after what it hides, else that would come back.
-    for merge in _merges(partitions, names):
+    for merge in _merges(partitions, files):
         if merge.at > ripe:
             break
-        for name in (*merge.olds, merge.name):
-            partitions.remove(name)
+        _finish(partitions, merge)
+
+
+def _finish(partitions: Partitions, merge: _Merge) -> None:
+    """Delete what a merge replaced, once it is written down what is gone; `merge.name`, which hides it, goes last."""
+    histories = [_history(old) for old in merge.olds]
+    gone = {*merge.olds, *(name for history in histories for name in replaced(partitions, history))}
+    own = _history(_merged_by(merge.name))
+    partitions.write(own, json.dumps(sorted(gone.union(replaced(partitions, own)))).encode())
+    for name in (*merge.olds, *histories, merge.name):
+        partitions.remove(name)
+
+
+def _history(name: str) -> str:
+    return name.removesuffix(PARQUET) + REPLACED
+
+
+def replaced(partitions: Partitions, history: str) -> list[str]:
+    """The files that a merged file has replaced for good, from the list with that name; none if it is not there."""
+    try:
+        names: list[str] = json.loads(partitions.read(history))
+    except (FileNotFoundError, ValueError):
+        return []
+    return names

@@ -10,6 +10,8 @@ from typing import Annotated, ClassVar, Literal, Self, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, field_validator
 
+from slimline.storage.metrics.names import Name
+
 V = TypeVar("V")
 
 Verdict = Literal["ok", "new", "not-comparable", "suspicious-unconfirmed", "regression", "improvement", "failed"]
@@ -76,11 +78,11 @@ class RunRow(Row):
 
     table: ClassVar[str] = "runs"
 
-    run: str = Field(description="Identifier of the run.")
-    study: str = Field(description="Name of the study that was run.")
+    run: Name = Field(description="Identifier of the run.")
+    study: Name = Field(description="Name of the study that was run.")
     started: AwareDatetime = Field(description="When the run started.")
     finished: AwareDatetime | None = Field(None, description="When it ended.")
-    host: str = Field(description="Where it was measured.")
+    host: Name = Field(description="Where it was measured.")
     status: str | None = Field(None, description="ok or failed.")
     baseline: str | None = Field(None, description="Name of the variant the others are compared with.")
     rounds: Int64 | None = Field(None, description="Interleaved passes over all variants.")
@@ -94,7 +96,7 @@ class RunRow(Row):
     spec: JsonObject | None = Field(None, description="The whole study.")
     error: str | None = Field(None, description="Why the run failed.")
     flow_run: str | None = Field(None, description="Prefect's identifier of the flow run.")
-    node: str | None = Field(None, description="Name of the machine that measured.")
+    node: Name | None = Field(None, description="Name of the machine that measured.")
 
 
 class HostRow(Row):
@@ -102,8 +104,8 @@ class HostRow(Row):
 
     table: ClassVar[str] = "hosts"
 
-    host: str = Field(description="Name of the host.")
-    run: str = Field(description="The run during which it was described.")
+    host: Name = Field(description="Name of the host.")
+    run: Name = Field(description="The run during which it was described.")
     fingerprint: str | None = Field(None, description="Hash of what makes timings comparable.")
     cpu: str | None = Field(None, description="Model of the processor.")
     cores: Int64 | None = Field(None, description="Cores this process may use.")
@@ -124,7 +126,7 @@ class HostRow(Row):
     peak_read_gb_s: float | None = Field(None, description="Measured peak of reading memory, 10^9 bytes a second.")
     peak_threads: Int64 | None = Field(None, description="Threads the peaks were measured with, and every variant is.")
     peaks_measured: AwareDatetime | None = Field(None, description="When the peaks were measured.")
-    node: str | None = Field(None, description="Name of the machine that measured.")
+    node: Name | None = Field(None, description="Name of the machine that measured.")
     slurm_job: str | None = Field(
         None, description="Identifier of the Slurm job in which it measured; null outside Slurm."
     )
@@ -135,8 +137,8 @@ class RoundRow(Row):
 
     table: ClassVar[str] = "rounds"
 
-    run: str = Field(description="Identifier of the run.")
-    host: str = Field(description="Where it was measured.")
+    run: Name = Field(description="Identifier of the run.")
+    host: Name = Field(description="Where it was measured.")
     round: Int64 = Field(description="Number of the pass over all variants.")
     position: Int64 | None = Field(None, description="Place of this process in the order of its round.")
     variant: str = Field(description="What was measured.")
@@ -173,7 +175,7 @@ class RoundRow(Row):
     energy_source: str | None = Field(None, description="What the energy was read from.")
     load_s: float | None = Field(None, description="Seconds to load the model.")
     error: str | None = Field(None, description="Why this process measured nothing.")
-    node: str | None = Field(None, description="Name of the machine that measured.")
+    node: Name | None = Field(None, description="Name of the machine that measured.")
     slurm_job: str | None = Field(
         None, description="Identifier of the Slurm job in which it measured; null outside Slurm."
     )
@@ -184,9 +186,9 @@ class MeasurementRow(Row):
 
     table: ClassVar[str] = "measurements"
 
-    run: str = Field(description="Identifier of the run.")
-    study: str = Field(description="Name of the study.")
-    host: str = Field(description="Where it was measured.")
+    run: Name = Field(description="Identifier of the run.")
+    study: Name = Field(description="Name of the study.")
+    host: Name = Field(description="Where it was measured.")
     variant: str = Field(description="What was measured.")
     metric: str = Field(description="Which number this is.")
     value: float | None = Field(None, description="The number; null if it could not be measured.")
@@ -211,8 +213,8 @@ class PredictionRow(Row):
 
     table: ClassVar[str] = "predictions"
 
-    run: str = Field(description="Identifier of the run.")
-    host: str | None = Field(None, description="Where it was predicted.")
+    run: Name = Field(description="Identifier of the run.")
+    host: Name | None = Field(None, description="Where it was predicted.")
     variant: str = Field(description="What predicted.")
     sample: Int64 = Field(description="Identifier of the sample.")
     prediction: str | None = Field(None, description="The completed line.")
@@ -226,9 +228,9 @@ class VerdictRow(Row):
 
     table: ClassVar[str] = "verdicts"
 
-    run: str = Field(description="The run that was judged.")
-    study: str = Field(description="Name of its study.")
-    host: str = Field(description="Where it was measured.")
+    run: Name = Field(description="The run that was judged.")
+    study: Name = Field(description="Name of its study.")
+    host: Name = Field(description="Where it was measured.")
     host_class: str | None = Field(
         None, description="Fingerprint of the host: its history is that of all hosts with the same."
     )
@@ -268,7 +270,7 @@ class PublishedRow(Row):
 
     table: ClassVar[str] = "published"
 
-    host: str | None = Field(None, description="Short name of the host of the publication.")
+    host: Name | None = Field(None, description="Short name of the host of the publication.")
     host_description: str | None = Field(None, description="The host as the publication describes it.")
     variant: str | None = Field(None, description="The variant of ours that reproduces the row.")
     published_name: str | None = Field(None, description="The row's name in the publication.")

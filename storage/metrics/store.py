@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +16,16 @@ import duckdb
 
 from slimline.storage.metrics import partitions
 from slimline.storage.metrics.connection import VIEWS, connect
-from slimline.storage.metrics.partitions import LocalPartitions, Partitions, RemotePartitions
+from slimline.storage.metrics.integrity import (
+    RECORD,
+    Check,
+    Record,
+    Report,
+    checksum,
+    expected_checksum,
+    inspect_files,
+)
+from slimline.storage.metrics.partitions import Files, LocalPartitions, Partitions, RemotePartitions
 from slimline.storage.metrics.rows import Row
 from slimline.storage.metrics.schema import TABLES, arrow_schema, stored_values
 from slimline.storage.metrics.user_sql import QueryError, answer, check_statement
@@ -23,8 +35,14 @@ if TYPE_CHECKING:
 
 __all__ = ["MetricsStore", "QueryError"]
 
+_log = logging.getLogger(__name__)
+
 TIME_LIMIT_S = 60.0
 READ_ATTEMPTS = 5
+MOST_FILES = 500
+"""Of one table, before a reader merges them."""
+MERGED_BYTES = 24_000_000
+"""The size of merged files: what they become in memory is some twenty times as much."""
 
 
 class MetricsStore:
@@ -33,8 +51,8 @@ class MetricsStore:
     def __init__(self, url: str | Path) -> None:
         self.url = str(url)
         path = self.url.removeprefix("file://")
-        self._remote = RemotePartitions(self.url) if "://" in path else None
-        self._partitions: Partitions = self._remote or LocalPartitions(Path(path))
+        self._partitions: Partitions = RemotePartitions(self.url) if "://" in path else LocalPartitions(Path(path))
+        self._record = Record(self._partitions.own_directory / RECORD)
 
     def append(self, rows: Sequence[Row]) -> None:
         """Add rows of one table as one whole file, durably. No rows, no file.
@@ -52,22 +70,35 @@ class MetricsStore:
         row = type(rows[0])
         content = parquet_bytes(pa.Table.from_pylist([stored_values(each) for each in rows], schema=arrow_schema(row)))
         month = datetime.now(UTC).strftime("month=%Y-%m")
-        self._partitions.write(f"{row.table}/{month}/{uuid.uuid4().hex}{partitions.PARQUET}", content)
+        name = _file_name(f"{row.table}/{month}", content)
+        if stamp := self._partitions.write(name, content):
+            self._record.add({name: Check(stamp, checksum(row.table, content), None)})
 
     def connect(self, views: Sequence[str] = VIEWS) -> duckdb.DuckDBPyConnection:
         """The tables and views as they are now, in a connection that can reach nothing else."""
-        files = self.files()
-        if self._remote:
-            return connect({}, {table: _dataset(self._remote, names) for table, names in files.items() if names}, views)
-        where = self._partitions.location
-        return connect({table: [where(name) for name in names] for table, names in files.items()}, {}, views)
+        return connect(self._paths(), views)
 
-    def files(self) -> dict[str, list[str]]:
-        """The files that hold each table's rows now: as long as they are the same, so is every answer."""
-        files: dict[str, list[str]] = {table: [] for table in TABLES}
-        for name in partitions.visible(self._partitions):
-            files.setdefault(name.partition("/")[0], []).append(name)
-        return {table: files[table] for table in TABLES}
+    def _paths(self) -> dict[str, list[str]]:
+        """The local paths of the files of each table."""
+        paths: dict[str, list[str]] = {table: [] for table in TABLES}
+        for name, stamp in self._merge_if_due(self.files()).items():
+            paths[name.partition("/")[0]].append(str(self._partitions.path(name, stamp)))
+        return paths
+
+    def files(self) -> Files:
+        """The files that hold the rows now, without those that are damaged, which are named in a warning.
+
+        As long as they are the same, so is every answer.
+        """
+        report = self.inspect()
+        for name, problem in report.problems.items():
+            _log.warning("%s: %s; it is left out", self._partitions.shown(name), problem)
+        return report.whole
+
+    def inspect(self, again: bool = False) -> Report:
+        """Check the files that hold rows: those that are new since the last check, or `again` all of them."""
+        now = partitions.listing(self._partitions)
+        return inspect_files(self._partitions, self._record, now, again=again)
 
     def query(self, sql: str, seconds: float = TIME_LIMIT_S) -> pa.Table:
         """The answer to one statement that only reads; QueryError says why there is none.
@@ -78,53 +109,94 @@ class MetricsStore:
         check_statement(sql)
         for _ in range(READ_ATTEMPTS):
             try:
-                with self.connect() as connection:
+                paths = self._paths()
+                with connect(paths) as connection:
                     return answer(connection, sql, seconds)
+            except duckdb.PermissionException as error:  # of a file that is gone as well as of one of the user's
+                if all(Path(path).exists() for names in paths.values() for path in names):
+                    raise QueryError(str(error)) from error
+                problem: Exception = error
             except (duckdb.IOException, FileNotFoundError) as error:
                 problem = error  # a merge may have replaced a file between the listing and the reading of it
         raise QueryError(f"the store cannot be read: {problem}") from problem
 
-    def compact(self, table: str, grace: timedelta = partitions.GRACE) -> int:
-        """Merge each month's files into one; return how many files were replaced. Readers never see a row twice.
+    def compact(self, table: str, grace: timedelta = partitions.GRACE, wait: bool = True) -> int:
+        """Merge each month's small files; return how many files were replaced. Readers never see a row twice.
 
-        Replaced files are deleted by the first merge after `grace`: a reader may have listed them just before.
+        Replaced files are deleted by the first merge after `grace`: a reader may have listed them just before. Files
+        that are damaged stay as they are.
+
+        Args:
+            table: Whose files.
+            grace: How long a file stays after it was replaced.
+            wait: For another process that merges this table; otherwise there is nothing to do for this one.
         """
         if table not in TABLES:
             raise ValueError(f"table: {table!r} is not a table of this store; allowed: {', '.join(TABLES)}")
-        with self._partitions.merge_lock(table):
-            partitions.finish(self._partitions, table, grace)
-            months: dict[str, list[str]] = defaultdict(list)
-            for name in partitions.visible(self._partitions, table):
-                months[name.rpartition("/")[0]].append(name)
-            several = {month: names for month, names in months.items() if len(names) > 1}
-            for month, names in several.items():
-                self._merge(month, names)
-            partitions.finish(self._partitions, table, grace)
-        return sum(len(names) for names in several.values())
+        try:
+            with self._partitions.merge_lock(table, wait):
+                partitions.finish(self._partitions, table, grace)
+                files = {name: stamp for name, stamp in self.files().items() if name.startswith(f"{table}/")}
+                merged = sum(self._merge(month, names) for month, names in _groups(files))
+                partitions.finish(self._partitions, table, grace)
+        except BlockingIOError:
+            return 0
+        return merged
 
-    def _merge(self, month: str, names: list[str]) -> None:
+    def _merge(self, month: str, names: list[str]) -> int:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        tables = [pq.ParquetFile(pa.BufferReader(self._partitions.read(name))).read() for name in names]
+        known, table = self._record.read(), month.partition("/")[0]
+        contents = {name: self._partitions.read(name) for name in names}
+        whole = [
+            name
+            for name, content in contents.items()
+            if expected_checksum(name, known.get(name)) in (None, checksum(table, content))
+        ]
+        tables = [pq.ParquetFile(pa.BufferReader(contents[name])).read() for name in whole]
+        if len(tables) < 2:
+            return 0
         content = parquet_bytes(pa.concat_tables(tables, promote_options="permissive"))
-        partitions.replace(self._partitions, f"{month}/{uuid.uuid4().hex}{partitions.PARQUET}", content, names)
+        partitions.replace(self._partitions, _file_name(month, content), content, whole)
+        return len(whole)
+
+    def _merge_if_due(self, files: Files) -> Files:
+        """The files, after those of tables that have very many are merged: each costs a reader a millisecond."""
+        counts = Counter(name.partition("/")[0] for name in files)
+        due = [table for table, count in counts.items() if count >= MOST_FILES and self._partitions.is_local]
+        for table in due:
+            _log.warning("%s: %d files, which are merged once", self._partitions.shown(table), counts[table])
+            with suppress(OSError):  # a store that cannot be written to is read as it is
+                self.compact(table, wait=False)
+        return self.files() if due else files
+
+
+def _groups(files: Files) -> Iterator[tuple[str, list[str]]]:
+    """Files of one month that become one: as many as fit into a size that a merge can hold in memory."""
+    for month, names in groupby(files, lambda name: name.rpartition("/")[0]):
+        group: list[str] = []
+        size = 0
+        for name in sorted(names, key=lambda name: partitions.size_in(files[name])):
+            size += partitions.size_in(files[name])
+            if size > MERGED_BYTES and group:
+                yield month, group
+                group, size = [], partitions.size_in(files[name])
+            group.append(name)
+        yield month, group
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
-    """A table as a Parquet file."""
+    """A table as a Parquet file; no two calls give the same bytes, so that a copy of a file is known as one."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    unique = {**(table.schema.metadata or {}), b"file": uuid.uuid4().hex.encode()}
+    pq.write_table(table.replace_schema_metadata(unique), sink, compression="zstd")
     return bytes(sink.getvalue())
 
 
-def _dataset(remote: RemotePartitions, names: Sequence[str]) -> object:
-    import pyarrow.dataset as ds
-    from pyarrow.fs import FSSpecHandler, PyFileSystem
-
-    files = [remote.location(name) for name in names]
-    factory = ds.FileSystemDatasetFactory(PyFileSystem(FSSpecHandler(remote.fs)), files, ds.ParquetFileFormat())
-    return factory.finish(factory.inspect(promote_options="permissive", fragments=None))
+def _file_name(month: str, content: bytes) -> str:
+    found = checksum(month.partition("/")[0], content)
+    return f"{month}/{uuid.uuid4().hex}-{found}{partitions.PARQUET}"

@@ -98,6 +98,7 @@ def answer(connection: duckdb.DuckDBPyConnection, sql: str, seconds: float) -> p
     Raises:
         QueryError: it is wrong, or needs more time or memory than allowed.
         duckdb.IOException: a file could not be read.
+        duckdb.PermissionException: the statement names a file, or one of the store's is gone.
         FileNotFoundError: a file is gone.
     """
     connection.execute("BEGIN TRANSACTION READ ONLY")
@@ -113,6 +114,8 @@ def answer(connection: duckdb.DuckDBPyConnection, sql: str, seconds: float) -> p
                 raise QueryError(f"the query was stopped after {seconds:g} s") from error
             if isinstance(error, duckdb.OutOfMemoryException) or reason.startswith("Out of Memory"):
                 raise QueryError(f"the query needs more than {MEMORY_LIMIT} of memory") from error
+            if isinstance(error, duckdb.PermissionException):
+                raise
             if isinstance(error, duckdb.IOException) or reason.startswith("IO Error"):
                 raise duckdb.IOException(reason) from error
             raise QueryError(reason) from error

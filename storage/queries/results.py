@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from slimline.storage.metrics.connection import fetch
 from slimline.storage.metrics.metric import TABLE_METRICS
+from slimline.storage.metrics.names import Name
 from slimline.storage.metrics.rows import PublishedRow
 from slimline.storage.metrics.store import MetricsStore
 
@@ -68,13 +69,13 @@ class ResultRow(BaseModel):
     model_config = ConfigDict(frozen=True, defer_build=True)
 
     variant: str
-    host: str
+    host: Name
     label: str | None = None
     artifact: str | None = None
     random_weights: bool = False
     error: str | None = None
-    study: str
-    run: str
+    study: Name
+    run: Name
     started: datetime | None = None
     baseline: str | None = None
     rounds: int | None = None

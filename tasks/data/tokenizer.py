@@ -42,15 +42,11 @@ def save_tokenizer(tokenizer: Tokenizer, directory: Path, n_positions: int) -> N
     """Write the files `AutoTokenizer.from_pretrained` reads."""
     from transformers import PreTrainedTokenizerFast
 
+    # Only tokens that it has: others would be added, and the model has no rows for them.
+    roles = {"bos_token": START, "eos_token": END, "sep_token": EOL, "pad_token": PAD, "unk_token": UNKNOWN}
+    known = {role: token for role, token in roles.items() if tokenizer.token_to_id(token) is not None}
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=START,
-        eos_token=END,
-        sep_token=EOL,
-        pad_token=PAD,
-        unk_token=UNKNOWN,
-        model_max_length=n_positions,
-        clean_up_tokenization_spaces=False,
+        tokenizer_object=tokenizer, model_max_length=n_positions, clean_up_tokenization_spaces=False, **known
     ).save_pretrained(directory)
 
 
@@ -60,14 +56,41 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     Raises:
         ValueError: there is none, or it lacks one of the special tokens line completion needs.
     """
-    path = directory / "tokenizer.json"
-    if not path.is_file():
-        raise ValueError(f"{path} is missing")
-    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer = read_tokenizer(directory / "tokenizer.json")
     missing = [token for token in (START, END, EOL) if tokenizer.token_to_id(token) is None]
     if missing:
         raise ValueError(f"{directory}: the tokenizer lacks {', '.join(missing)}")
     return tokenizer
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer in a `tokenizer.json`, without the truncation and padding that it may have been saved with.
+
+    Both are settings of a training, and would cut prompts and fill them up in silence.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is missing")
+    try:
+        tokenizer = Tokenizer.from_str(path.read_text("utf-8-sig"))
+    except Exception as error:  # tokenizers has no class of its own
+        raise ValueError(f"{path}: not a readable tokenizer ({error})") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def entries(tokenizer: Tokenizer) -> int:
+    """The number of ids up to the largest: how many rows an embedding needs."""
+    return 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+
+
+def changed_lines(tokenizer: Tokenizer, lines: Iterable[str]) -> list[tuple[str, str]]:
+    """The lines that a tokenizer does not give back, each with what it gives: no model can complete them."""
+    given = {line: decode_line(tokenizer, tokenizer.encode(line, add_special_tokens=False).ids) for line in lines}
+    return [(line, back) for line, back in given.items() if line != back]
 
 
 def stop_ids(tokenizer: Tokenizer) -> list[int]:
@@ -81,19 +104,39 @@ def encode_prompts(tokenizer: Tokenizer, texts: Sequence[str], limit: int) -> li
 
 
 def decode_line(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    """Text of a completion, with CodeXGLUE's blanks around number literals and none around string literals."""
+    """Text of a completion, with CodeXGLUE's blanks around number literals and none around string literals.
+
+    A tokenizer may count those blanks to the special tokens, to the text beside them, or to both.
+    """
     specials = {index: token.content for index, token in tokenizer.get_added_tokens_decoder().items()}
-    text, plain = "", []
+    line, plain = _Line(), []
     for index in [*ids, None]:
         if index is not None and index not in specials:
             plain.append(index)
             continue
-        text = _join(text, tokenizer.decode(plain, skip_special_tokens=False) if plain else "")
-        plain = []
+        if plain:
+            line.add(tokenizer.decode(plain, skip_special_tokens=False))
+            plain = []
         if index is not None:
-            text += specials[index] if specials[index].startswith("<STR_LIT") else f" {specials[index]} "
-    return text.strip()
+            line.add_special(specials[index])
+    return line.text.strip()
 
 
-def _join(text: str, addition: str) -> str:
-    return text + (addition[1:] if text.endswith(" ") and addition.startswith(" ") else addition)
+class _Line:
+    """Text that grows, with one blank where two meet."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self._ends_in_string = False  # in a string literal's token, after which no blank belongs
+
+    def add(self, text: str) -> None:
+        is_double = self.text.endswith(" ") or self._ends_in_string
+        self.text += text[1:] if is_double and text.startswith(" ") else text
+        self._ends_in_string = False
+
+    def add_special(self, token: str) -> None:
+        if not token.startswith("<STR_LIT"):
+            self.add(f" {token} ")
+            return
+        self.text = self.text.rstrip(" ") + token
+        self._ends_in_string = True

@@ -15,7 +15,7 @@ from slimline.tasks.engines.base import Completion, Logits, check_prompts, new_t
 from slimline.tasks.engines.search import Rows, cut_at_stop, search
 from slimline.tasks.models.checkpoint import CheckpointError, is_dynamic_int8
 from slimline.tasks.models.int8_loading import load_quantized
-from slimline.tasks.models.loading import load_floats
+from slimline.tasks.models.loading import load_gpt2
 from slimline.tasks.models.packed import is_packed, load_packed
 from slimline.tasks.specs import Decoding, Engine
 
@@ -94,7 +94,7 @@ def _load(engine: Engine, directory: Path) -> GPT2LMHeadModel:
         if engine.dtype != "float32":
             raise CheckpointError(f"{directory}: quantized by dynamic-int8; engine.dtype is bfloat16, allowed: float32")
         return load_quantized(directory)
-    model = load_packed(directory, dtype) if is_packed(directory) else load_floats(directory, dtype)
+    model = load_packed(directory, dtype) if is_packed(directory) else load_gpt2(directory, dtype)
     if engine.draft_tokens:
         _clamp_positions(model)
     return model

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from slimline.tasks.engines.ctranslate2_engine import open_generator
 from slimline.tasks.export.gpt2_tensors import refuse_unsupported
 from slimline.tasks.models.checkpoint import CheckpointError, Gpt2Config, read_gpt2_config
-from slimline.tasks.models.loading import load_fp32
+from slimline.tasks.models.loading import load_gpt2
 from slimline.tasks.specs import ExportCtranslate2
 
 Weights = dict[str, NDArray[np.float32]]
@@ -43,7 +43,7 @@ def export_ctranslate2(source: Path, target: Path, spec: ExportCtranslate2) -> d
     """
     config = read_gpt2_config(source)
     refuse_unsupported(source, config, "export-ctranslate2")
-    weights: Weights = {name: value.numpy() for name, value in load_fp32(source).state_dict().items()}
+    weights: Weights = {name: value.numpy() for name, value in load_gpt2(source).state_dict().items()}
     model = _describe(config, weights)
     _name_tokens(model, source, config["vocab_size"])
     model.validate()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from slimline.tasks.models.checkpoint import CheckpointError, Gpt2Config, is_dynamic_int8
+from slimline.tasks.models.checkpoint import CheckpointError, Gpt2Config, gpt2_shapes, is_dynamic_int8
 
 _ALLOWED: dict[str, object] = {
     "activation_function": "gelu_new",
@@ -41,19 +41,7 @@ class Gpt2Tensors:
         self._path = path
         self._file = _open(path)
         self._names = set(self._file.keys())
-        width, inner = config["n_embd"], config["n_inner"]
-        self._width = width
-        self._shapes = {
-            "wte.weight": (config["vocab_size"], width),
-            "wpe.weight": (config["n_positions"], width),
-            "lm_head.weight": (config["vocab_size"], width),
-            "attn.c_attn.weight": (width, 3 * width),
-            "attn.c_attn.bias": (3 * width,),
-            "attn.c_proj.weight": (width, width),
-            "mlp.c_fc.weight": (width, inner),
-            "mlp.c_fc.bias": (inner,),
-            "mlp.c_proj.weight": (inner, width),
-        }
+        self._shapes = gpt2_shapes(config)
 
     def read(self, name: str) -> NDArray[np.float32]:
         """The tensor `name`, for example "h.0.attn.c_attn.weight" (inputs x outputs).
@@ -65,7 +53,7 @@ class Gpt2Tensors:
         if stored is None:
             raise CheckpointError(f"{self._path}: tensor {name} is missing")
         tensor = self._file.get_slice(stored)
-        shape = self._shapes.get(name.split(".", 2)[-1] if name.startswith("h.") else name, (self._width,))
+        shape = self._shapes[name]
         if tensor.get_dtype() != "F32" or tuple(tensor.get_shape()) != shape:
             raise CheckpointError(
                 f"{self._path}: tensor {stored} is {tensor.get_dtype()} {tensor.get_shape()}; "

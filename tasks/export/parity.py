@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from slimline.storage.child_process import ChildExitError, run_json_module
 from slimline.tasks.engines.base import CompletionEngine, load_engine
@@ -34,11 +35,13 @@ class Parity(NamedTuple):
 
     Attributes:
         max_abs: Largest absolute difference of a logit of the token after a prompt.
+        size: Largest absolute logit of the first engine.
         greedy_agreement: Share of prompts with the same greedy completion.
         reference: `reference_logits` of the second engine.
     """
 
     max_abs: float
+    size: float
     greedy_agreement: float
     reference: dict[str, list[Any]] = {}  # noqa: RUF012 - never written to
 
@@ -49,31 +52,41 @@ def logits_parity(
     """Compare the logits after each prompt, and greedy completions of `new_tokens` tokens.
 
     Raises:
-        ValueError: there are no prompts, one is too long or has a wrong token id, or the vocabularies differ.
+        ValueError: there are no prompts, one is too long or has a wrong token id, the vocabularies differ, or a logit
+            is not finite.
     """
     if not prompts:
         raise ValueError("prompts is empty; allowed: at least one")
     decoding = Decoding(fixed_new_tokens=new_tokens)
-    differences, agreements = [], []
+    differences, sizes, agreements = [], [], []
     for prompt in prompts:
         expected, found = reference.logits(prompt), other.logits(prompt)
+        _refuse_not_finite(expected, "the reference")
+        _refuse_not_finite(found, "the result")
         if expected.shape != found.shape:
             raise ValueError(f"vocabulary is {len(found)} tokens; allowed: the reference's {len(expected)}")
         differences.append(float(np.abs(expected - found).max()))
+        sizes.append(float(np.abs(expected).max()))
         tokens = [engine.complete([prompt], (), decoding)[0].tokens for engine in (reference, other)]
         agreements.append(tokens[0] == tokens[1])
-    return Parity(max(differences), float(np.mean(agreements)), reference_logits(other))
+    return Parity(max(differences), max(sizes), float(np.mean(agreements)), reference_logits(other))
 
 
 def reference_logits(engine: CompletionEngine) -> dict[str, list[Any]]:
     """The largest logits after a fixed prompt, with their token ids: a reference for other loaders of an artifact."""
     logits = engine.logits(_REFERENCE_PROMPT)
+    _refuse_not_finite(logits, "the result")
     largest = np.argsort(-logits, kind="stable")[:_REFERENCE_LOGITS]
     return {
         "prompt": list(_REFERENCE_PROMPT),
         "tokens": largest.tolist(),
         "logits": logits[largest].astype(float).tolist(),
     }
+
+
+def _refuse_not_finite(logits: NDArray[np.float32], whose: str) -> None:
+    if not np.isfinite(logits).all():
+        raise ValueError(f"logits of {whose} are NaN or infinite")
 
 
 class Loadable(NamedTuple):

@@ -109,4 +109,4 @@ def score_of(predictions: Sequence[Prediction]) -> Score:
     """EM and ES over predictions, from their own scores."""
     similarities, exact = zip(*((each.es, each.em) for each in predictions), strict=True)
     count = len(predictions)
-    return Score(sum(similarities) / count, 100 * sum(exact) / count, count, similarities, exact)
+    return Score(sum(similarities) / count, 100 * sum(exact) / count, count, similarities, exact, blank=0)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from slimline.storage.artifacts.lineage import ancestry
 from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore
 from slimline.storage.metrics.rows import PredictionRow, RoundRow
 from slimline.tasks.data.parquet import read_samples
@@ -102,11 +103,10 @@ def artifact_work(artifact: ArtifactRef, engine: Engine, store: ArtifactStore) -
 
 def all_notes(artifact: ArtifactRef, store: ArtifactStore) -> dict[str, Any]:
     """The notes of an artifact and of its ancestors; where several have a note, the nearest one counts."""
-    provenance = store.provenance(artifact)
-    ancestors = [all_notes(ref, store) for ref in provenance.inputs if ref.kind != "slice"]
     notes: dict[str, Any] = {}
-    for each in [*reversed(ancestors), provenance.notes]:
-        notes |= each
+    for ref in ancestry([artifact], store):
+        if ref.kind != "slice":
+            notes |= store.provenance(ref).notes
     return notes
 
 

@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from slimline.tasks.models.checkpoint import QUANTIZATION, WEIGHTS
 from slimline.tasks.models.int8_loading import METHOD, ignore_deprecation
-from slimline.tasks.models.loading import load_fp32
+from slimline.tasks.models.loading import load_gpt2
 
 
 def quantize_linear_only(model_dir: Path, target: Path) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def quantize_linear_only(model_dir: Path, target: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the checkpoint is not a GPT-2 or is damaged.
     """
-    model = load_fp32(model_dir)
+    model = load_gpt2(model_dir)
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     modules = {}
     for name, weight in _quantize_weights(model).items():

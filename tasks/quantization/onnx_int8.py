@@ -9,7 +9,6 @@ others, neither batch nor padding changes a completion, and an outlier does not 
 
 from __future__ import annotations
 
-import platform
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from slimline.tasks.export.onnx_export import FLOAT_MATMULS, GRAPH, Arithmetic, Gpt2Graph, Weights, write_export
 from slimline.tasks.export.onnx_graph import CONTRIB
 from slimline.tasks.models.checkpoint import CheckpointError, read_gpt2_config
-from slimline.tasks.runtime.host import isa_flags
+from slimline.tasks.runtime.host import usable_weight_bits
 
 INT8_MATMULS = ("MatMulIntegerToFloat", "QGemm")
 _TINY = np.float32(1e-30)  # the smallest scale, so that a channel of zeros can be divided by it
@@ -48,17 +47,6 @@ def quantize_onnx(onnx_dir: Path, target: Path, per_channel: bool) -> dict[str, 
     arithmetic = DynamicInt8(exported_weights(onnx_dir), weight_bits, per_channel)
     write_export(Gpt2Graph(read_gpt2_config(onnx_dir), arithmetic).build(), onnx_dir, target)
     return {**count_matmuls(target / GRAPH), "per_channel": per_channel, "weight_bits": weight_bits}
-
-
-def usable_weight_bits() -> int:
-    """Bits of a weight with which this CPU adds products of 8-bit numbers without saturation: 8 or 7.
-
-    x86 processors without VNNI add pairs of u8 x s8 products in 16 bits, which can overflow with weights of more than 7
-    bits (onnxruntime's "reduce_range"). If the flags of an x86 processor are unknown, it is 7.
-    """
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return 8
-    return 8 if {"avx512_vnni", "avx_vnni"} & set(isa_flags()) else 7
 
 
 def exported_weights(onnx_dir: Path) -> Weights:

@@ -24,7 +24,8 @@ from slimline.tasks.data.packing import Windows, calibration_windows
 from slimline.tasks.export.onnx_export import GRAPH, Arithmetic, Gpt2Graph, Weights, write_export
 from slimline.tasks.export.onnx_graph import CONTRIB, save
 from slimline.tasks.models.checkpoint import Gpt2Config, read_gpt2_config
-from slimline.tasks.quantization.onnx_int8 import Int8Arithmetic, count_matmuls, exported_weights, usable_weight_bits
+from slimline.tasks.quantization.onnx_int8 import Int8Arithmetic, count_matmuls, exported_weights
+from slimline.tasks.runtime.host import usable_weight_bits
 from slimline.tasks.specs import OnnxStaticInt8
 
 Floats = NDArray[np.float32]

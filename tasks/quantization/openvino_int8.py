@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 from slimline.tasks.data.packing import calibration_windows
 from slimline.tasks.engines.openvino_model import GRAPH, compile_model, future_mask, openvino, read_model, save_model
 from slimline.tasks.models.checkpoint import CheckpointError, read_gpt2_config
-from slimline.tasks.quantization.onnx_int8 import usable_weight_bits
+from slimline.tasks.runtime.host import usable_weight_bits
 from slimline.tasks.specs import OpenvinoInt8
 
 _PRODUCTS = ("FullyConnected", "MatMul")  # the CPU plugin's operators; attention is another one

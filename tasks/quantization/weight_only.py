@@ -23,7 +23,7 @@ from transformers.pytorch_utils import Conv1D
 
 from slimline.tasks.data.packing import calibration_windows
 from slimline.tasks.models.checkpoint import CheckpointError, is_dynamic_int8, read_gpt2_config
-from slimline.tasks.models.loading import load_fp32
+from slimline.tasks.models.loading import load_gpt2
 from slimline.tasks.models.packed import PACKED_FILE, PackedMatrix, is_packed, pack, round_rows
 from slimline.tasks.specs import WeightOnly
 
@@ -45,7 +45,7 @@ def quantize_weights(source: Path, target: Path, spec: WeightOnly, slice_dir: Pa
     """
     _refuse_unsupported(source)
     config = read_gpt2_config(source)
-    model = load_fp32(source)
+    model = load_gpt2(source)
     vectors = {name: value for name, value in model.named_parameters() if value.ndim == 1}
     tables = _round_tables(model, config["tie_word_embeddings"])
     _swap_projections(model.transformer)

@@ -188,6 +188,17 @@ class Conditions:
         )
 
 
+def usable_weight_bits() -> int:
+    """Bits of a weight with which this CPU adds products of 8-bit numbers without saturation: 8 or 7.
+
+    x86 processors without VNNI add pairs of u8 x s8 products in 16 bits, which can overflow with weights of more than 7
+    bits (onnxruntime's "reduce_range"). If the flags of an x86 processor are unknown, it is 7.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return 8
+    return 8 if {"avx512_vnni", "avx_vnni"} & set(isa_flags()) else 7
+
+
 def warnings(conditions: Conditions) -> list[str]:
     """What will be slow or noisy under these conditions and why, one sentence each."""
     checks = (_instruction_warnings, _processor_warnings, _disturbance_warnings)

@@ -50,7 +50,11 @@ REFUSED = {  # name: content, field, what the message says
     "no cores": (SLURM | {"cores": 0}, "slurm.cores", "greater than 0 (found 0)"),
     "memory without a unit": (SLURM | {"memory": "4"}, "slurm.memory", "found '4'"),
     "walltime in words": (SLURM | {"walltime": "an hour"}, "slurm.walltime", "found 'an hour'"),
-    "walltime read as seconds": ("{kind: slurm, cores: 1, memory: 1GB, walltime: 1:00:00}", "slurm.walltime", "3600"),
+    "walltime read as seconds": (
+        "{kind: slurm, cores: 1, memory: 1GB, walltime: 1:00:00}",
+        "not valid YAML",
+        "line 1: YAML 1.1 reads 1:00:00 as int",
+    ),
     "longer than the walltime": (
         SLURM | {"limit_minutes": 60},
         "slurm",

@@ -314,10 +314,10 @@ def test_an_upload_without_manifest_is_not_published(tree, provenance, monkeypat
     remote = ArtifactStore(MEMORY)
     fs, pipe = remote._backend.fs, remote._backend.fs.pipe_file
 
-    def die(path, content):
+    def die(path, content, **options):
         if path.endswith("manifest.json"):
             raise ConnectionError("killed")
-        pipe(path, content)
+        pipe(path, content, **options)
 
     monkeypatch.setattr(fs, "pipe_file", die)
     with pytest.raises(ConnectionError):

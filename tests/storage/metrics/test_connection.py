@@ -15,7 +15,7 @@ class Named(BaseModel):
 
 @pytest.fixture
 def connection():
-    with connect({}, {}) as empty:
+    with connect({}) as empty:
         yield empty
 
 

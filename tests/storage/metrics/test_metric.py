@@ -19,7 +19,7 @@ def test_a_definition_has_everything():
 
 
 def test_the_result_table_has_every_wide_metric_with_its_interval():
-    with connect({}, {}) as connection:
+    with connect({}) as connection:
         found = [name for name, *_ in connection.execute("DESCRIBE result_table").fetchall()]
     metrics = [f"{metric}{end}" for metric in WIDE_METRICS for end in ("", "_lo", "_hi")]
     assert [name for name in found if name not in OF_THE_RUN] == metrics

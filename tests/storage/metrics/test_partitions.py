@@ -2,7 +2,7 @@
 
 import pytest
 
-from slimline.storage.metrics.partitions import LocalPartitions, RemotePartitions, visible
+from slimline.storage.metrics.partitions import LocalPartitions, RemotePartitions, listing
 from slimline.storage.metrics.schema import TABLES
 from slimline.storage.metrics.store import MetricsStore
 from tests.storage.factories import measured, run_row
@@ -16,11 +16,11 @@ class CountedRemote(RemotePartitions):
         self.listings = []
         self._moving = moving
 
-    def names(self, table=None):
+    def files(self, table=None):
         self.listings.append(table)
-        found = super().names(table)
+        found = super().files(table)
         missing = max(0, self._moving - len(self.listings) + 1)
-        return found[: len(found) - missing]
+        return dict(list(found.items())[: len(found) - missing])
 
 
 @pytest.fixture
@@ -42,28 +42,28 @@ def make_remote():
 @pytest.mark.parametrize(("files", "listings"), [(0, 1), (5, 1), (999, 1), (1000, 2)])
 def test_what_one_request_lists_is_listed_once(make_remote, files, listings):
     remote = make_remote(files)
-    assert len(visible(remote)) == files
+    assert len(listing(remote).visible) == files
     assert remote.listings == [None] * listings
 
 
 def test_more_are_listed_until_two_listings_agree(make_remote):
     remote = make_remote(1010, moving=3)
-    assert len(visible(remote)) == 1010
+    assert len(listing(remote).visible) == 1010
     assert len(remote.listings) == 3 + 2
 
 
 def test_local_files_are_listed_until_two_listings_agree(tmp_path, monkeypatch):
     local = LocalPartitions(tmp_path)
     listings = []
-    names = local.names
+    files = local.files
 
     def counted(table=None):
         listings.append(table)
-        return names(table)
+        return files(table)
 
-    monkeypatch.setattr(local, "names", counted)
-    local.write("runs/month=2026-01/a.parquet", b"")
-    assert visible(local) == ["runs/month=2026-01/a.parquet"]
+    monkeypatch.setattr(local, "files", counted)
+    stamp = local.write("runs/month=2026-01/a.parquet", b"")
+    assert listing(local).visible == {"runs/month=2026-01/a.parquet": stamp}
     assert listings == [None, None]
 
 
@@ -72,13 +72,9 @@ def test_a_store_lists_all_its_tables_at_once(monkeypatch):
     store.append([run_row()])
     store.append([measured("a", "es", 1.0)])
     listings = []
-    names = store._partitions.names
-    monkeypatch.setattr(store._partitions, "names", lambda table=None: listings.append(table) or names(table))
-    assert {table: len(files) for table, files in store.files().items()} == {
-        **dict.fromkeys(TABLES, 0),
-        "runs": 1,
-        "measurements": 1,
-    }
+    files = store._partitions.files
+    monkeypatch.setattr(store._partitions, "files", lambda table=None: listings.append(table) or files(table))
+    assert [name.partition("/")[0] for name in store.files()] == ["measurements", "runs"]
     assert listings == [None]
     assert store.query("SELECT count(*) AS n FROM result_table").to_pylist() == [{"n": 1}]
     assert listings == [None] * 2

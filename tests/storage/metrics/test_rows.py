@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from slimline.storage.metrics.connection import fetch
+from slimline.storage.metrics.names import NAME_COLUMNS
 from slimline.storage.metrics.rows import ROWS, HostRow, Suspect
 from slimline.storage.metrics.schema import columns
 from slimline.storage.metrics.store import MetricsStore
@@ -94,7 +95,9 @@ VALUES = {
     "time": st.datetimes(datetime(1970, 1, 2), datetime(2200, 1, 1), timezones=st.just(UTC)),
     "strings": st.lists(TEXT, max_size=3).map(tuple),
 }
+NAMES = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9_.@+: -]{0,9}[A-Za-z0-9]\Z")
 OBJECTS = {
+    **dict.fromkeys(NAME_COLUMNS, NAMES),
     "decoding": st.dictionaries(TEXT, JSON, max_size=3),
     "spec": st.dictionaries(TEXT, JSON, max_size=3),
     "versions": st.dictionaries(TEXT, TEXT, max_size=3),

@@ -22,8 +22,14 @@ AT_ONCE = timedelta(0)
 PROGRAMS = Path(__file__).with_name("programs")
 
 
-def files(store, table="measurements"):
-    return sorted((store._partitions.root / table).glob("month=*/*.parquet"))
+def files_of(store, table="measurements"):
+    """The names of a table's Parquet files."""
+    return [name for name in store._partitions.files(table) if name.endswith(".parquet")]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -106,16 +112,20 @@ def test_rows_of_two_tables_are_refused_and_nothing_is_written(metrics):
     assert not metrics._partitions.root.exists()
 
 
-def old_file(store, name, table):
+REQUIRED = {"run": "r0", "study": "s", "host": "box", "variant": "old", "metric": "es", "time": NOON}
+
+
+def old_file(store, number, **columns):
+    """A file of a version before checksums, with one row."""
     month = store._partitions.root / "measurements" / "month=2020-01"
     month.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, month / f"{name}.parquet")
+    pq.write_table(pa.Table.from_pylist([REQUIRED | columns]), month / f"{number:032x}.parquet")
 
 
 def test_older_and_newer_files_are_read_by_name(metrics):
     metrics.append([measured("now", "es", 3.0)])
-    old_file(metrics, "old", pa.table({"variant": ["old"], "run": ["r0"], "n": pa.array([7], pa.int32())}))
-    old_file(metrics, "new", pa.table({"surprise": [1.5], "variant": ["new"], "run": ["r9"]}))
+    old_file(metrics, 1, n=7)
+    old_file(metrics, 2, surprise=1.5, variant="new", run="r9")
     rows = metrics.query("SELECT variant, value, n, surprise, label FROM measurements ORDER BY run").to_pylist()
     assert [tuple(row.values()) for row in rows] == [
         ("old", None, 7, None, None),
@@ -131,11 +141,11 @@ def test_older_and_newer_files_are_read_by_name(metrics):
     ]
 
 
-def test_schema_growth_through_a_dataset():
+def test_schema_growth_in_a_remote_store():
     remote = MetricsStore("memory://growth")
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({"run": ["r0"], "surprise": [1.5]}), sink)
-    remote._partitions.write("measurements/month=2020-01/x.parquet", bytes(sink.getvalue()))
+    pq.write_table(pa.Table.from_pylist([REQUIRED | {"surprise": 1.5}]), sink)
+    remote._partitions.write(f"measurements/month=2020-01/{1:032x}.parquet", bytes(sink.getvalue()))
     remote.append([measured("now", "es", 3.0)])
     rows = remote.query("SELECT run, value, surprise FROM measurements ORDER BY run").to_pylist()
     assert [tuple(row.values()) for row in rows] == [("r0", None, 1.5), ("r1", 3.0, None)]
@@ -155,11 +165,11 @@ def test_compact_merges_each_month_and_keeps_every_row(either):
     before = either.query("FROM measurements ORDER BY value")
     assert either.compact("measurements") == 5
     assert either.query("FROM measurements ORDER BY value") == before
-    assert len(either._partitions.names("measurements")) == 5 + 2
+    assert len(either._partitions.files("measurements")) == 5 + 2
     assert either.compact("measurements") == 0
     assert either.query("FROM measurements ORDER BY value") == before
     assert either.compact("measurements", AT_ONCE) == 0
-    assert len(either._partitions.names("measurements")) == 1
+    assert len(files_of(either)) == 1
     assert either.query("FROM measurements ORDER BY value") == before
     assert either.compact("predictions") == 0
     with pytest.raises(ValueError, match=r"table: 'published' is not .*; allowed: runs, hosts, rounds, measurements"):
@@ -188,7 +198,7 @@ def test_what_was_merged_again_and_again_goes_without_coming_back(either, monkey
 
     monkeypatch.setattr(either._partitions, "remove", watched)
     either.compact("measurements", AT_ONCE)
-    assert len(either._partitions.names("measurements")) == 1
+    assert len(files_of(either)) == 1
 
 
 @pytest.mark.parametrize("dies_at", range(8))
@@ -213,14 +223,14 @@ def test_compaction_may_die_at_any_step(either, monkeypatch, dies_at):
             either.compact("measurements", AT_ONCE)
         assert either.query("SELECT sum(value) AS s, count(*) AS n FROM measurements").to_pylist() == [{"s": 3, "n": 3}]
     either.compact("measurements", AT_ONCE)
-    assert len(inner.names("measurements")) == 1
+    assert len(files_of(either)) == 1
     assert either.query("SELECT sum(value) AS s, count(*) AS n FROM measurements").to_pylist() == [{"s": 3, "n": 3}]
 
 
 def test_a_file_replaced_while_it_is_read_is_read_from_its_successor(metrics, monkeypatch):
     for number in range(3):
         metrics.append([measured("a", "es", float(number))])
-    listed, listings = partitions.visible, []
+    listed, listings = partitions.listing, []
     stale = listed(metrics._partitions)
     metrics.compact("measurements", AT_ONCE)
 
@@ -228,7 +238,7 @@ def test_a_file_replaced_while_it_is_read_is_read_from_its_successor(metrics, mo
         listings.append(listed(inner))
         return stale if len(listings) == 1 else listings[-1]
 
-    monkeypatch.setattr(partitions, "visible", stale_at_first)
+    monkeypatch.setattr(partitions, "listing", stale_at_first)
     assert metrics.query("SELECT count(*) AS n FROM measurements").to_pylist() == [{"n": 3}]
     assert len(listings) == 2
 

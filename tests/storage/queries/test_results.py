@@ -269,7 +269,7 @@ def test_rows_of_hosts_and_rounds_that_were_written_before_a_column_existed_are_
 
     directory = metrics._partitions.root / "hosts" / "month=2026-01"
     directory.mkdir(parents=True)
-    pq.write_table(pa.table({"host": ["old"], "run": ["r0"], "cpu": ["X"]}), directory / "old.parquet")
+    pq.write_table(pa.table({"host": ["old"], "run": ["r0"], "cpu": ["X"]}), directory / f"{1:032x}.parquet")
     metrics.append([HostRow(host="new", run="r1", peak_fp32_gflops=95.0, peaks_measured=NOON)])
     found = metrics.query("SELECT host, cpu, peak_fp32_gflops, peaks_measured FROM hosts ORDER BY run").to_pylist()
     assert [tuple(row.values()) for row in found] == [("old", "X", None, None), ("new", None, 95.0, NOON)]
@@ -277,7 +277,7 @@ def test_rows_of_hosts_and_rounds_that_were_written_before_a_column_existed_are_
 
 @given(text=st.text(max_size=30))
 def test_any_text_is_rendered(text):
-    row = result_row(text, host=text, label=text, error=text, study=text, run=text)
+    row = result_row(text, label=text, error=text)
     for format_ in FORMATS:
         assert render([row], format_).endswith("\n")
 

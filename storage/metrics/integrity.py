@@ -1,0 +1,237 @@
+"""Which Parquet files of the metrics store are whole, and what is missing.
+
+A file's name ends with a checksum of its content, so that it is known to be what was written. Each file is checked when
+it is first read, and what was found is remembered, for as long as its size and time stay the same. Files of older
+versions have no checksum in their names: their content is read, and compared from then on with what it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from slimline.storage.metrics.names import NAME_COLUMNS, name_problem
+from slimline.storage.metrics.partitions import REPLACED, Files, Listing, Partitions, replaced
+from slimline.storage.metrics.schema import TABLES, arrow_schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+RECORD = ".checked.jsonl"
+_AT_ONCE_BYTES = 10_000_000
+_OURS = re.compile(r"[0-9a-f]{32}(-(?P<checksum>[0-9a-f]{32}))?\.parquet")
+
+
+class Check(NamedTuple):
+    """What was found out about a file: its stamp then, the checksum of its content, and what is wrong with it."""
+
+    stamp: str
+    checksum: str
+    problem: str | None
+
+
+class Report(NamedTuple):
+    """The files that are whole, and by file what is wrong with the others; also with those that are gone."""
+
+    whole: Files
+    problems: dict[str, str]
+
+
+def checksum(table: str, content: bytes) -> str:
+    """The first half of a SHA-256 over a file's table and content, 32 hexadecimal digits."""
+    return hashlib.sha256(table.encode() + b"\0" + content).hexdigest()[:32]
+
+
+class Record:
+    """What is known of the files of one store: a file of JSON lines that any process appends."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> dict[str, Check]:
+        """What is known, by the files' names; of what cannot be read, nothing."""
+        known = {}
+        with suppress(OSError):
+            for line in self.path.read_bytes().splitlines():
+                with suppress(ValueError, TypeError):
+                    name, *values = json.loads(line)
+                    known[name] = Check(*values)
+        return known
+
+    def add(self, checks: Mapping[str, Check]) -> None:
+        """Remember more. A store that cannot be written to is checked by each process."""
+        lines = "".join(json.dumps([name, *check]) + "\n" for name, check in checks.items())
+        with suppress(OSError):
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                os.write(descriptor, lines.encode())
+            finally:
+                os.close(descriptor)
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Drop what is known of files; what another process adds meanwhile may be lost, and is found out again."""
+        gone = set(names)
+        kept = {name: check for name, check in self.read().items() if name not in gone}
+        lines = "".join(json.dumps([name, *check]) + "\n" for name, check in kept.items())
+        with suppress(OSError):
+            draft = self.path.with_suffix(f".{os.getpid()}")
+            draft.write_text(lines, "utf8")
+            draft.replace(self.path)
+
+
+def inspect_files(partitions: Partitions, record: Record, now: Listing, *, again: bool) -> Report:
+    """Check the files that hold rows.
+
+    Args:
+        partitions: Where they are.
+        record: What is known of them, and gets what is found out.
+        now: The files.
+        again: Read also what is known already.
+    """
+    known = record.read()
+    checks = {
+        name: check
+        for name, stamp in now.visible.items()
+        if (check := known.get(name)) and check.stamp == stamp and not again
+    }
+    unknown = {name: stamp for name, stamp in now.visible.items() if name not in checks}
+    found = _check_all(partitions, unknown, known) if unknown else {}
+    record.add({name: check for name, check in found.items() if check != known.get(name)})
+    checks |= found
+    problems = {name: check.problem for name, check in checks.items() if check.problem}
+    problems |= _copies(checks, problems)
+    problems |= dict.fromkeys(_lost(partitions, record, known, now.files), "it is gone, and its rows with it")
+    return Report({name: stamp for name, stamp in now.visible.items() if name not in problems}, problems)
+
+
+def _check_all(partitions: Partitions, files: Files, known: Mapping[str, Check]) -> dict[str, Check]:
+    """Read files; of those without a checksum the content is checked, many at a time."""
+    checks: dict[str, Check] = {}
+    unnamed: dict[str, bytes] = {}
+    size = 0
+    for name, stamp in files.items():
+        checks[name], content = _check(partitions, name, stamp, known.get(name))
+        if content is not None:
+            unnamed[name] = content
+            size += len(content)
+        if size > _AT_ONCE_BYTES:
+            _check_contents(checks, unnamed)
+            unnamed, size = {}, 0
+    _check_contents(checks, unnamed)
+    return checks
+
+
+def _check(partitions: Partitions, name: str, stamp: str, before: Check | None) -> tuple[Check, bytes | None]:
+    """What is known of a file, and its content if that is still to be checked."""
+    table, _, file = name.partition("/")
+    if table not in TABLES:
+        return Check(stamp, "", f"no table is called {table}; allowed: {', '.join(TABLES)}"), None
+    if not _OURS.fullmatch(file.rpartition("/")[2]):
+        return Check(stamp, "", "not a file of this store: its name is not one that slimline gives"), None
+    try:
+        content = partitions.read(name)
+    except OSError as error:
+        return Check("", "", f"cannot be read: {error.strerror or error}"), None
+    found, expected = checksum(table, content), expected_checksum(name, before)
+    if expected and found != expected:
+        return Check(stamp, expected, "its content is not what was written: damaged, or copied in part"), None
+    return Check(stamp, found, None), None if expected else content
+
+
+def _check_contents(checks: dict[str, Check], contents: Mapping[str, bytes]) -> None:
+    """Check files of older versions, or of someone else; those with the same columns together."""
+    if not contents:
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    alike: dict[tuple[str, str], dict[str, pa.Table]] = {}
+    problems: dict[str, str | None] = {}
+    for name, content in contents.items():
+        try:
+            rows = pq.ParquetFile(pa.BufferReader(content)).read()
+        except (pa.ArrowException, OSError, ValueError) as error:
+            problems[name] = f"not a readable Parquet file ({str(error).splitlines()[0]})"
+            continue
+        key = (name.partition("/")[0], rows.schema.remove_metadata().to_string(show_field_metadata=False))
+        alike.setdefault(key, {})[name] = rows
+    for (table, _), files in alike.items():
+        if _content_problem(table, pa.concat_tables(files.values())):
+            problems |= {name: _content_problem(table, rows) for name, rows in files.items()}
+    checks |= {name: checks[name]._replace(problem=problem) for name, problem in problems.items()}
+
+
+def expected_checksum(name: str, before: Check | None) -> str | None:
+    """What a file's checksum has to be: by its name, or by what was found when it was first read; None if unknown."""
+    match = _OURS.fullmatch(name.rpartition("/")[2])
+    if match and match["checksum"]:
+        return match["checksum"]
+    return before.checksum if before and before.problem is None else None
+
+
+def _content_problem(table: str, rows: pa.Table) -> str | None:
+    """What is wrong with rows of a table."""
+    return next(filter(None, (_column_problem(rows, field) for field in arrow_schema(TABLES[table]))), None)
+
+
+def _column_problem(rows: pa.Table, field: pa.Field) -> str | None:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if field.name not in rows.column_names:
+        return None if field.nullable else f"column {field.name} is missing"
+    column = rows.column(field.name)
+    if not field.nullable and column.null_count:
+        return f"column {field.name} is null in {column.null_count} of {len(column)} rows"
+    if not _fits(column.type, field.type):
+        return f"column {field.name} is {column.type}; allowed: {field.type}"
+    if pa.types.is_floating(column.type) and (
+        bad := len(column) - column.null_count - (pc.sum(pc.is_finite(column)).as_py() or 0)
+    ):
+        return f"column {field.name} is not a number in {bad} of {len(column)} rows"
+    if field.name in NAME_COLUMNS and pa.types.is_string(column.type):
+        return next(
+            filter(None, (name_problem(field.name, name) for name in pc.unique(column).to_pylist() if name)), None
+        )
+    return None
+
+
+def _fits(found: pa.DataType, expected: pa.DataType) -> bool:
+    """Whether a column of one type can be read as one of the other."""
+    import pyarrow as pa
+
+    kinds = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean, pa.types.is_timestamp, pa.types.is_list)
+    text = (pa.types.is_string, pa.types.is_large_string)
+    if pa.types.is_null(found) or (pa.types.is_floating(expected) and pa.types.is_integer(found)):
+        return True
+    if any(is_text(expected) for is_text in text):
+        return any(is_text(found) for is_text in text)
+    return any(is_kind(found) and is_kind(expected) for is_kind in kinds)
+
+
+def _copies(checks: Mapping[str, Check], problems: Mapping[str, str]) -> dict[str, str]:
+    """Files with the content of another one, whose rows would count twice."""
+    first: dict[str, str] = {}
+    copies = {}
+    for name, check in sorted(checks.items(), key=lambda item: ("-" not in item[0].rpartition("/")[2], item[0])):
+        if name not in problems and (original := first.setdefault(check.checksum, name)) != name:
+            copies[name] = f"a copy of {original}"
+    return copies
+
+
+def _lost(partitions: Partitions, record: Record, known: Mapping[str, Check], found: Files) -> list[str]:
+    """Files that were there and whole, and that no merge has replaced."""
+    gone = {name for name, check in known.items() if name not in found and check.problem is None}
+    if not gone:
+        return []
+    histories = [name for name in found if name.endswith(REPLACED)]
+    merged = {name for history in histories for name in replaced(partitions, history)}
+    if expected := gone & merged:
+        record.forget(expected)
+    return sorted(gone - merged)
