@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
+from rich.cells import cell_len
 
-from slimline.dashboards.reports.text_tables import csv_text, markdown_table
+from slimline.dashboards.reports.text_tables import align_columns, csv_text, markdown_table
 from slimline.storage.metrics.store import parquet_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-WIDEST = 100_000
 
 
 def render_answer(answer: pa.Table, form: str) -> str:
@@ -71,17 +66,15 @@ def _cell_text(value: object) -> str:
 
 
 def _text(answer: pa.Table) -> str:
-    table = Table(*map(_one_line, answer.column_names), box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for row in _rows(answer):
-        table.add_row(*map(_one_line, row))
-    out = io.StringIO()
-    console = Console(file=out, width=WIDEST, highlight=False, markup=False, emoji=False)
-    console.print(table)
-    return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").split("\n")) + "\n"
+    head, *lines = align_columns([[_one_line(cell) for cell in row] for row in (answer.column_names, *_rows(answer))])
+    rule = "─" * max(cell_len(line) for line in (head, *lines))
+    return "\n".join([head, rule, *lines]) + "\n"
 
 
 def _one_line(text: str) -> str:
     """Without control characters; a line break becomes a blank."""
+    if text.isprintable():
+        return text
     return "".join(character if character.isprintable() else " " for character in text)
 
 

@@ -6,11 +6,17 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
+from rich.cells import cell_len
+
 
 def align_columns(lines: Sequence[Sequence[str]]) -> list[str]:
-    """One text a line, its cells as wide as the widest of their column, two blanks apart."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    """One text a line, its cells as wide as the widest of their column on a terminal, two blanks apart."""
+    taken = [[cell_len(cell) for cell in line] for line in lines]
+    widths = [max(column) for column in zip(*taken, strict=True)]
+    return [
+        "  ".join(cell + " " * (width - own) for cell, width, own in zip(line, widths, owns, strict=True)).rstrip()
+        for line, owns in zip(lines, taken, strict=True)
+    ]
 
 
 def markdown_table(head: Sequence[str], lines: Iterable[Sequence[str]], rule: Sequence[str] = ()) -> str:

@@ -10,7 +10,7 @@ import duckdb
 from pydantic import BaseModel
 
 from slimline.storage.metrics.metric import WIDE_METRICS
-from slimline.storage.metrics.rows import PublishedRow, Row
+from slimline.storage.metrics.rows import MeasurementRow, PublishedRow, Row
 from slimline.storage.metrics.schema import SQL_TYPES, TABLES, columns
 from slimline.storage.metrics.sql_text import quote_list, quote_name, quote_text
 
@@ -20,6 +20,10 @@ PUBLISHED_CSV = Path(__file__).with_name("published.csv")
 VIEW_FILES = Path(__file__).with_name("views")
 # In the order in which they depend on each other.
 VIEWS = ("result_figures", "result_table", "pareto", "versus_published", "history", "paired_rounds", "regressions")
+# What queries over all measurements read: their order in their file as `written`, the order of a study's variants.
+_NUMBERED = "numbered_measurements"
+# DuckDB takes the smaller side of a join into memory; the limit tells it that the runs are few.
+_OF_NEWEST_RUNS = f"(FROM {_NUMBERED} WHERE run IN (SELECT DISTINCT run FROM newest LIMIT 100000))"  # noqa: S608 - constants only
 MEMORY_LIMIT = "1GB"
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "python_enable_replacements": "false",
@@ -43,10 +47,11 @@ def connect(files: Mapping[str, Sequence[str]], views: Sequence[str] = VIEWS) ->
     # Of any other zone, DuckDB asks pytz, which opens the files of all 600 there are.
     connection.execute("SET TimeZone = 'UTC'")
     for table, row in TABLES.items():
-        connection.execute(_table_view(row, files.get(table, ())))
+        connection.execute(f"CREATE VIEW {table} AS {_rows_sql(row, files.get(table, ()))}")
+    connection.execute(f"CREATE VIEW {_NUMBERED} AS {_rows_sql(MeasurementRow, files.get('measurements', ()), True)}")
     connection.execute(f"CREATE TABLE published AS FROM {_published_sql()}")
     for view in views:
-        connection.execute(f"CREATE VIEW {view} AS {view_sql(view)}")
+        connection.execute(f"CREATE VIEW {view} AS {_view_sql(view)}")
     paths = [path for table in files.values() for path in table]
     connection.execute(f"SET allowed_paths = {quote_list(paths)}")
     connection.execute("SET enable_external_access = false")
@@ -54,23 +59,43 @@ def connect(files: Mapping[str, Sequence[str]], views: Sequence[str] = VIEWS) ->
     return connection
 
 
-def view_sql(view: str) -> str:
-    """A view's query: its file, with the metrics' columns filled in from their definitions."""
+def _view_sql(view: str, measurements: str = _NUMBERED) -> str:
+    """A view's query: its file, with what its file leaves open filled in.
+
+    Args:
+        view: Its name.
+        measurements: What stands for {measurements}: the rows that the view's figures come from.
+    """
     text = (VIEW_FILES / f"{view}.sql").read_text("utf8")
+    parts = {
+        "{metrics}": _metric_columns,
+        "{measurements}": lambda: measurements,
+        "{figures}": lambda: f"({_view_sql('result_figures', measurements)})",
+        "{results_of_newest}": lambda: f"({_view_sql('result_table', _OF_NEWEST_RUNS)})",
+    }
+    for name, part in parts.items():
+        text = text.replace(name, part()) if name in text else text
+    return text
+
+
+def _metric_columns() -> str:
     ends = {"value": "", "lo": "_lo", "hi": "_hi"}
-    wide = [f"figures['{metric}'].{end} AS {metric}{suffix}" for metric in WIDE_METRICS for end, suffix in ends.items()]
-    return text.replace("{metrics}", ",\n".join(wide))
+    return ",\n".join(
+        f"figures['{metric}'].{end} AS {metric}{suffix}" for metric in WIDE_METRICS for end, suffix in ends.items()
+    )
 
 
-def _table_view(row: type[Row], files: Sequence[str]) -> str:
+def _rows_sql(row: type[Row], files: Sequence[str], is_numbered: bool = False) -> str:
+    """A table's rows: `is_numbered` adds, as `written`, each one's place in its file."""
     # A union by name with an empty table of today's columns: columns that old files lack are NULL, and columns that
     # newer files add are kept.
     typed = ", ".join(f"NULL::{SQL_TYPES[column.type]} AS {quote_name(column.name)}" for column in columns(row))
-    select = f"SELECT {typed} WHERE false"
-    if files:
-        rows = f"read_parquet({quote_list(files)}, union_by_name = true, hive_partitioning = false)"
-        select = f"FROM ({select}) UNION ALL BY NAME FROM {rows}"
-    return f"CREATE VIEW {row.table} AS {select}"
+    empty = f"SELECT {typed}{', NULL::BIGINT AS written' if is_numbered else ''} WHERE false"
+    if not files:
+        return empty
+    rows = f"read_parquet({quote_list(files)}, union_by_name = true, hive_partitioning = false)"
+    numbers = "SELECT *, file_row_number AS written " if is_numbered else ""
+    return f"FROM ({empty}) UNION ALL BY NAME {numbers}FROM {rows}"
 
 
 def _published_sql() -> str:

@@ -2,7 +2,8 @@
 
 A file's name ends with a checksum of its content, so that it is known to be what was written. Each file is checked when
 it is first read, and what was found is remembered, for as long as its size and time stay the same. Files of older
-versions have no checksum in their names: their content is read, and compared from then on with what it was.
+versions and of other programs have no checksum in their names: their content is read, and compared from then on with
+what it was.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 RECORD = ".checked.jsonl"
 _AT_ONCE_BYTES = 10_000_000
 _OURS = re.compile(r"[0-9a-f]{32}(-(?P<checksum>[0-9a-f]{32}))?\.parquet")
+_HIDDEN_OR_COPY = re.compile(r"\..*|.*[0-9a-f]{32}.*")  # as other systems call what they keep beside a file
 
 
 class Check(NamedTuple):
@@ -105,7 +107,7 @@ def inspect_files(partitions: Partitions, record: Record, now: Listing, *, again
     record.add({name: check for name, check in found.items() if check != known.get(name)})
     checks |= found
     problems = {name: check.problem for name, check in checks.items() if check.problem}
-    problems |= _copies(checks, problems)
+    problems |= _copies(checks, problems, _merged_checksums(partitions, now))
     problems |= dict.fromkeys(_lost(partitions, record, known, now.files), "it is gone, and its rows with it")
     return Report({name: stamp for name, stamp in now.visible.items() if name not in problems}, problems)
 
@@ -132,8 +134,9 @@ def _check(partitions: Partitions, name: str, stamp: str, before: Check | None) 
     table, _, file = name.partition("/")
     if table not in TABLES:
         return Check(stamp, "", f"no table is called {table}; allowed: {', '.join(TABLES)}"), None
-    if not _OURS.fullmatch(file.rpartition("/")[2]):
-        return Check(stamp, "", "not a file of this store: its name is not one that slimline gives"), None
+    file = file.rpartition("/")[2]
+    if _HIDDEN_OR_COPY.fullmatch(file) and not _OURS.fullmatch(file):
+        return Check(stamp, "", "not a file of this store: its name is that of a copy, or begins with a dot"), None
     try:
         content = partitions.read(name)
     except OSError as error:
@@ -169,10 +172,12 @@ def _check_contents(checks: dict[str, Check], contents: Mapping[str, bytes]) -> 
 
 def expected_checksum(name: str, before: Check | None) -> str | None:
     """What a file's checksum has to be: by its name, or by what was found when it was first read; None if unknown."""
+    return _checksum_in(name) or (before.checksum if before and before.problem is None else None)
+
+
+def _checksum_in(name: str) -> str | None:
     match = _OURS.fullmatch(name.rpartition("/")[2])
-    if match and match["checksum"]:
-        return match["checksum"]
-    return before.checksum if before and before.problem is None else None
+    return match["checksum"] if match else None
 
 
 def _content_problem(table: str, rows: pa.Table) -> str | None:
@@ -215,11 +220,20 @@ def _fits(found: pa.DataType, expected: pa.DataType) -> bool:
     return any(is_kind(found) and is_kind(expected) for is_kind in kinds)
 
 
-def _copies(checks: Mapping[str, Check], problems: Mapping[str, str]) -> dict[str, str]:
-    """Files with the content of another one, whose rows would count twice."""
-    first: dict[str, str] = {}
+def _merged_checksums(partitions: Partitions, now: Listing) -> dict[str, str]:
+    """By the checksum of each file whose rows are in a merged file now, its name."""
+    if all(_checksum_in(name) for name in now.visible):
+        return {}
+    return {
+        found: name for name in {*now.replaced, *_histories(partitions, now.files)} if (found := _checksum_in(name))
+    }
+
+
+def _copies(checks: Mapping[str, Check], problems: Mapping[str, str], merged: Mapping[str, str]) -> dict[str, str]:
+    """Files with the content of another one, or of one that was merged, whose rows would count twice."""
+    first = dict(merged)
     copies = {}
-    for name, check in sorted(checks.items(), key=lambda item: ("-" not in item[0].rpartition("/")[2], item[0])):
+    for name, check in sorted(checks.items(), key=lambda item: (not _checksum_in(item[0]), item[0])):
         if name not in problems and (original := first.setdefault(check.checksum, name)) != name:
             copies[name] = f"a copy of {original}"
     return copies
@@ -230,8 +244,12 @@ def _lost(partitions: Partitions, record: Record, known: Mapping[str, Check], fo
     gone = {name for name, check in known.items() if name not in found and check.problem is None}
     if not gone:
         return []
-    histories = [name for name in found if name.endswith(REPLACED)]
-    merged = {name for history in histories for name in replaced(partitions, history)}
+    merged = _histories(partitions, found)
     if expected := gone & merged:
         record.forget(expected)
     return sorted(gone - merged)
+
+
+def _histories(partitions: Partitions, files: Files) -> set[str]:
+    """The files that merged files have replaced for good."""
+    return {name for history in files if history.endswith(REPLACED) for name in replaced(partitions, history)}

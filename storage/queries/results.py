@@ -133,11 +133,12 @@ def host_rows(
     Raises:
         NotMeasuredError: as `result_rows`; also where several hosts measured the study, or the run, and none is named.
     """
-    with store.connect() as connection:
+    with store.connect(views=[]) as connection:
         _chosen_run(connection, store.url, study, run)  # names what does not exist
         measured: list[tuple[str, str, str]] = connection.execute(
-            "SELECT run, study, host FROM result_figures WHERE started IS NOT NULL "  # noqa: S608 - constants only
-            f"GROUP BY run, study, host ORDER BY {_RERUN}, max(started) DESC, run DESC, host"
+            "SELECT run, study, host FROM (SELECT DISTINCT run, study, host FROM measurements) "  # noqa: S608 - constants only
+            "INNER JOIN (SELECT run, min(started) AS started FROM runs GROUP BY run) USING (run) "
+            f"ORDER BY {_RERUN}, started DESC, run DESC, host"
         ).fetchall()
         if study is None and run is None and measured:
             study = measured[0][1]

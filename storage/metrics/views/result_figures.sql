@@ -1,11 +1,8 @@
 -- One row per run, host and variant, with a map from each metric's name to its value and the ends lo and hi of its 95 %
 -- interval. A variant's error is the first reason why one of its numbers is missing; a host that cannot measure energy is
 -- not a failure.
-WITH numbered AS (
-    SELECT *, row_number() OVER () AS written FROM measurements
-),
-latest AS (
-    SELECT * FROM numbered
+WITH latest AS (
+    SELECT * FROM {measurements}
     QUALIFY row_number() OVER (PARTITION BY run, host, variant, metric ORDER BY time DESC, written DESC) = 1
 ),
 variants AS (

@@ -19,4 +19,4 @@ SELECT
     tainted,
     samples,
     rounds
-FROM result_figures
+FROM {figures}

@@ -2,15 +2,30 @@
 -- never published appears once, its published columns NULL. The published ones were measured on other hosts: see published_host.
 -- The published disk size is that of a gzip archive and its parameters are the non-zero ones (see docs), so each
 -- is beside both of our columns, and the ratios compare equal quantities.
-WITH newest AS (
-    SELECT * FROM result_table
-    QUALIFY row_number() OVER (PARTITION BY study, host, variant ORDER BY started DESC NULLS LAST, run DESC) = 1
+WITH measured AS (
+    SELECT DISTINCT run, study, host, variant FROM measurements
+),
+places AS (
+    SELECT run, row_number() OVER (ORDER BY min(started) NULLS FIRST, run) AS place
+    FROM (SELECT DISTINCT run FROM measured)
+    LEFT JOIN runs USING (run)
+    GROUP BY run
+),
+newest AS (
+    SELECT study, host, variant, arg_max(run, place) AS run
+    FROM measured
+    INNER JOIN places USING (run)
+    GROUP BY study, host, variant
+),
+results AS (
+    SELECT * FROM {results_of_newest}
 ),
 ours AS (
-    SELECT newest.*, newest.disk_gzip_mb / base.disk_gzip_mb AS disk_ratio
-    FROM newest
-    LEFT JOIN result_table AS base
-        ON base.run = newest.run AND base.host = newest.host AND base.variant = newest.baseline
+    SELECT results.*, results.disk_gzip_mb / base.disk_gzip_mb AS disk_ratio
+    FROM results
+    INNER JOIN newest USING (run, study, host, variant)
+    LEFT JOIN results AS base
+        ON base.run = results.run AND base.host = results.host AND base.variant = results.baseline
 ),
 theirs AS (
     SELECT

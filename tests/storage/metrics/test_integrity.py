@@ -1,6 +1,7 @@
 """Every change of the store's files is found, named and left out; what others have written is checked as it is read."""
 
 import logging
+import os
 import random
 import shutil
 from datetime import timedelta
@@ -85,8 +86,6 @@ def test_a_bit_that_flips_without_a_change_of_the_files_time_is_found_by_verify_
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    import os
-
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert metrics.compact("measurements") == 2
     assert problems(metrics, again=True)
@@ -110,12 +109,24 @@ def test_a_file_in_another_table_is_left_out(metrics):
     assert metrics.query("FROM runs").num_rows == 0
 
 
-@pytest.mark.parametrize("name", ["copy (1).parquet", "._{name}", "zz.parquet", "{name}.parquet"])
-def test_a_file_with_a_name_that_slimline_does_not_give_is_left_out(metrics, name):
+@pytest.mark.parametrize("name", ["copy (1).parquet", "zz.parquet", "._{name}", "{name}.parquet", "Copy of {name}"])
+@pytest.mark.parametrize("is_merged", [False, True])
+def test_a_copy_with_another_name_is_left_out(metrics, name, is_merged, tmp_path):
     path = files(metrics)[0]
-    shutil.copy(path, path.with_name(name.format(name=path.name)))
+    copy = path.with_name(name.format(name=path.name))
+    kept = shutil.copy(path, tmp_path)
+    if is_merged:
+        metrics.compact("measurements", timedelta(0))
+        assert not path.exists()
+    shutil.copy(kept, copy)
     assert len(values(metrics)) == 3
     assert len(problems(metrics)) == 1
+
+
+def test_rows_that_another_program_wrote_count(metrics):
+    put(metrics, "part-0001.parquet", [ROW | {"value": 7.0}])
+    assert values(metrics) == [0.0, 1.0, 2.0, 7.0]
+    assert not problems(metrics)
 
 
 @pytest.mark.parametrize("month", ["month=2026-01", None])
