@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.cells import cell_len
 
 from slimline.dashboards.reports.text_tables import align_columns, csv_text, markdown_table
-from slimline.storage.metrics.store import parquet_bytes
+from slimline.storage.metrics.parquet import parquet_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -67,7 +67,7 @@ def _view_sql(view: str, measurements: str = _NUMBERED) -> str:
         measurements: What stands for {measurements}: the rows that the view's figures come from.
     """
     text = (VIEW_FILES / f"{view}.sql").read_text("utf8")
-    parts = {
+    parts: dict[str, Callable[[], str]] = {
         "{metrics}": _metric_columns,
         "{measurements}": lambda: measurements,
         "{figures}": lambda: f"({_view_sql('result_figures', measurements)})",

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from slimline.storage.metrics.names import NAME_COLUMNS, name_problem
+from slimline.storage.metrics.parquet import read_contents
 from slimline.storage.metrics.partitions import REPLACED, Files, Listing, Partitions, replaced
 from slimline.storage.metrics.schema import TABLES, arrow_schema
 
@@ -152,15 +153,12 @@ def _check_contents(checks: dict[str, Check], contents: Mapping[str, bytes]) -> 
     if not contents:
         return
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     alike: dict[tuple[str, str], dict[str, pa.Table]] = {}
     problems: dict[str, str | None] = {}
-    for name, content in contents.items():
-        try:
-            rows = pq.ParquetFile(pa.BufferReader(content)).read()
-        except (pa.ArrowException, OSError, ValueError) as error:
-            problems[name] = f"not a readable Parquet file ({str(error).splitlines()[0]})"
+    for name, rows in zip(contents, read_contents(contents.values()), strict=True):
+        if isinstance(rows, str):
+            problems[name] = rows
             continue
         key = (name.partition("/")[0], rows.schema.remove_metadata().to_string(show_field_metadata=False))
         alike.setdefault(key, {})[name] = rows

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import os
 import resource
 import signal
@@ -29,9 +28,6 @@ REFUSED = 3  # exit status: standard output says why
 OVERTIME_S = 1.0  # how long after its time an interrupted query may still take
 POLL_S = 0.01
 LONGEST_REASON = 10_000
-WARNINGS = b"warnings"  # in the metadata of the answer
-
-_log = logging.getLogger(__name__)
 
 
 class Limits(NamedTuple):
@@ -52,8 +48,10 @@ def ask(url: str, sql: str, limits: Limits = DEFAULT_LIMITS, cancelled: threadin
     """
     import pyarrow as pa
 
+    from slimline.storage.metrics.store import MetricsStore
     from slimline.storage.metrics.user_sql import QueryError
 
+    MetricsStore(url).prepare()  # what takes long once is no part of the query, and this process can say it
     with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as complaint:
         cancelled = cancelled or threading.Event()
         status = _run({"url": url, "sql": sql, "limits": limits}, (answer, complaint), cancelled)
@@ -62,10 +60,7 @@ def ask(url: str, sql: str, limits: Limits = DEFAULT_LIMITS, cancelled: threadin
         if status:
             raise QueryError(_text(answer) if status == REFUSED else _why(status, _text(complaint), limits))
         answer.seek(0)
-        table = pa.ipc.open_stream(answer).read_all()
-        for warning in json.loads((table.schema.metadata or {}).get(WARNINGS, b"[]")):
-            _log.warning("%s", warning)
-        return table
+        return pa.ipc.open_stream(answer).read_all()
 
 
 def _run(request: dict[str, Any], outputs: tuple[IO[bytes], IO[bytes]], cancelled: threading.Event) -> int:
@@ -115,28 +110,14 @@ def main() -> None:
     from slimline.storage.metrics.store import MetricsStore
     from slimline.storage.metrics.user_sql import QueryError
 
-    store, warnings = MetricsStore(request["url"]), _Warnings()
-    logging.getLogger("slimline").addHandler(warnings)
+    store = MetricsStore(request["url"])
     signal.setitimer(signal.ITIMER_REAL, limits.seconds + OVERTIME_S)  # ends the process whatever it is doing
     try:
-        table = store.query(request["sql"], limits.seconds)
-        said = {**(table.schema.metadata or {}), WARNINGS: json.dumps(warnings.said).encode()}
-        _send(table.replace_schema_metadata(said), output)
+        _send(store.query(request["sql"], limits.seconds), output)
     except (QueryError, OSError, ValueError) as error:
         output.write(str(error).encode("utf8", "replace")[:LONGEST_REASON])
         os._exit(REFUSED)  # a query that was stopped may still hold its threads
     os._exit(0)
-
-
-class _Warnings(logging.Handler):
-    """Keeps what is said of the store, such as of a damaged file, to be said by the process that asked."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.said: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.said.append(record.getMessage())
 
 
 def _confine(limits: Limits) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -25,6 +24,7 @@ from slimline.storage.metrics.integrity import (
     expected_checksum,
     inspect_files,
 )
+from slimline.storage.metrics.parquet import parquet_bytes, read_contents
 from slimline.storage.metrics.partitions import Files, LocalPartitions, Partitions, RemotePartitions
 from slimline.storage.metrics.rows import Row
 from slimline.storage.metrics.schema import TABLES, arrow_schema, stored_values
@@ -73,6 +73,7 @@ class MetricsStore:
         name = _file_name(f"{row.table}/{month}", content)
         if stamp := self._partitions.write(name, content):
             self._record.add({name: Check(stamp, checksum(row.table, content), None)})
+            self._merge_if_due([row.table])
 
     def connect(self, views: Sequence[str] = VIEWS) -> duckdb.DuckDBPyConnection:
         """The tables and views as they are now, in a connection that can reach nothing else."""
@@ -81,9 +82,14 @@ class MetricsStore:
     def _paths(self) -> dict[str, list[str]]:
         """The local paths of the files of each table."""
         paths: dict[str, list[str]] = {table: [] for table in TABLES}
-        for name, stamp in self._merge_if_due(self.files()).items():
+        for name, stamp in self.prepare().items():
             paths[name.partition("/")[0]].append(str(self._partitions.path(name, stamp)))
         return paths
+
+    def prepare(self) -> Files:
+        """The `files`, after those of tables that have very many were merged, which makes every answer quick."""
+        self._merge_if_due(list(TABLES))
+        return self.files()
 
     def files(self) -> Files:
         """The files that hold the rows now, without those that are damaged, which are named in a warning.
@@ -145,7 +151,6 @@ class MetricsStore:
 
     def _merge(self, month: str, names: list[str]) -> int:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         known, table = self._record.read(), month.partition("/")[0]
         contents = {name: self._partitions.read(name) for name in names}
@@ -154,22 +159,23 @@ class MetricsStore:
             for name, content in contents.items()
             if expected_checksum(name, known.get(name)) in (None, checksum(table, content))
         ]
-        tables = [pq.ParquetFile(pa.BufferReader(contents[name])).read() for name in whole]
-        if len(tables) < 2:
+        if len(whole) < 2:
             return 0
+        tables = read_contents(contents[name] for name in whole)
         content = parquet_bytes(pa.concat_tables(tables, promote_options="permissive"))
         partitions.replace(self._partitions, _file_name(month, content), content, whole)
         return len(whole)
 
-    def _merge_if_due(self, files: Files) -> Files:
-        """The files, after those of tables that have very many are merged: each costs a reader a millisecond."""
-        counts = Counter(name.partition("/")[0] for name in files)
-        due = [table for table, count in counts.items() if count >= MOST_FILES and self._partitions.is_local]
-        for table in due:
-            _log.warning("%s: %d files, which are merged once", self._partitions.shown(table), counts[table])
-            with suppress(OSError):  # a store that cannot be written to is read as it is
-                self.compact(table, wait=False)
-        return self.files() if due else files
+    def _merge_if_due(self, tables: Sequence[str]) -> None:
+        """Merge the files of tables that have very many: each costs a reader a millisecond."""
+        if not self._partitions.is_local:
+            return
+        for table in tables:
+            count = len(partitions.listing(self._partitions, table).visible)
+            if count >= MOST_FILES:
+                _log.warning("%s: %d files, which are merged once", self._partitions.shown(table), count)
+                with suppress(OSError):  # a store that cannot be written to is read as it is
+                    self.compact(table, wait=False)
 
 
 def _groups(files: Files) -> Iterator[tuple[str, list[str]]]:
@@ -184,17 +190,6 @@ def _groups(files: Files) -> Iterator[tuple[str, list[str]]]:
                 group, size = [], partitions.size_in(files[name])
             group.append(name)
         yield month, group
-
-
-def parquet_bytes(table: pa.Table) -> bytes:
-    """A table as a Parquet file; no two calls give the same bytes, so that a copy of a file is known as one."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    sink = pa.BufferOutputStream()
-    unique = {**(table.schema.metadata or {}), b"file": uuid.uuid4().hex.encode()}
-    pq.write_table(table.replace_schema_metadata(unique), sink, compression="zstd")
-    return bytes(sink.getvalue())
 
 
 def _file_name(month: str, content: bytes) -> str:
