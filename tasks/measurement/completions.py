@@ -109,4 +109,5 @@ def score_of(predictions: Sequence[Prediction]) -> Score:
     """EM and ES over predictions, from their own scores."""
     similarities, exact = zip(*((each.es, each.em) for each in predictions), strict=True)
     count = len(predictions)
-    return Score(sum(similarities) / count, 100 * sum(exact) / count, count, similarities, exact, blank=0)
+    blank = sum(not each.target.strip() for each in predictions)
+    return Score(sum(similarities) / count, 100 * sum(exact) / count, count, similarities, exact, blank)

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from slimline.storage.artifacts.lineage import ancestry
 from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore
 from slimline.storage.metrics.rows import PredictionRow, RoundRow
 from slimline.tasks.data.parquet import read_samples
@@ -104,9 +103,14 @@ def artifact_work(artifact: ArtifactRef, engine: Engine, store: ArtifactStore) -
 def all_notes(artifact: ArtifactRef, store: ArtifactStore) -> dict[str, Any]:
     """The notes of an artifact and of its ancestors; where several have a note, the nearest one counts."""
     notes: dict[str, Any] = {}
-    for ref in ancestry([artifact], store):
-        if ref.kind != "slice":
-            notes |= store.provenance(ref).notes
+    waiting, seen = [artifact], set()
+    while waiting:
+        ref = waiting.pop()
+        if ref not in seen and ref.kind != "slice":
+            seen.add(ref)
+            provenance = store.provenance(ref)
+            notes = provenance.notes | notes
+            waiting += reversed(provenance.inputs)
     return notes
 
 

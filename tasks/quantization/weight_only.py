@@ -51,7 +51,7 @@ def quantize_weights(source: Path, target: Path, spec: WeightOnly, slice_dir: Pa
     _swap_projections(model.transformer)
     weights = config["n_layer"] * (4 * config["n_embd"] ** 2 + 2 * config["n_embd"] * config["n_inner"])
     windows = _windows(spec, source, slice_dir, config["n_positions"]) if spec.method == "gptq" else []
-    projections = _quantize(model, spec, windows)
+    projections = _quantize(model, source, spec, windows)
     target.mkdir(parents=True, exist_ok=True)
     _save(tables | projections, vectors, target / PACKED_FILE)
     for name in ("config.json", "tokenizer.json"):
@@ -98,7 +98,9 @@ def _windows(spec: WeightOnly, source: Path, slice_dir: Path, n_positions: int) 
     return [torch.from_numpy(window)[None].long() for window in windows]
 
 
-def _quantize(model: GPT2LMHeadModel, spec: WeightOnly, windows: list[torch.Tensor]) -> dict[str, PackedMatrix]:
+def _quantize(
+    model: GPT2LMHeadModel, source: Path, spec: WeightOnly, windows: list[torch.Tensor]
+) -> dict[str, PackedMatrix]:
     """All projections of the blocks, packed, by module name."""
     settings: dict[str, Any] = {"bits": spec.bits, "group_size": spec.group_size, "use_layer_wise": False}
     with _neural_compressor() as compressor, torch.no_grad():
@@ -107,7 +109,7 @@ def _quantize(model: GPT2LMHeadModel, spec: WeightOnly, windows: list[torch.Tens
         else:
             # With larger blocks, the scales of a group would not include the corrections for the errors of the groups
             # on its left.
-            config = compressor.GPTQConfig(**settings, block_size=spec.group_size)
+            config = compressor.GPTQConfig(**settings, block_size=spec.group_size, model_path=str(source))
         prepared = compressor.prepare(model, config)
         for window in windows:
             prepared(window)

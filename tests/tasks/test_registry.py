@@ -73,8 +73,9 @@ def test_what_recovers_by_distillation_stays_what_it_was() -> None:
 def test_only_an_export_that_does_not_quantize_has_a_bound() -> None:
     bounds = {row.spec: row.bound for row in RECIPE_ROWS if row.bound}
     assert bounds == dict.fromkeys((specs.ExportOnnx, specs.ExportOpenvino, specs.ExportCtranslate2), Bound(1e-3))
-    assert Bound().of(specs.ExportCtranslate2()) == 1e-3
-    assert Bound().of(specs.ExportCtranslate2(precision="int8")) is None
+    assert Bound().of(specs.ExportCtranslate2(), size=1.0) == 1e-3
+    assert Bound().of(specs.ExportCtranslate2(), size=32_620.0) == pytest.approx(0.3262)
+    assert Bound().of(specs.ExportCtranslate2(precision="int8"), size=1.0) is None
 
 
 def test_the_host_matters_only_for_a_speedup() -> None:

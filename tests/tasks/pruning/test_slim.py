@@ -234,7 +234,8 @@ def test_factors_by_hand() -> None:
 
 
 @given(
-    st.lists(st.floats(0, 1, width=32), min_size=1, max_size=20),
+    # Some engines' libraries make the processor take the smallest numbers for zero, in which case 0 / norm is NaN.
+    st.lists(st.floats(0, 1, width=32, allow_subnormal=False), min_size=1, max_size=20),
     st.floats(0, 1),
     st.floats(0, 2),
     st.data(),
