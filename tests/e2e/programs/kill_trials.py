@@ -33,6 +33,7 @@ MADE = Provenance(step={"step": "data"}, inputs=[], versions={}, host="h", creat
 AT_ONCE = timedelta(0)
 LONGEST_S = 1.5
 FILES, FILE_BYTES = 4, 150_000
+SOURCE = Path(tempfile.gettempdir()) / "source"  # from where artifacts are pushed
 
 Announce = Callable[[str], None]
 
@@ -47,7 +48,7 @@ def publish_one(store: ArtifactStore, content: str, inputs: tuple[ArtifactRef, .
 def append_rows(metrics: MetricsStore, who: str) -> None:
     metrics.append(
         [
-            PredictionRow(run=who, host="h", variant="v", sample=n, gt="", prediction="", es=1, em=False)
+            PredictionRow(run=who, host="h", variant="v", sample=n, target="", prediction="", es=1, em=False)
             for n in range(3)
         ]
     )
@@ -87,10 +88,17 @@ def gc(url: str, trial: int, announce: Announce) -> None:
 
 
 def push(url: str, trial: int, announce: Announce) -> None:
-    source = ArtifactStore(Path(tempfile.gettempdir()) / "source")
-    refs = source.list() or [publish_one(source, f"model {number}") for number in range(40)]
-    for ref, _ in source.send(refs, ArtifactStore(f"{url}/artifacts")):
-        announce(ref.digest)
+    source, target = ArtifactStore(SOURCE), ArtifactStore(f"{url}/artifacts")
+    for number in range(1000):
+        made = publish_one(source, f"trial {trial} number {number}")
+        for ref, _ in source.send([made], target):
+            announce(ref.digest)
+
+
+def push_the_rest(url: str) -> set[str]:
+    """Go on where pushes were cut off; what has to be there then."""
+    source = ArtifactStore(SOURCE)
+    return {ref.digest for ref, _ in source.send(source.list(), ArtifactStore(f"{url}/artifacts"))}
 
 
 def run_killed(
@@ -144,7 +152,7 @@ def main() -> None:
         killed += was_killed
         announced |= set(done)
     if operation == "push":
-        push(url, trials, announced.add)  # goes on where it was cut off
+        announced |= push_the_rest(url)
     print(json.dumps({"killed": killed, "announced": len(announced), **check(operation, url, announced)}))
 
 
