@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.activations import ACT2FN
 
 from slimline.tasks.models.checkpoint import (
     CheckpointError,
@@ -61,6 +62,10 @@ def import_gpt2(directory: Path, dtype: torch.dtype = torch.float32) -> Imported
     config = check_gpt2_config(directory, raw)
     if config["add_cross_attention"]:
         raise CheckpointError(f"{directory}/config.json: add_cross_attention is true; allowed: false")
+    if (activation := config["activation_function"]) not in ACT2FN:
+        raise CheckpointError(
+            f"{directory}/config.json: activation_function is {activation!r}; allowed: {', '.join(ACT2FN)}"
+        )
     path, found = read_tensors(directory)
     tensors, prefix = gpt2_names(path, found)
     if prefix:
@@ -68,7 +73,7 @@ def import_gpt2(directory: Path, dtype: torch.dtype = torch.float32) -> Imported
     tensors = _as_floats(path, tensors, dtype)
     _settle_head(path, tensors, config, changes)
     _refuse_other_tensors(path, tensors, config)
-    model = _empty_model(config, _other_fields(raw, config, changes))
+    model = _empty_model(config, {**_dropouts(directory, raw), **_special_tokens(raw, config, changes)})
     model.load_state_dict(tensors, strict=False, assign=True)  # a tied head is in the embedding's place
     model.tie_weights()
     _fold_layer_scale(model, config, changes)
@@ -85,7 +90,7 @@ def _native_fields(directory: Path, changes: list[str]) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: quantization_config: the weights are quantized by {name}; dequantize them first"
         )
-    if raw.get("model_type") is None and "GPT2LMHeadModel" in (raw.get("architectures") or ()):
+    if raw.get("model_type") is None and raw.get("architectures") == ["GPT2LMHeadModel"]:
         raw["model_type"] = "gpt2"
         changes.append("model_type is taken from architectures")
     for alias, name in GPT2Config.attribute_map.items():
@@ -121,12 +126,20 @@ def _settle_head(path: Path, tensors: Tensors, config: Gpt2Config, changes: list
         changes.append(f"{_HEAD} differs from {_TABLE}: tie_word_embeddings is false")
 
 
-def _other_fields(raw: dict[str, Any], config: Gpt2Config, changes: list[str]) -> dict[str, Any]:
-    """What the configuration says besides the graph: dropouts, and the special tokens that the vocabulary has."""
-    fields: dict[str, Any] = {name: raw[name] for name in _DROPOUTS if name in raw}
+def _dropouts(directory: Path, raw: dict[str, Any]) -> dict[str, float]:
+    shares = {name: raw[name] for name in _DROPOUTS if name in raw}
+    for name, share in shares.items():
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
+            raise CheckpointError(f"{directory}/config.json: {name} is {share!r}; allowed: a number from 0 to below 1")
+    return shares
+
+
+def _special_tokens(raw: dict[str, Any], config: Gpt2Config, changes: list[str]) -> dict[str, int | None]:
+    """The special tokens that the vocabulary has."""
+    fields: dict[str, int | None] = {}
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         value = raw.get(name)
-        is_token = isinstance(value, int) and 0 <= value < config["vocab_size"]
+        is_token = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < config["vocab_size"]
         fields[name] = value if is_token else None
         if value is not None and not is_token:
             changes.append(f"{name} {value!r} is left out: allowed is one token below {config['vocab_size']}")

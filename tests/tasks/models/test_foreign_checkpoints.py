@@ -246,6 +246,14 @@ REFUSED: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         ["hidden_size", "64", "n_embd", "32"],
     ),
     "a list for a field": (lambda at: edit_config(at, lambda fields: fields.update(n_layer=[2])), ["n_layer", "[2]"]),
+    "an activation that nobody knows": (
+        lambda at: edit_config(at, lambda fields: fields.update(activation_function="gelu_neu")),
+        ["activation_function", "'gelu_neu'", "gelu_new"],
+    ),
+    "a dropout that is no number": (
+        lambda at: edit_config(at, lambda fields: fields.update(resid_pdrop="0.1")),
+        ["resid_pdrop", "'0.1'"],
+    ),
     "deep JSON": (lambda at: (at / "config.json").write_text("[" * 100_000), ["config.json", "not JSON"]),
     "a pickle that runs code": (
         lambda at: [to_pickle(at), (at / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'true'\ntR.")],
