@@ -43,6 +43,9 @@ class _Loader(yaml.SafeLoader):
             kind = node.tag.rpartition(":")[2]
             problem = f"YAML 1.1 reads {node.value} as {kind}; quote it, or write a plain number, true or false"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        if any("\ud800" <= character <= "\udfff" for character in node.value):
+            problem = f"{node.value!r} has half a character, which no file can hold"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
         return node
 
     def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:

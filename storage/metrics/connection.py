@@ -105,6 +105,17 @@ def _published_sql() -> str:
     return f"read_csv({quote_text(str(PUBLISHED_CSV))}, header = true, columns = {{{types}}})"
 
 
+def read_problem(files: Sequence[Path]) -> str | None:
+    """Why Parquet files cannot be read by queries; None if every value of them can."""
+    rows = f"read_parquet({quote_list(list(map(str, files)))}, union_by_name = true, hive_partitioning = false)"
+    with duckdb.connect(":memory:", config=CONFIG) as connection:
+        try:
+            connection.execute(f"SELECT count(COLUMNS(*)) FROM {rows}").fetchall()  # noqa: S608 - quoted
+        except duckdb.Error as error:
+            return f"not a readable Parquet file ({str(error).splitlines()[0]})"
+    return None
+
+
 def fetch(connection: duckdb.DuckDBPyConnection, model: type[M], sql: str, values: Sequence[object] = ()) -> list[M]:
     """Run one of our own queries; return its rows as models, without the columns that the model does not have."""
     found = connection.execute(sql, list(values))

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from slimline.storage.metrics.connection import read_problem
 from slimline.storage.metrics.names import NAME_COLUMNS, name_problem
 from slimline.storage.metrics.parquet import read_contents
 from slimline.storage.metrics.partitions import REPLACED, Files, Listing, Partitions, replaced
@@ -124,9 +125,9 @@ def _check_all(partitions: Partitions, files: Files, known: Mapping[str, Check])
             unnamed[name] = content
             size += len(content)
         if size > _AT_ONCE_BYTES:
-            _check_contents(checks, unnamed)
+            _check_contents(partitions, checks, unnamed)
             unnamed, size = {}, 0
-    _check_contents(checks, unnamed)
+    _check_contents(partitions, checks, unnamed)
     return checks
 
 
@@ -148,7 +149,7 @@ def _check(partitions: Partitions, name: str, stamp: str, before: Check | None) 
     return Check(stamp, found, None), None if expected else content
 
 
-def _check_contents(checks: dict[str, Check], contents: Mapping[str, bytes]) -> None:
+def _check_contents(partitions: Partitions, checks: dict[str, Check], contents: Mapping[str, bytes]) -> None:
     """Check files of older versions, or of someone else; those with the same columns together."""
     if not contents:
         return
@@ -165,7 +166,16 @@ def _check_contents(checks: dict[str, Check], contents: Mapping[str, bytes]) -> 
     for (table, _), files in alike.items():
         if _content_problem(table, pa.concat_tables(files.values())):
             problems |= {name: _content_problem(table, rows) for name, rows in files.items()}
+    paths = {name: partitions.path(name, checks[name].stamp) for name in contents if not problems.get(name)}
+    problems |= _unreadable(paths)
     checks |= {name: checks[name]._replace(problem=problem) for name, problem in problems.items()}
+
+
+def _unreadable(paths: Mapping[str, Path]) -> dict[str, str]:
+    """By file, why queries cannot read it: DuckDB refuses some that Arrow reads."""
+    if not paths or not read_problem(list(paths.values())):
+        return {}
+    return {name: found for name, path in paths.items() if (found := read_problem([path]))}
 
 
 def expected_checksum(name: str, before: Check | None) -> str | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -74,12 +75,24 @@ def read_tokenizer(path: Path) -> Tokenizer:
     if not path.is_file():
         raise ValueError(f"{path} is missing")
     try:
-        tokenizer = Tokenizer.from_str(path.read_text("utf-8-sig"))
+        with _panics_as_errors():
+            tokenizer = Tokenizer.from_str(path.read_text("utf-8-sig"))
     except Exception as error:  # tokenizers has no class of its own
         raise ValueError(f"{path}: not a readable tokenizer ({error})") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+@contextmanager
+def _panics_as_errors() -> Iterator[None]:
+    """A bug of the library in Rust ends in an exception that nothing catches: it is no Exception, and has no name."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"the tokenizer fails on a text: {error}") from None
 
 
 def entries(tokenizer: Tokenizer) -> int:
@@ -88,8 +101,13 @@ def entries(tokenizer: Tokenizer) -> int:
 
 
 def changed_lines(tokenizer: Tokenizer, lines: Iterable[str]) -> list[tuple[str, str]]:
-    """The lines that a tokenizer does not give back, each with what it gives: no model can complete them."""
-    given = {line: decode_line(tokenizer, tokenizer.encode(line, add_special_tokens=False).ids) for line in lines}
+    """The lines that a tokenizer does not give back, each with what it gives: no model can complete them.
+
+    Raises:
+        ValueError: it fails on one.
+    """
+    with _panics_as_errors():
+        given = {line: decode_line(tokenizer, tokenizer.encode(line, add_special_tokens=False).ids) for line in lines}
     return [(line, back) for line, back in given.items() if line != back]
 
 

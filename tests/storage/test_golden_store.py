@@ -18,6 +18,7 @@ from slimline.storage.queries.results import result_rows
 from tests.command import run_command
 
 GOLDEN = Path(__file__).with_name("golden")
+NEWER = {"first_written"}  # counts the rows of a file now, not of all files: its order is the same
 EXPECTED = json.loads(gzip.decompress((GOLDEN / "expected.json.gz").read_bytes()))
 PREDICTIONS = ArtifactRef(kind="predictions", digest="22043f20f7805038df1d0f581d1fc1ef910478a70d8c3a45e8a3794b538cb9c3")
 
@@ -51,7 +52,7 @@ def comparable(row, keys):
 def test_a_table_or_view_has_the_same_rows(metrics, relation):
     expected = [json.loads(line) for line in EXPECTED["views"][relation]]
     found = metrics.query(f"FROM {relation}").to_pylist()
-    keys = expected[0] if expected else ()
+    keys = expected[0].keys() - NEWER if expected else ()
     assert sorted(comparable(row, keys) for row in found) == sorted(comparable(row, keys) for row in expected)
 
 

@@ -234,7 +234,9 @@ def test_a_file_replaced_while_it_is_read_is_read_from_its_successor(metrics, mo
     stale = listed(metrics._partitions)
     metrics.compact("measurements", AT_ONCE)
 
-    def stale_at_first(inner):
+    def stale_at_first(inner, table=None):
+        if table:
+            return listed(inner, table)
         listings.append(listed(inner))
         return stale if len(listings) == 1 else listings[-1]
 
