@@ -155,7 +155,8 @@ def require_room(directory: Path, setting: str, bytes_needed: int) -> None:
         write_bytes(probe, b"")
         probe.unlink()
     except OSError as error:
-        raise ValueError(f"{setting}: {directory} cannot be written to: {error.strerror}; choose another") from error
+        reason = error.strerror if directory.is_dir() or not directory.exists() else "it is a file"
+        raise ValueError(f"{setting}: {directory} cannot be written to: {reason}; choose another") from error
     free = shutil.disk_usage(directory).free
     if free < bytes_needed:
         need = f"{bytes_needed / 1e6:,.0f} MB are needed at least"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slimline.flows.cli.options import Json, fail
+from slimline.flows.cli.options import Json, exit_on_bad_input, fail
 
 if TYPE_CHECKING:
     from slimline.tasks.measurement.peaks import Peaks
@@ -44,6 +44,7 @@ def _peaks() -> Peaks:
     from slimline.tasks.runtime.machine_lock import MachineLockError
 
     try:
-        return host_peaks(usable_threads(), remeasure=True)
+        with exit_on_bad_input():
+            return host_peaks(usable_threads(), remeasure=True)
     except (PeaksError, MachineLockError) as failure:
         fail(str(failure), status=1)

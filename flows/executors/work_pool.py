@@ -22,7 +22,7 @@ from prefect.states import Cancelling, Crashed
 from slimline.flows.config.host import HostError, Pool
 from slimline.flows.measure import measure
 from slimline.flows.run import Order
-from slimline.flows.server.registration import create_pools
+from slimline.flows.server.registration import HEARTBEAT_S, create_pools
 from slimline.flows.ui.progress import say
 from slimline.storage.queries.resume import stored_rows
 from slimline.storage.stores import metrics_store, store_url
@@ -32,8 +32,7 @@ MARGIN_S = 600.0  # a turn that has begun within the limit is measured to its en
 _POLL_S = 2.0
 # A supervisor of the worker may put a killed run on the schedule again; then no other attempt is needed.
 _RECOVERS_WITHIN_S = 20.0
-_HEARTBEAT_S = 30  # the shortest that Prefect takes
-_SILENT_S = 3.0 * _HEARTBEAT_S
+_SILENT_S = 3.0 * HEARTBEAT_S
 _CANCELS_WITHIN_S = 30.0
 
 _Phase = Literal["scheduled", "running", "ended"]
@@ -72,7 +71,6 @@ def _start_flow_run(host: Pool, order: Order, attempt: int) -> UUID:
         parameters={"order": order.model_dump(mode="json")},
         timeout=0,
         idempotency_key=f"{order.run}-{host.name}-{attempt}",
-        job_variables={"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(_HEARTBEAT_S)}},
     )
     assert isinstance(flow_run, FlowRun)  # a coroutine only where it is called from one
     return flow_run.id
@@ -82,11 +80,11 @@ def _require_deployment(host: Pool) -> str:
     """The deployment that measures on the pool; made where there is none, so that a new host is a file and a worker."""
     name = f"{measure.name}/{host.pool}"
     with get_client(sync_client=True) as client:
+        create_pools(client, [host.pool])  # also where its worker has made it, with Prefect's own template
         with suppress(ObjectNotFound):
             client.read_deployment_by_name(name)
             return name
         _log.info("creating the deployment %s", name)
-        create_pools(client, [host.pool])
         client.create_deployment(
             client.create_flow(measure),
             host.pool,
@@ -177,7 +175,7 @@ class _Watch:
         now = time.monotonic()
         if now < self._next_look:
             return False
-        self._next_look = now + _HEARTBEAT_S / 2
+        self._next_look = now + HEARTBEAT_S / 2
         latest, (known, since) = _last_heartbeat(client, self._flow_run), self._heartbeat
         if latest != known:
             self._heartbeat = (latest, now)

@@ -13,10 +13,12 @@ from prefect.client.schemas.objects import DeploymentSchedule
 from slimline.flows.config.host import Pool, host_names, load_host
 
 _LOCAL = "local"
+HEARTBEAT_S = 30
+"""How often a run says that it goes on: the shortest that Prefect takes."""
 # A run chooses nothing of its process: no command, no environment, no directory. Its output is in its logs: if it went
 # through a pipe to the worker, a run whose worker is killed would fail at its next line of output.
 TEMPLATE = {
-    "job_configuration": {"stream_output": False},
+    "job_configuration": {"stream_output": False, "env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S)}},
     "variables": {"type": "object", "properties": {}, "additionalProperties": False},
 }
 

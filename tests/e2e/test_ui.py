@@ -47,7 +47,7 @@ def page(server: Server) -> Iterator[Page]:
         page.on("request", lambda request: asked.append(request.url))
         page.on("websocket", lambda socket: asked.append(socket.url))
         page.goto(server.url)
-        expect(page.get_by_label("Password")).to_be_visible()
+        expect(page.get_by_role("button", name="Login")).to_be_visible()
         page.goto(re.findall("log in: open (.*)", server.output.read_text("utf8"))[0])
         yield page
         browser.close()

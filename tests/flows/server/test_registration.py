@@ -49,7 +49,8 @@ def test_a_pool_that_would_run_commands_of_others_is_changed(client: FakeClient)
 def test_a_run_chooses_nothing_of_its_process() -> None:
     values = {"command": "id", "env": {"PATH": "/tmp"}, "env.HOME": "/tmp", "working_dir": "/tmp", "name": "x"}
     made = asyncio.run(ProcessJobConfiguration.from_template_and_values(registration.TEMPLATE, values, client=Mock()))
-    assert (made.command, made.env, made.working_dir, made.stream_output) == (None, {}, None, False)
+    assert (made.command, made.working_dir, made.stream_output) == (None, None, False)
+    assert made.env == registration.TEMPLATE["job_configuration"]["env"]
 
 
 def deployment(*schedules: tuple[str, bool]) -> SimpleNamespace:
