@@ -168,8 +168,8 @@ def test_a_run_that_was_ended_leaves_the_store_whole_and_the_next_one_goes_on(
 ) -> None:
     home = shutil.copytree(prepared_home, tmp_path / "home")
     kept: dict[ArtifactRef, str] = {}
-    # When it has begun to train, to measure (as Ctrl-C does), and when it has measured for the first time.
-    ends = (("building pruned", signal.SIGTERM, 143), ("measuring on", signal.SIGINT, 130))
+    # When it has begun to train (as Ctrl-C does), to measure, and when it has measured for the first time.
+    ends = (("building pruned", signal.SIGINT, 130), ("measuring on", signal.SIGTERM, 143))
     for at, number, status in (*ends, ("round 1 of 1", signal.SIGKILL, -9)):
         assert end_run(at, number, home) == status
         run_command("artifacts", "verify", home=home)
