@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -69,8 +69,11 @@ class RemoteArtifacts:
 
     def _create(self, path: str, content: bytes) -> None:
         """Write a file unless there is one: another process may publish the same artifact at the same time."""
-        with suppress(FileExistsError):
+        try:
             self.fs.pipe_file(path, content, mode="create")
+        except OSError:  # which one depends on the file system
+            if not self.fs.exists(path):
+                raise
 
     def _holds(self, ref: ArtifactRef) -> bool:
         try:

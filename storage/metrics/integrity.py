@@ -37,7 +37,7 @@ class Check(NamedTuple):
 
     stamp: str
     checksum: str
-    problem: str | None
+    problem: str | None = None
 
 
 class Report(NamedTuple):
@@ -53,7 +53,7 @@ def checksum(table: str, content: bytes) -> str:
 
 
 class Record:
-    """What is known of the files of one store: a file of JSON lines that any process appends."""
+    """What is known of the whole files of one store: a file of JSON lines that any process appends."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -70,7 +70,7 @@ class Record:
 
     def add(self, checks: Mapping[str, Check]) -> None:
         """Remember more. A store that cannot be written to is checked by each process."""
-        lines = "".join(json.dumps([name, *check]) + "\n" for name, check in checks.items())
+        lines = "".join(json.dumps([name, check.stamp, check.checksum]) + "\n" for name, check in checks.items())
         with suppress(OSError):
             descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             try:
@@ -82,7 +82,7 @@ class Record:
         """Drop what is known of files; what another process adds meanwhile may be lost, and is found out again."""
         gone = set(names)
         kept = {name: check for name, check in self.read().items() if name not in gone}
-        lines = "".join(json.dumps([name, *check]) + "\n" for name, check in kept.items())
+        lines = "".join(json.dumps([name, check.stamp, check.checksum]) + "\n" for name, check in kept.items())
         with suppress(OSError):
             draft = self.path.with_suffix(f".{os.getpid()}")
             draft.write_text(lines, "utf8")
@@ -106,12 +106,19 @@ def inspect_files(partitions: Partitions, record: Record, now: Listing, *, again
     }
     unknown = {name: stamp for name, stamp in now.visible.items() if name not in checks}
     found = _check_all(partitions, unknown, known) if unknown else {}
-    record.add({name: check for name, check in found.items() if check != known.get(name)})
+    record.add(_news(found, known))
     checks |= found
     problems = {name: check.problem for name, check in checks.items() if check.problem}
     problems |= _copies(checks, problems, _merged_checksums(partitions, now))
     problems |= dict.fromkeys(_lost(partitions, record, known, now.files), "it is gone, and its rows with it")
     return Report({name: stamp for name, stamp in now.visible.items() if name not in problems}, problems)
+
+
+def _news(found: Mapping[str, Check], known: Mapping[str, Check]) -> dict[str, Check]:
+    """What to remember; of what is wrong no stamp, so that it is read again: the reading may have been what was wrong."""
+    news = {name: check for name, check in found.items() if not check.problem}
+    news |= {name: known[name]._replace(stamp="") for name, check in found.items() if check.problem and name in known}
+    return {name: check for name, check in news.items() if check != known.get(name)}
 
 
 def _check_all(partitions: Partitions, files: Files, known: Mapping[str, Check]) -> dict[str, Check]:
@@ -146,7 +153,7 @@ def _check(partitions: Partitions, name: str, stamp: str, before: Check | None) 
     found, expected = checksum(table, content), expected_checksum(name, before)
     if expected and found != expected:
         return Check(stamp, expected, "its content is not what was written: damaged, or copied in part"), None
-    return Check(stamp, found, None), None if expected else content
+    return Check(stamp, found), None if expected else content
 
 
 def _check_contents(partitions: Partitions, checks: dict[str, Check], contents: Mapping[str, bytes]) -> None:
@@ -180,7 +187,7 @@ def _unreadable(paths: Mapping[str, Path]) -> dict[str, str]:
 
 def expected_checksum(name: str, before: Check | None) -> str | None:
     """What a file's checksum has to be: by its name, or by what was found when it was first read; None if unknown."""
-    return _checksum_in(name) or (before.checksum if before and before.problem is None else None)
+    return _checksum_in(name) or (before.checksum if before else None)
 
 
 def _checksum_in(name: str) -> str | None:
@@ -249,7 +256,7 @@ def _copies(checks: Mapping[str, Check], problems: Mapping[str, str], merged: Ma
 
 def _lost(partitions: Partitions, record: Record, known: Mapping[str, Check], found: Files) -> list[str]:
     """Files that were there and whole, and that no merge has replaced."""
-    gone = {name for name, check in known.items() if name not in found and check.problem is None}
+    gone = known.keys() - found.keys()
     if not gone:
         return []
     merged = _histories(partitions, found)

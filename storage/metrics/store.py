@@ -72,7 +72,7 @@ class MetricsStore:
         month = datetime.now(UTC).strftime("month=%Y-%m")
         name = _file_name(f"{row.table}/{month}", content)
         if stamp := self._partitions.write(name, content):
-            self._record.add({name: Check(stamp, checksum(row.table, content), None)})
+            self._record.add({name: Check(stamp, checksum(row.table, content))})
             self._merge_if_due([row.table])
 
     def connect(self, views: Sequence[str] = VIEWS) -> duckdb.DuckDBPyConnection:

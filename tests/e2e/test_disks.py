@@ -63,7 +63,9 @@ def test_a_full_disk_does_not_eat_the_file_before(command: str, tmp_path: Path) 
     assert len(tried.stderr.splitlines()) == 1 and str(disk) in tried.stderr
 
 
-@pytest.mark.parametrize("command", ["table", "recommend --json", "artifacts list", "artifacts verify", "metrics verify"])
+@pytest.mark.parametrize(
+    "command", ["table", "recommend --json", "artifacts list", "artifacts verify", "metrics verify"]
+)
 def test_a_store_on_a_read_only_disk_is_read(command: str, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     fill = f"cp -r {GOLDEN}/. {disk} && mount -o remount,ro {disk}"
