@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import re
+import sys
 
 NONE = "–"  # noqa: RUF001 - the sign for "no figure"
 
@@ -15,3 +18,23 @@ def clean(value: object) -> str:
 def escaped_markdown(text: str) -> str:
     """As the same characters in a Markdown paragraph or table cell."""
     return re.sub(r"([\\`*_\[\]<>|#&~])", r"\\\1", text)
+
+
+def print_in_any_encoding() -> None:
+    """Let this process print what its terminal cannot: lines of tables as - | +, other characters as ?."""
+    codecs.register_error("slimline", _as_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="slimline")
+
+
+def _as_ascii(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(_ascii, error.object[error.start : error.end])), error.end
+
+
+def _ascii(character: str) -> str:
+    if not "\u2500" <= character <= "\u257f":  # box drawing
+        return "-" if character == NONE else "?"
+    return {"─": "-", "━": "-", "│": "|", "┃": "|"}.get(character, "+")

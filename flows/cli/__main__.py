@@ -23,6 +23,7 @@ from slimline.flows.cli import (
     table,
 )
 from slimline.flows.cli.options import BAD_INPUT, described
+from slimline.storage.text import print_in_any_encoding
 
 # pydantic would read the metadata of every installed package, to look for plugins of its own.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
@@ -47,6 +48,7 @@ def main() -> None:
     """Entry point of the command."""
     # A shell's background job ignores SIGINT, and so would everything that it starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    print_in_any_encoding()
     is_debugged = DEBUG in sys.argv
     sys.argv = [word for word in sys.argv if word != DEBUG]  # it may stand anywhere
     try:
@@ -60,7 +62,11 @@ def main() -> None:
 def _say(error: Exception) -> int:
     """Say in one line what a command did not expect; its exit status."""
     from slimline.storage.extras import missing_extra
+    from slimline.storage.stores import store_url
 
+    if type(error).__module__.startswith("botocore"):  # such as of credentials that are missing
+        typer.echo(f"error: {store_url()}: {described(error)}", err=True)
+        return BAD_INPUT
     if message := missing_extra(error):
         typer.echo(f"error: {message}", err=True)
         return BAD_INPUT

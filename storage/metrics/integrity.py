@@ -115,7 +115,7 @@ def inspect_files(partitions: Partitions, record: Record, now: Listing, *, again
 
 
 def _news(found: Mapping[str, Check], known: Mapping[str, Check]) -> dict[str, Check]:
-    """What to remember; of what is wrong no stamp, so that it is read again: the reading may have been what was wrong."""
+    """What to remember; of what is wrong no stamp, so that it is read again: the reading itself may have failed."""
     news = {name: check for name, check in found.items() if not check.problem}
     news |= {name: known[name]._replace(stamp="") for name, check in found.items() if check.problem and name in known}
     return {name: check for name, check in news.items() if check != known.get(name)}

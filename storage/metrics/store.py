@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,7 +99,7 @@ class MetricsStore:
         """
         report = self.inspect()
         for name, problem in report.problems.items():
-            _log.warning("%s: %s; it is left out", self._partitions.shown(name), problem)
+            _warn_once(f"{self._partitions.shown(name)}: {problem}; it is left out")
         return report.whole
 
     def inspect(self, again: bool = False) -> Report:
@@ -190,6 +191,12 @@ def _groups(files: Files) -> Iterator[tuple[str, list[str]]]:
                 group, size = [], partitions.size_in(files[name])
             group.append(name)
         yield month, group
+
+
+@cache
+def _warn_once(text: str) -> None:
+    """Say it once in a process: one command may ask the store several times."""
+    _log.warning("%s", text)
 
 
 def _file_name(month: str, content: bytes) -> str:

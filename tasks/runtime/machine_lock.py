@@ -93,6 +93,8 @@ def _acquire(path: Path, purpose: str) -> FileLock:
         try:
             lock.acquire(timeout=_TELL_AFTER_S)
         except Timeout:
+            if not path.exists():  # as in /proc, where opening says no more
+                raise OSError("it cannot be created") from None
             _log.warning("%s waits for this machine: it is used by %s", purpose, _read_holder(path))
             lock.acquire()
     except OSError as error:
