@@ -47,7 +47,8 @@ def test_a_pool_that_would_run_commands_of_others_is_changed(client: FakeClient)
 
 
 def test_a_run_chooses_nothing_of_its_process() -> None:
-    values = {"command": "id", "env": {"PATH": "/tmp"}, "env.HOME": "/tmp", "working_dir": "/tmp", "name": "x"}
+    # That a run brings no environment either is the server's part: tests/e2e/test_serve.py.
+    values = {"command": "id", "working_dir": "/tmp", "name": "x", "stream_output": True}
     made = asyncio.run(ProcessJobConfiguration.from_template_and_values(registration.TEMPLATE, values, client=Mock()))
     assert (made.command, made.working_dir, made.stream_output) == (None, None, False)
     assert made.env == registration.TEMPLATE["job_configuration"]["env"]
