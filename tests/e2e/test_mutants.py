@@ -133,7 +133,7 @@ def test_a_file_of_metrics_without_a_checksum_is_read_or_left_out(tmp_path: Path
 def test_a_checkpoint_is_a_model_of_its_configuration_or_refused(
     name: str, bpe_model_dir: Path, tmp_path: Path
 ) -> None:
-    from slimline.tasks.models.loading import load_gpt2
+    from slimline.tasks.models.loading import import_gpt2
 
     directory = shutil.copytree(bpe_model_dir, tmp_path / "given")
     content = (directory / name).read_bytes()
@@ -141,8 +141,10 @@ def test_a_checkpoint_is_a_model_of_its_configuration_or_refused(
         (directory / name).write_bytes(mutant)
         with in_time():
             try:
-                model = load_gpt2(directory)
+                model, changes = import_gpt2(directory)
             except ValueError:
+                continue
+            if any("a part of the weights" in change for change in changes):
                 continue
             weights = {key: weight.detach().numpy() for key, weight in model.state_dict().items()}
             stored = load_file(directory / "model.safetensors")
