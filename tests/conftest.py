@@ -27,8 +27,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # others; those that need that run come later, so that no worker waits for it.
 LONGEST = (
     *("test_run", "test_many_hosts", "test_serve", "test_compression", "test_recipes", "test_ui", "test_postgres"),
-    *("test_readme", "test_dashboard", "test_nightly", "test_other_pythons", "test_wheel"),
-    *("test_build", "test_distill", "test_bases"),
+    *(
+        "test_readme",
+        "test_dashboard",
+        "test_nightly",
+        "test_other_pythons",
+        "test_wheel",
+        "test_mutants",
+        "test_kills",
+    ),
+    *("test_build", "test_distill", "test_bases", "test_s3_faults", "test_disks"),
 )
 NEED_FIRST_RUN = ("test_report", "test_sql")
 

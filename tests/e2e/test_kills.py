@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 PROGRAM = Path(__file__).parent / "programs" / "kill_trials.py"
 OPERATIONS = ("publish", "append", "compact", "gc", "push")
-KILLS = int(os.environ.get("SLIMLINE_KILLS", "100"))
+KILLS = int(os.environ.get("SLIMLINE_KILLS", "50"))
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
