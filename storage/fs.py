@@ -14,8 +14,6 @@ from functools import cache
 from pathlib import Path
 
 STAGING = ".staging"
-# A process's start time is derived from the clock, which may be adjusted while it runs.
-CLOCK_TOLERANCE_S = 60.0
 # Whether a process of another host still runs cannot be found out here, so its scratch is kept this long.
 FOREIGN_STALE_S = 7 * 24 * 3600.0
 _OWNER = re.compile(r"(?P<host>[A-Za-z0-9_-]+)\.(?P<pid>[0-9]+)\.(?P<start>[0-9]+)\.[0-9a-f]{32}")
@@ -27,9 +25,9 @@ def _host() -> str:
 
 
 def scratch_name() -> str:
-    """A unique name `<host>.<pid>.<start, s since the epoch>.<random>` that names this process as its owner."""
+    """A unique name `<host>.<pid>.<start, s since the machine's>.<random>` that names this process as its owner."""
     pid = os.getpid()  # not cached: a forked child is an owner of its own
-    return f"{_host()}.{pid}.{int(_start_time(pid) or 0)}.{uuid.uuid4().hex}"
+    return f"{_host()}.{pid}.{round(start_time(pid) or 0)}.{uuid.uuid4().hex}"
 
 
 def is_stale(scratch: Path) -> bool:
@@ -37,16 +35,19 @@ def is_stale(scratch: Path) -> bool:
     owner = _OWNER.match(scratch.name)
     if owner is None or owner["host"] != _host():
         return time.time() - scratch.stat().st_mtime > FOREIGN_STALE_S
-    started = _start_time(int(owner["pid"]))
-    return started is None or abs(started - int(owner["start"])) > CLOCK_TOLERANCE_S
+    started = start_time(int(owner["pid"]))
+    return started is None or round(started) != int(owner["start"])
 
 
-def _start_time(pid: int) -> float | None:
-    """When a process started, s since the epoch; None if it has ended."""
+def start_time(pid: int) -> float | None:
+    """When a process started, s since the machine did; None if it has ended.
+
+    With its identifier, which is used again, it names the process. The clock is no part of it: that may be set anew.
+    """
     import psutil  # a reader, which never writes, starts without it
 
     try:
-        return float(psutil.Process(pid).create_time())
+        return round(psutil.Process(pid).create_time() - psutil.boot_time(), 2)
     except psutil.NoSuchProcess:
         return None
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from slimline.storage.fs import start_time
 from slimline.storage.paths import home
 from slimline.storage.token import write_private
 
@@ -26,7 +27,7 @@ class ServerRecord:
     Attributes:
         url: Its server's URL, without a path.
         pid: Identifier of its process.
-        started: When that process started, seconds since the epoch: identifiers are used again.
+        started: Its `start_time`: identifiers are used again.
         token: What its API asks for.
     """
 
@@ -54,7 +55,7 @@ def running_server() -> ServerRecord | None:
     """The server of this state directory; None if there is none, or if its `serve` was killed."""
     with suppress(OSError, ValueError, TypeError, psutil.Error):
         record = ServerRecord(**json.loads(_path().read_text("utf8")))
-        if psutil.Process(record.pid).create_time() == record.started:
+        if start_time(record.pid) == record.started:
             return record
     return None
 

@@ -32,6 +32,7 @@ from slimline.flows.server.discovery import (
 )
 from slimline.flows.server.ports import require_free_port
 from slimline.storage.child_process import module_command
+from slimline.storage.fs import start_time
 from slimline.storage.paths import home
 from slimline.storage.stores import store_url
 from slimline.storage.token import token
@@ -179,8 +180,7 @@ class Supervisor:
         self._require_access()
         if not self._stop.is_set():
             _print(f"server: ready at {url}")
-            process = psutil.Process()
-            ServerRecord(url, process.pid, process.create_time(), self._token).write()
+            ServerRecord(url, os.getpid(), start_time(os.getpid()) or 0, self._token).write()
             self._start_workers()
         if not self._stop.is_set():
             _print(*_addresses(self._options, self._token))

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from slimline.flows.server.discovery import MARK, ServerRecord, processes_with_mark, remove_record, running_server
+from slimline.storage.fs import start_time
 from tests.command import ROOT, environment, program_command
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -23,8 +24,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_server_is_found_while_its_process_runs(home: Path) -> None:
     assert running_server() is None
-    process = psutil.Process()
-    record = ServerRecord("http://127.0.0.1:4200", process.pid, process.create_time(), "secret")
+    record = ServerRecord("http://127.0.0.1:4200", os.getpid(), start_time(os.getpid()) or 0, "secret")
     record.write()
     assert running_server() == record and record.api == "http://127.0.0.1:4200/api"
     remove_record()
@@ -33,14 +33,13 @@ def test_a_server_is_found_while_its_process_runs(home: Path) -> None:
 
 
 def test_a_record_of_an_earlier_process_with_that_identifier_is_stale(home: Path) -> None:
-    process = psutil.Process()
-    ServerRecord("http://127.0.0.1:4200", process.pid, process.create_time() - 1, "secret").write()
+    ServerRecord("http://127.0.0.1:4200", os.getpid(), (start_time(os.getpid()) or 0) - 1, "secret").write()
     assert running_server() is None
 
 
 def test_a_record_of_a_process_that_has_ended_is_stale(home: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
-    started = psutil.Process(ended.pid).create_time()
+    started = start_time(ended.pid) or 0
     ended.wait()
     ServerRecord("http://127.0.0.1:4200", ended.pid, started, "secret").write()
     assert running_server() is None
@@ -53,7 +52,6 @@ def test_a_damaged_record_is_as_none(content: str, home: Path) -> None:
 
 
 def test_commands_on_the_home_prefer_its_server_unless_told_otherwise(home: Path) -> None:
-    process = psutil.Process()
     ServerRecord("http://127.0.0.1:4321", process.pid, process.create_time(), "secret").write()
     show = [sys.executable, "-c", "import slimline.flows, os; print(os.environ.get('PREFECT_API_URL'))"]
     for settings, expected in (

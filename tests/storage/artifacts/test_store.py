@@ -4,9 +4,11 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -307,6 +309,16 @@ def test_scratch_is_stale_when_its_process_is_gone(tmp_path):
     assert not fs.is_stale(foreign)
     os.utime(foreign, (0, 0))
     assert fs.is_stale(foreign)
+
+
+def test_scratch_is_kept_when_the_clock_is_set(tmp_path, monkeypatch):
+    mine = tmp_path / fs.scratch_name()
+    mine.mkdir()
+    later = psutil.boot_time() + 3600
+    monkeypatch.setattr(psutil, "boot_time", lambda: later)
+    monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: later)
+    assert abs(psutil.Process().create_time() - time.time()) > 3000
+    assert not fs.is_stale(mine)
 
 
 def test_an_upload_without_manifest_is_not_published(tree, provenance, monkeypatch, tmp_path):
