@@ -52,7 +52,7 @@ def test_a_damaged_record_is_as_none(content: str, home: Path) -> None:
 
 
 def test_commands_on_the_home_prefer_its_server_unless_told_otherwise(home: Path) -> None:
-    ServerRecord("http://127.0.0.1:4321", process.pid, process.create_time(), "secret").write()
+    ServerRecord("http://127.0.0.1:4321", os.getpid(), start_time(os.getpid()) or 0, "secret").write()
     show = [sys.executable, "-c", "import slimline.flows, os; print(os.environ.get('PREFECT_API_URL'))"]
     for settings, expected in (
         ({}, "http://127.0.0.1:4321/api"),

@@ -26,6 +26,7 @@ from slimline.flows.cli import serve as cli
 from slimline.flows.server import prefect_server, supervisor
 from slimline.flows.server.discovery import MARK, ServerRecord, running_server
 from slimline.flows.server.supervisor import ServeError, ServeOptions, Supervisor, serve
+from slimline.storage.fs import start_time
 from tests.command import environment, program_command
 from tests.flows.fakes import Clock, FakeClient, StopEvent, make_run
 from tests.system import PATIENCE_S
@@ -294,8 +295,7 @@ def test_a_failed_start_is_cleaned_up(machine: Machine) -> None:
 
 @pytest.mark.usefixtures("no_signals")
 def test_a_second_one_is_told_where_the_first_is(machine: Machine) -> None:
-    process = psutil.Process()
-    record = ServerRecord("http://127.0.0.1:4321", process.pid, process.create_time(), TOKEN)
+    record = ServerRecord("http://127.0.0.1:4321", os.getpid(), start_time(os.getpid()) or 0, TOKEN)
     record.write()
     assert serve(OPTIONS) == record and machine.events == []
 
