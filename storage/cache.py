@@ -43,19 +43,19 @@ class ReadCache:
 
     def __init__(self, url: str) -> None:
         self.root = cache_directory(url)
+        self._is_shrunk = False
 
     def path(self, key: str, read: Callable[[], bytes]) -> Path:
-        """The copy of a file; `read` gets its content if there is none."""
+        """The copy of a file; `read` gets its content if there is none, and then the cache is kept within its limit."""
         path = self.root / "files" / hashlib.sha256(key.encode()).hexdigest()
         with suppress(FileNotFoundError):
             os.utime(path)  # used now
             return path
+        if not self._is_shrunk:  # once a process: what it reads itself stays for an hour
+            remove_unused(list((self.root / "files").glob("*")), lambda copy: copy.unlink(missing_ok=True))
+            self._is_shrunk = True
         fs.write_whole(self.root, path, read())
         return path
-
-    def shrink(self) -> None:
-        """Remove copies as `remove_unused` does."""
-        remove_unused(list((self.root / "files").glob("*")), lambda path: path.unlink(missing_ok=True))
 
 
 def remove_unused(copies: Iterable[Path], remove: Callable[[Path], object]) -> None:

@@ -143,6 +143,7 @@ REFUSED = {  # name: content, field, value, what is allowed
         "letters, digits",
     ),
     "no hosts": (study_of(hosts=[]), "hosts", "not 0", "at least 1"),
+    "a thousand hosts and one": (study_of(hosts=["local"] * 1001), "hosts", "not 1001", "at most 1000"),
     "zero rounds": (study_of(measuring={"rounds": 0}), "measuring.rounds", "0", "greater than 0"),
     "too many rounds": (study_of(measuring={"rounds": 1001}), "measuring.rounds", "1001", "less than or equal to 1000"),
     "half a round": (study_of(measuring={"rounds": 2.5}), "measuring.rounds", "2.5", "a valid integer"),
@@ -207,6 +208,7 @@ FILES = {  # name: content, what the message says
         b"variants: {on: {recipe: [{step: engine, name: torch}]}}",
         "line 1: YAML 1.1 reads on as bool",
     ),
+    "half a character": (b'description: "\\ud800"', "half a character"),
     "more than a megabyte": (b"#" * 1_000_001, "1,000,001 bytes; allowed for a study: 1,000,000"),
     "nested too deeply": (b"[" * 800, "nested too deeply"),
     "a variant twice": (
