@@ -154,6 +154,8 @@ def read_source(path: Path) -> str:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         raise ValueError(f"is not {encoding.upper()} (byte {error.start})") from None
+    except LookupError as error:  # such as rot13, which turns text into text
+        raise ValueError(str(error)) from None
     if "\0" in text:
         raise ValueError(f"has a NUL (character {text.index(chr(0))})")
     return io.StringIO(text, newline=None).read()

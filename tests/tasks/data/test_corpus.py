@@ -205,6 +205,7 @@ def test_source_is_read_in_its_declared_encoding(content: bytes, text: str | Non
         (b"# coding: ascii\nx = '\xe9'\n", "ASCII"),
         (b"# coding: klingon\nx = 1\n", "klingon"),
         (b"\xef\xbb\xbf# coding: latin-1\nx = 1\n", "encoding problem"),
+        (b"# coding: rot13\nk = 1\n", "not a text encoding"),
         (b"x = 1\0\n", "NUL"),
         ("x = 1\n".encode("utf-16"), "UTF-8"),
     ],
