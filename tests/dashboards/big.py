@@ -1,5 +1,6 @@
 """A store with a million measurements: two years of runs on three hosts, as the nightly flow would leave them."""
 
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from slimline.storage.metrics.rows import MeasurementRow, PredictionRow, RunRow,
 from slimline.storage.metrics.schema import arrow_schema
 from slimline.storage.metrics.store import MetricsStore
 
-MEASUREMENTS = 1_000_000
+MEASUREMENTS = int(os.environ.get("BIG_MEASUREMENTS", "1_000_000"))
 STUDIES = ("embedded", "paper", "compression")
 HOSTS = ("laptop", "cluster", "desk")
 VARIANTS = {

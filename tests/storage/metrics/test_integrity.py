@@ -228,3 +228,11 @@ def test_very_many_files_become_few(metrics, caplog):
     assert len(metrics.files()) < 5
     assert "merged once" in caplog.text
     assert metrics.query("SELECT count(*) AS n FROM measurements").to_pylist() == [{"n": MOST_FILES + 3}]
+
+
+def test_who_appends_very_many_files_merges_them(metrics, monkeypatch):
+    monkeypatch.setattr("slimline.storage.metrics.store.MOST_FILES", 5)
+    for number in range(12):
+        metrics.append([measured("b", "es", float(number))])
+        assert len(metrics.files()) < 5
+    assert len(values(metrics)) == 15
