@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
+from streamlit import net_util
 
 from slimline.dashboards import PATHS, TOKEN_FILE
 from slimline.dashboards.access import Login, OwnOrigins, is_loopback, own_names
@@ -38,6 +39,8 @@ def serve(host: str, port: int) -> None:
 
     routes = [Route("/report", _report), *(Route(f"/{path}", page) for path in PATHS)]
     app = st.App(SCRIPT, routes=routes, lifespan=_fill_caches, middleware=_guards(host, port))
+    # Streamlit would ask checkip.amazonaws.com what this machine's address is, to print it.
+    vars(net_util)["get_external_ip"] = lambda: None
     app.run(config={"server.address": host, "server.port": port})
 
 

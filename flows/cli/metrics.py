@@ -8,6 +8,7 @@ import typer
 
 from slimline.flows.cli.options import Json, exit_on_bad_input
 from slimline.storage.stores import metrics_store
+from slimline.storage.text import clean
 
 app = typer.Typer(no_args_is_help=True, help="The files of what was measured: verify.")
 
@@ -26,7 +27,7 @@ def verify_metrics(as_json: Json = False) -> None:
         typer.echo(json.dumps({"whole": list(report.whole), "problems": report.problems}))
     else:
         for name, problem in report.problems.items():
-            typer.echo(f"{name}: {problem}", err=True)
+            typer.echo(clean(f"{name}: {problem}"), err=True)
         typer.echo(f"{len(report.whole)} of {len(report.whole) + len(report.problems)} files are whole")
     if report.problems:
         raise typer.Exit(1)

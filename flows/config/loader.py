@@ -36,26 +36,31 @@ class _Loader(yaml.SafeLoader):
     truth value or a date: `010` for 8, `1:30` for 90, `no` for false.
     """
 
-    def compose_scalar_node(self, anchor: dict[Any, yaml.Node]) -> yaml.ScalarNode:
-        node = super().compose_scalar_node(anchor)
-        plain = _PLAIN.get(node.tag)
-        if node.style is None and plain and not plain.fullmatch(node.value):
-            kind = node.tag.rpartition(":")[2]
-            problem = f"YAML 1.1 reads {node.value} as {kind}; quote it, or write a plain number, true or false"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
-        if any("\ud800" <= character <= "\udfff" for character in node.value):
-            problem = f"{node.value!r} has half a character, which no file can hold"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
-        return node
-
     def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
-        for key, _ in node.value:
+        for key, value in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"{key.value!r} appears twice", problem_mark=key.start_mark)
             seen.add(str(key.value))
+            _refuse_ambiguous("", key)
+            for each in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                _refuse_ambiguous(f"{key.value}: ", each)
         return node
+
+
+def _refuse_ambiguous(field: str, node: yaml.Node) -> None:
+    """Refuse a word that is not what it looks like."""
+    if not isinstance(node, yaml.ScalarNode):
+        return
+    plain, problem = _PLAIN.get(node.tag), None
+    if node.style is None and plain and not plain.fullmatch(node.value):
+        kind = node.tag.rpartition(":")[2]
+        problem = f"YAML 1.1 reads {node.value} as {kind}; quote it, or write a plain number, true or false"
+    elif any("\ud800" <= character <= "\udfff" for character in node.value):
+        problem = f"{node.value!r} has half a character, which no file can hold"
+    if problem:
+        raise yaml.MarkedYAMLError(problem=f"{field}{problem}", problem_mark=node.start_mark)
 
 
 def find_file(field: str, name: str, directory: Path) -> Path:

@@ -118,7 +118,7 @@ class ArtifactStore:
             except ArtifactError as error:
                 yield ref, str(error)
             except OSError as error:
-                yield ref, f"{ref}: cannot be read: {error.strerror or error}"
+                yield ref, f"{ref}: {error.filename or 'a file'} cannot be read: {error.strerror or error}"
             else:
                 yield ref, None
         for ref in self._backend.without_manifest():

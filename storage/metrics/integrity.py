@@ -8,10 +8,10 @@ what it was.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from slimline.storage.metrics.connection import read_problem
 from slimline.storage.metrics.names import NAME_COLUMNS, name_problem
-from slimline.storage.metrics.parquet import read_contents
+from slimline.storage.metrics.parquet import checksum, read_contents
 from slimline.storage.metrics.partitions import REPLACED, Files, Listing, Partitions, replaced
 from slimline.storage.metrics.schema import TABLES, arrow_schema
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 RECORD = ".checked.jsonl"
 _AT_ONCE_BYTES = 10_000_000
-_OURS = re.compile(r"[0-9a-f]{32}(-(?P<checksum>[0-9a-f]{32}))?\.parquet")
+_OURS = re.compile(r"[0-9a-f]{32}(-(?P<checksum>[0-9a-f]{32})(\.merged)?)?\.parquet")
 _HIDDEN_OR_COPY = re.compile(r"\..*|.*[0-9a-f]{32}.*")  # as other systems call what they keep beside a file
 
 
@@ -47,11 +47,6 @@ class Report(NamedTuple):
     problems: dict[str, str]
 
 
-def checksum(table: str, content: bytes) -> str:
-    """The first half of a SHA-256 over a file's table and content, 32 hexadecimal digits."""
-    return hashlib.sha256(table.encode() + b"\0" + content).hexdigest()[:32]
-
-
 class Record:
     """What is known of the whole files of one store: a file of JSON lines that any process appends."""
 
@@ -63,9 +58,10 @@ class Record:
         known = {}
         with suppress(OSError):
             for line in self.path.read_bytes().splitlines():
-                with suppress(ValueError, TypeError):
-                    name, *values = json.loads(line)
-                    known[name] = Check(*values)
+                with suppress(ValueError, TypeError, RecursionError):
+                    name, stamp, found = json.loads(line)
+                    if all(isinstance(each, str) for each in (name, stamp, found)):
+                        known[name] = Check(stamp, found)
         return known
 
     def add(self, checks: Mapping[str, Check]) -> None:
@@ -146,6 +142,8 @@ def _check(partitions: Partitions, name: str, stamp: str, before: Check | None) 
     file = file.rpartition("/")[2]
     if _HIDDEN_OR_COPY.fullmatch(file) and not _OURS.fullmatch(file):
         return Check(stamp, "", "not a file of this store: its name is that of a copy, or begins with a dot"), None
+    if not file.isascii() and file != file.encode("utf8", "replace").decode():
+        return Check(stamp, "", "its name is not UTF-8"), None
     try:
         content = partitions.read(name)
     except OSError as error:
@@ -197,6 +195,8 @@ def _checksum_in(name: str) -> str | None:
 
 def _content_problem(table: str, rows: pa.Table) -> str | None:
     """What is wrong with rows of a table."""
+    if twice := next((name for name, count in Counter(rows.column_names).items() if count > 1), None):
+        return f"column {twice} is there twice"
     return next(filter(None, (_column_problem(rows, field) for field in arrow_schema(TABLES[table]))), None)
 
 
@@ -215,7 +215,7 @@ def _column_problem(rows: pa.Table, field: pa.Field) -> str | None:
         bad := len(column) - column.null_count - (pc.sum(pc.is_finite(column)).as_py() or 0)
     ):
         return f"column {field.name} is not a number in {bad} of {len(column)} rows"
-    if field.name in NAME_COLUMNS and pa.types.is_string(column.type):
+    if field.name in NAME_COLUMNS and _is_text(column.type):
         return next(
             filter(None, (name_problem(field.name, name) for name in pc.unique(column).to_pylist() if name)), None
         )
@@ -227,11 +227,10 @@ def _fits(found: pa.DataType, expected: pa.DataType) -> bool:
     import pyarrow as pa
 
     kinds = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean, pa.types.is_timestamp, pa.types.is_list)
-    text = (pa.types.is_string, pa.types.is_large_string)
     if pa.types.is_null(found) or (pa.types.is_floating(expected) and pa.types.is_integer(found)):
         return True
-    if any(is_text(expected) for is_text in text):
-        return any(is_text(found) for is_text in text)
+    if _is_text(expected):
+        return _is_text(found)
     return any(is_kind(found) and is_kind(expected) for is_kind in kinds)
 
 
@@ -242,6 +241,12 @@ def _merged_checksums(partitions: Partitions, now: Listing) -> dict[str, str]:
     return {
         found: name for name in {*now.replaced, *_histories(partitions, now.files)} if (found := _checksum_in(name))
     }
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _copies(checks: Mapping[str, Check], problems: Mapping[str, str], merged: Mapping[str, str]) -> dict[str, str]:

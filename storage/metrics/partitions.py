@@ -1,14 +1,17 @@
 """Where the metrics store's Parquet files lie, locally or remotely: <table>/month=YYYY-MM/<unique>-<checksum>.parquet.
 
-Readers need no lock while files are merged. Before a merged file appears, a list of the files that it replaces is
-written beside it (<unique>.replaces.json); a reader who sees the merged file ignores those. They stay for a while,
-because a reader who has listed them earlier may still open them. Once they are deleted, the list goes too, and
-<unique>.replaced.json says what they were called: their absence is no loss.
+Readers need no lock while files are merged. Before a merged file (<unique>-<checksum>.merged.parquet) appears, a list
+of the files that it replaces is written beside it (.replaces.json); a reader who sees the merged file ignores those.
+The merged file itself holds the same list, for when the one beside it is lost. They stay for a while, because a reader
+who has listed them earlier may still open them. Once they are deleted, the list goes too, and .replaced.json says what
+they were called: their absence is no loss.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -19,16 +22,18 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from slimline.storage import fs
+from slimline.storage.metrics.parquet import checksum, merged_from
 
 _log = logging.getLogger(__name__)
 
 PARQUET = ".parquet"
+MERGED = ".merged.parquet"
 REPLACES = ".replaces.json"
 REPLACED = ".replaced.json"
 LOCK = ".merging"
 GRACE = timedelta(minutes=15)
 """How long a replaced file stays for those who have listed it: far longer than a query may take."""
-_NEVER = datetime.max.replace(tzinfo=UTC)
+_NEVER, _LONG_AGO = datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)
 
 
 Files = dict[str, str]
@@ -81,13 +86,17 @@ class LocalPartitions:
 
     def files(self, table: str | None = None) -> Files:
         """Every file of a table, or of all of them, with its size and when it was changed."""
-        found = {}
+        found: Files = {}
         for month in self.root.glob(f"{table or '*'}/month=*"):
             prefix = month.relative_to(self.root).as_posix()
-            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(month) as entries:
-                for entry in entries:
-                    with suppress(FileNotFoundError):  # gone since it was listed
-                        found[f"{prefix}/{entry.name}"] = _stamp(entry.stat())
+            try:
+                with os.scandir(month) as entries:
+                    names = [entry.name for entry in entries]
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError:  # reading what could be in it will say why
+                names = [f"*{PARQUET}"]
+            found |= {f"{prefix}/{name}": stamp for name in names if (stamp := _stamp(month / name))}
         return dict(sorted(found.items()))
 
     def path(self, name: str, stamp: str) -> Path:
@@ -100,16 +109,22 @@ class LocalPartitions:
 
     def read(self, name: str) -> bytes:
         """A file's content."""
-        return (self.root / name).read_bytes()
+        path = self.root / name
+        if path.exists() and not path.is_file():  # opening a pipe would wait for its writer
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return path.read_bytes()
 
     def write(self, name: str, content: bytes) -> str:
         """Scratch file, fsync, rename, fsync."""
         fs.write_whole(self.root, self.root / name, content)
-        return _stamp((self.root / name).stat())
+        return _stamp(self.root / name)
 
     def remove(self, name: str) -> None:
-        """Delete a file, if it is there."""
-        (self.root / name).unlink(missing_ok=True)
+        """Delete a file, if it is there, or what somebody has put in its place."""
+        path = self.root / name
+        if path.is_dir() and not path.is_symlink():
+            fs.remove_tree(path)
+        path.unlink(missing_ok=True)
 
     @contextmanager
     def merge_lock(self, table: str, wait: bool = True) -> Iterator[None]:
@@ -121,7 +136,12 @@ class LocalPartitions:
             yield
 
 
-def _stamp(seen: os.stat_result) -> str:
+def _stamp(path: Path) -> str:
+    """A file's size and time; of what cannot be looked at, none; empty if it is gone."""
+    try:
+        seen = path.stat()
+    except OSError as error:
+        return "" if isinstance(error, FileNotFoundError) and not path.is_symlink() else "0-0"
     return f"{seen.st_size}-{seen.st_mtime_ns}"
 
 
@@ -219,7 +239,9 @@ class _Merge(NamedTuple):
 
 def _merges(partitions: Partitions, names: Collection[str]) -> list[_Merge]:
     """The merges whose merged file is there, the earliest first."""
-    lists = [name for name in names if name.endswith(REPLACES) and _merged_by(name) in names]
+    lists = {name for name in names if name.endswith(REPLACES) and _merged_by(name) in names}
+    merged = {name for name in names if name.endswith(MERGED) and _history(name) not in names}
+    lists |= {_list_of(name) for name in merged}
     return sorted(merge for name in lists if (merge := _read_merge(partitions, name)))
 
 
@@ -227,22 +249,44 @@ def _merged_by(name: str) -> str:
     return name.removesuffix(REPLACES) + PARQUET
 
 
+def _list_of(merged: str) -> str:
+    return merged.removesuffix(PARQUET) + REPLACES
+
+
 def _read_merge(partitions: Partitions, name: str) -> _Merge | None:
-    try:
+    """What a list says; if it is lost or damaged, what the merged file itself says, unless an older version made it."""
+    with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
         listed = json.loads(partitions.read(name))
-        return _Merge(datetime.fromisoformat(listed["at"]), name, [*listed["olds"]])
-    except FileNotFoundError:  # the merge has just been finished: what it replaced is deleted
-        return None
-    except (ValueError, LookupError, TypeError):
-        # Without its list the merged file would count all rows twice: what it replaces is still there.
-        _log.warning("%s: not readable, so what it merged is read instead", partitions.shown(name))
-        return _Merge(_NEVER, name, [_merged_by(name)])
+        olds, at = _names(listed["olds"]), datetime.fromisoformat(listed["at"]).astimezone(UTC)
+        if listed.get("checksum", _checksum(olds)) == _checksum(olds):
+            return _Merge(at, name, olds)
+    merged = _merged_by(name)
+    if not merged.endswith(MERGED) and name not in partitions.files(merged.partition("/")[0]):
+        return None  # the merge has just been finished: what it replaced is deleted
+    with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+        content = partitions.read(merged)
+        if checksum(merged.partition("/")[0], content) in merged:
+            # Long ago, so that what it replaces goes before itself may be replaced.
+            return _Merge(_LONG_AGO, name, _names(json.loads(merged_from(content))))
+    # Without its list the merged file would count all rows twice: what it replaces is still there.
+    _log.warning("%s: not readable, so what it merged is read instead", partitions.shown(name))
+    return _Merge(_NEVER, name, [merged])
+
+
+def _names(listed: object) -> list[str]:
+    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+        raise TypeError("not a list of names")
+    return listed
+
+
+def _checksum(names: list[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode("utf8", "surrogateescape")).hexdigest()
 
 
 def replace(partitions: Partitions, merged: str, content: bytes, olds: list[str]) -> None:
     """Put a merged file in place of `olds`, which `finish` deletes later."""
-    listed = {"at": datetime.now(UTC).isoformat(), "olds": olds}
-    partitions.write(merged.removesuffix(PARQUET) + REPLACES, json.dumps(listed).encode())
+    listed = {"at": datetime.now(UTC).isoformat(), "olds": olds, "checksum": _checksum(olds)}
+    partitions.write(_list_of(merged), json.dumps(listed).encode())
     partitions.write(merged, content)
 
 
@@ -277,7 +321,6 @@ def _history(name: str) -> str:
 def replaced(partitions: Partitions, history: str) -> list[str]:
     """The files that a merged file has replaced for good, from the list with that name; none if it is not there."""
     try:
-        names: list[str] = json.loads(partitions.read(history))
-    except (FileNotFoundError, ValueError):
+        return _names(json.loads(partitions.read(history)))
+    except (OSError, ValueError, TypeError, RecursionError):
         return []
-    return names

@@ -21,15 +21,15 @@ from slimline.storage.metrics.integrity import (
     Check,
     Record,
     Report,
-    checksum,
     expected_checksum,
     inspect_files,
 )
-from slimline.storage.metrics.parquet import parquet_bytes, read_contents
+from slimline.storage.metrics.parquet import checksum, parquet_bytes, read_contents
 from slimline.storage.metrics.partitions import Files, LocalPartitions, Partitions, RemotePartitions
 from slimline.storage.metrics.rows import Row
 from slimline.storage.metrics.schema import TABLES, arrow_schema, stored_values
 from slimline.storage.metrics.user_sql import QueryError, answer, check_statement
+from slimline.storage.text import clean
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -99,7 +99,7 @@ class MetricsStore:
         """
         report = self.inspect()
         for name, problem in report.problems.items():
-            _warn_once(f"{self._partitions.shown(name)}: {problem}; it is left out")
+            _warn_once(clean(f"{self._partitions.shown(name)}: {problem}; it is left out"))
         return report.whole
 
     def inspect(self, again: bool = False) -> Report:
@@ -163,8 +163,8 @@ class MetricsStore:
         if len(whole) < 2:
             return 0
         tables = read_contents(contents[name] for name in whole)
-        content = parquet_bytes(pa.concat_tables(tables, promote_options="permissive"))
-        partitions.replace(self._partitions, _file_name(month, content), content, whole)
+        content = parquet_bytes(pa.concat_tables(tables, promote_options="permissive"), whole)
+        partitions.replace(self._partitions, _file_name(month, content, partitions.MERGED), content, whole)
         return len(whole)
 
     def _merge_if_due(self, tables: Sequence[str]) -> None:
@@ -199,6 +199,6 @@ def _warn_once(text: str) -> None:
     _log.warning("%s", text)
 
 
-def _file_name(month: str, content: bytes) -> str:
+def _file_name(month: str, content: bytes, ending: str = partitions.PARQUET) -> str:
     found = checksum(month.partition("/")[0], content)
-    return f"{month}/{uuid.uuid4().hex}-{found}{partitions.PARQUET}"
+    return f"{month}/{uuid.uuid4().hex}-{found}{ending}"

@@ -53,7 +53,7 @@ REFUSED = {  # name: content, field, what the message says
     "walltime read as seconds": (
         "{kind: slurm, cores: 1, memory: 1GB, walltime: 1:00:00}",
         "not valid YAML",
-        "line 1: YAML 1.1 reads 1:00:00 as int",
+        "line 1: walltime: YAML 1.1 reads 1:00:00 as int",
     ),
     "longer than the walltime": (
         SLURM | {"limit_minutes": 60},

@@ -199,8 +199,11 @@ FILES = {  # name: content, what the message says
     "not UTF-8": (b"description: \xff\xfe", "can't decode byte 0xff in position 13"),
     "a NUL": (b"name: \x00", "special characters are not allowed"),
     "a Python object": (b"name: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
-    "a date": (f"description: 2024-12-24\n{BODY}".encode(), "line 1: YAML 1.1 reads 2024-12-24 as timestamp"),
-    "an octal number": (f"{BODY}\nseed: 010".encode(), "010 as int"),
+    "a date": (
+        f"description: 2024-12-24\n{BODY}".encode(),
+        "description: YAML 1.1 reads 2024-12-24 as timestamp",
+    ),
+    "an octal number": (f"{BODY}\nseed: 010".encode(), "seed: YAML 1.1 reads 010 as int"),
     "minutes and seconds": (f"{BODY}\nseed: 1:30".encode(), "1:30 as int"),
     "a number with underscores": (f"{BODY}\nseed: 1_0".encode(), "1_0 as int"),
     "a word that is a truth value": (f"{BODY}\nseed: no".encode(), "no as bool"),

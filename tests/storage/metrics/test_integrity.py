@@ -16,6 +16,8 @@ from tests.storage.factories import NOON, measured, run_row
 
 ROW = {"run": "r0", "study": "s", "host": "box", "variant": "old", "metric": "es", "time": NOON, "value": 1.0}
 FOREIGN = "month=2026-01"
+LARGE = pa.Table.from_pylist([ROW]).drop_columns("run")
+NOT_UTF8 = pa.array([b"\xff\xfe"]).view(pa.string())
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -160,12 +162,69 @@ def test_what_was_merged_is_not_missed(store):
     assert not problems(MetricsStore(store.url), again=True)
 
 
-def test_a_list_of_what_was_merged_that_is_damaged_hides_the_merged_file(metrics, caplog):
+LISTS = {
+    "a flipped bit": lambda text: text.replace("measurements", "measurementr", 1),
+    "cut": lambda text: text[:-5],
+    "numbers": lambda text: '{"at": "2026-11-01T00:00:00", "olds": [5, null]}',
+    "lists": lambda text: '{"at": "2026-11-01T00:00:00", "olds": [["a"]]}',
+    "deep": lambda text: "[" * 100_000,
+    "gone": None,
+    "a directory": None,
+}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+def test_rows_count_once_whatever_becomes_of_the_list_of_what_was_merged(metrics, kind):
     metrics.compact("measurements")
     (listed,) = (metrics._partitions.root / "measurements").glob("month=*/*.replaces.json")
-    listed.write_bytes(listed.read_bytes()[:-5])
+    text = listed.read_text()
+    listed.unlink()
+    if change := LISTS[kind]:
+        listed.write_text(change(text))
+    elif kind == "a directory":
+        listed.mkdir()
     assert values(metrics) == [0.0, 1.0, 2.0]
-    assert str(listed) in caplog.text
+    assert not problems(metrics, again=True)
+    metrics.append([measured("b", "es", 9.0)])
+    metrics.compact("measurements", timedelta(0))
+    assert values(metrics) == [0.0, 1.0, 2.0, 9.0]
+
+
+@pytest.mark.parametrize("content", ["5", "[{}]", "[" * 100_000, None])
+def test_a_damaged_history_of_merges_is_no_end(metrics, content):
+    values(metrics)
+    files(metrics)[1].unlink()
+    history = files(metrics)[0].parent / "q.replaced.json"
+    history.write_text(content) if content else history.mkdir()
+    assert len(values(metrics)) == 2 and len(problems(metrics)) == 1
+
+
+@pytest.mark.parametrize("line", ['[5, "a", "b"]', '["x", "y"]', "[" * 100_000, "{}", '["x", 1, 2]'])
+def test_a_damaged_line_of_the_record_is_passed_over(metrics, line):
+    with (metrics._partitions.root / ".checked.jsonl").open("a") as record:
+        record.write(f"{line}\n")
+    assert values(metrics) == [0.0, 1.0, 2.0] and not problems(metrics, again=True)
+
+
+ODD = {
+    "a pipe": lambda month: os.mkfifo(month / "p.parquet"),
+    "a directory": lambda month: (month / "d.parquet").mkdir(),
+    "a link to nothing": lambda month: (month / "n.parquet").symlink_to("nowhere"),
+    "a link to itself": lambda month: (month / "l.parquet").symlink_to("l.parquet"),
+    "a month that is a link to itself": lambda month: month.with_name("month=2026-01").symlink_to("month=2026-01"),
+    "a line break in its name": lambda month: (month / "new\nline.parquet").write_bytes(b"x"),
+    "a name that is not UTF-8": lambda month: shutil.copy(
+        next(month.glob("*.parquet")), month / os.fsdecode(b"caf\xe9.parquet")
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_what_is_no_file_is_left_out_and_named(metrics, kind, caplog):
+    ODD[kind](files(metrics)[0].parent)
+    assert values(metrics) == [0.0, 1.0, 2.0]
+    assert len(problems(metrics)) == 1
+    assert all(record.getMessage().isprintable() for record in caplog.records)
 
 
 def test_a_store_that_cannot_be_written_to_is_read(metrics, monkeypatch):
@@ -197,6 +256,9 @@ def test_a_file_of_an_older_version_is_read_and_compared_from_then_on(metrics):
         ([ROW | {"run": "../../x"}], "run: '../../x' is not a name"),
         ([ROW | {"run": "/etc/passwd"}], "run: '/etc/passwd' is not a name"),
         ([ROW | {"time": "noon"}], "time is string"),
+        (pa.table([[1.0], [2.0]], names=["value", "value"]), "value is there twice"),
+        (LARGE.append_column("run", pa.array(["/etc/x"], pa.large_string())), "run: '/etc/x' is not a name"),
+        (LARGE.append_column("run", NOT_UTF8), "UTF8"),
         (b"{}", "not a readable Parquet file"),
         (b"PAR1" * 30, "not a readable Parquet file"),
     ],
