@@ -214,7 +214,7 @@ ODD = {
     "a month that is a link to itself": lambda month: month.with_name("month=2026-01").symlink_to("month=2026-01"),
     "a line break in its name": lambda month: (month / "new\nline.parquet").write_bytes(b"x"),
     "a name that is not UTF-8": lambda month: shutil.copy(
-        next(month.glob("*.parquet")), month / os.fsdecode(b"caf\xe9.parquet")
+        next(month.glob("*.parquet")), month / os.fsdecode(b"n\xe9.parquet")
     ),
 }
 
