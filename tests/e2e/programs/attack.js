@@ -1,7 +1,7 @@
 // What a page of another site may try against a server on its visitor's machine; which of it got an answer.
 async ({ server, deployment }) => {
   const start = `${server}/api/deployments/${deployment}/create_flow_run`;
-  const run = JSON.stringify({ state: { type: "SCHEDULED" }, job_variables: { command: "id" } });
+  const run = JSON.stringify({ name: "stranger", state: { type: "SCHEDULED" }, job_variables: { command: "id" } });
   const attempts = {
     json: () => fetch(start, { method: "POST", headers: { "content-type": "application/json" }, body: run }),
     read: () => fetch(`${server}/api/flow_runs/filter`, { method: "POST", body: "{}" }),
