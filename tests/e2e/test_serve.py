@@ -16,6 +16,7 @@ from websockets.typing import Origin, Subprotocol
 from slimline.flows.config.study import study_names
 from tests.command import run_command
 from tests.e2e.server import STUDY, TINY, Server, kill_processes, read_record, run_server, turn_places, wait_until
+from tests.system import PATIENCE_S
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
@@ -77,7 +78,9 @@ def test_strangers_start_nothing(headers: dict[str, str], status: int, server: S
     right = {"token": server.token, "right": server.headers["Authorization"]}
     sent = {name: value.format(**right) for name, value in headers.items()}
     url = f"{server.url}/api/deployments/{server.deployment('gc/gc')['id']}/create_flow_run"
-    answer = httpx.post(url, headers=sent, json={"state": {"type": "SCHEDULED"}, "name": "stranger"})
+    answer = httpx.post(
+        url, headers=sent, json={"state": {"type": "SCHEDULED"}, "name": "stranger"}, timeout=PATIENCE_S
+    )
     assert answer.status_code == status
     assert "access-control-allow-origin" not in answer.headers
     assert server.ask("flow_runs/count", flow_runs={"name": {"any_": ["stranger"]}}) == 0
@@ -85,7 +88,7 @@ def test_strangers_start_nothing(headers: dict[str, str], status: int, server: S
 
 def test_no_other_page_is_allowed_to_ask(server: Server) -> None:
     asked = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
-    answer = httpx.options(f"{server.url}/api/flow_runs/", headers=asked)
+    answer = httpx.options(f"{server.url}/api/flow_runs/", headers=asked, timeout=PATIENCE_S)
     assert answer.status_code == 403 and "access-control-allow-origin" not in answer.headers
 
 
@@ -105,7 +108,7 @@ def test_a_run_chooses_nothing_of_its_process(server: Server, tmp_path: Path) ->
     made = tmp_path / "made"
     for variables in ({"command": f"touch {made}"}, {"env": {"PATH": str(tmp_path)}}, {"working_dir": str(tmp_path)}):
         wanted = {"state": {"type": "SCHEDULED"}, "job_variables": variables}
-        assert httpx.post(url, headers=server.headers, json=wanted).is_client_error
+        assert httpx.post(url, headers=server.headers, json=wanted, timeout=PATIENCE_S).is_client_error
     assert not made.exists()
 
 
