@@ -96,11 +96,13 @@ def test_no_other_page_is_allowed_to_ask(server: Server) -> None:
 def test_no_other_page_gets_a_web_socket(path: str, server: Server) -> None:
     url = f"{server.url.replace('http', 'ws')}/api/{path}"
     with pytest.raises(InvalidStatus, match="403"):
-        connect(url, origin=Origin("http://evil.example"), subprotocols=[Subprotocol("prefect")]).close()
-    with connect(url, subprotocols=[Subprotocol("prefect")]) as socket:
+        connect(
+            url, origin=Origin("http://evil.example"), subprotocols=[Subprotocol("prefect")], open_timeout=PATIENCE_S
+        ).close()
+    with connect(url, subprotocols=[Subprotocol("prefect")], open_timeout=PATIENCE_S) as socket:
         socket.send('{"type": "auth", "token": "wrong"}')
         with pytest.raises(ConnectionClosed):
-            socket.recv(60)
+            socket.recv(PATIENCE_S)
 
 
 def test_a_run_chooses_nothing_of_its_process(server: Server, tmp_path: Path) -> None:
