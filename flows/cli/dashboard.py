@@ -28,7 +28,7 @@ def dashboard(
     It only reads, needs no network, and reports nothing to anyone. Its address is printed once it can be opened. Where
     other machines reach it, it asks for a token, which is made once.
     """
-    from slimline.dashboards import TOKEN_FILE
+    from slimline.dashboards import LOGIN_FILE
     from slimline.dashboards.access import is_loopback
     from slimline.flows.server.ports import require_free_port
     from slimline.storage.child_process import module_command
@@ -37,8 +37,8 @@ def dashboard(
         require_free_port(host, port)
         metrics_store()  # what keeps it from being opened is said here, not on every page
         if not is_loopback(host):
-            token(home() / TOKEN_FILE)
-            typer.echo(f"log in with the token in {home() / TOKEN_FILE}")
+            token(home() / LOGIN_FILE)
+            typer.echo(f"log in with the token in {home() / LOGIN_FILE}")
     sys.stdout.flush()
     # The server replaces this process, so that a signal to the command stops it.
     command = module_command("slimline.dashboards.app", host, str(port))

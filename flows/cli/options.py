@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from pydantic import ValidationError
 
 from slimline.storage.stores import require_writable
 
@@ -38,6 +37,8 @@ def described(error: BaseException) -> str:
     """What went wrong, in words; of the system's errors the file and the reason, without their number."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    from pydantic import ValidationError  # not before there is an error: `--help` does without
+
     if isinstance(error, ValidationError):
         return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
     return str(error) or type(error).__name__

@@ -45,7 +45,7 @@ _TICK_S = 0.2
 _RECOVER_EVERY_S = 5.0
 _READY_WITHIN_S = 300.0
 _SERVER_ENDS_WITHIN_S = 8.0
-TOKEN_FILE = "server-token"  # noqa: S105 - its name
+LOGIN_FILE = "server-token"
 # Prefect's settings: what its clients send, and what its server asks for.
 _CLIENT_TOKEN, _SERVER_TOKEN = "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - how to reach it, not what is bound
@@ -125,7 +125,7 @@ def _token(options: ServeOptions) -> str:
     """What the server asks for: the user's own, or one that is made here once; of a server elsewhere, what is set."""
     if options.connect:
         return os.environ.get(_CLIENT_TOKEN, "")
-    return os.environ.get(_SERVER_TOKEN) or token(home() / TOKEN_FILE)
+    return os.environ.get(_SERVER_TOKEN) or token(home() / LOGIN_FILE)
 
 
 def _stop_on_signals() -> Event:
@@ -218,7 +218,7 @@ class Supervisor:
             and _status(f"{self._options.url}/api/admin/version", self._token) == httpx.codes.UNAUTHORIZED
         ):
             raise ServeError(
-                f"{self._options.url} asks for another token: set {_CLIENT_TOKEN} to what the file {TOKEN_FILE} in its "
+                f"{self._options.url} asks for another token: set {_CLIENT_TOKEN} to what the file {LOGIN_FILE} in its "
                 "state directory holds"
             )
 
@@ -330,7 +330,7 @@ def _addresses(options: ServeOptions, secret: str) -> Iterator[str]:
         yield f"log in: open {options.url}{LOGIN_PATH}#{quote(secret, safe='')}"
         if options.public_url:
             yield f"a worker elsewhere: slimline serve --connect {options.public_url}/api --pools laptop"
-            yield f"with {_CLIENT_TOKEN} set to what {home() / TOKEN_FILE} holds"
+            yield f"with {_CLIENT_TOKEN} set to what {home() / LOGIN_FILE} holds"
         else:
             yield "only this machine reaches it; for workers elsewhere: slimline serve --host 0.0.0.0"
     yield "Ctrl-C stops everything"

@@ -23,7 +23,7 @@ VIEWS = ("result_figures", "result_table", "pareto", "versus_published", "histor
 # What queries over all measurements read: their order in their file as `written`, the order of a study's variants.
 _NUMBERED = "numbered_measurements"
 # DuckDB takes the smaller side of a join into memory; the limit tells it that the runs are few.
-_OF_NEWEST_RUNS = f"(FROM {_NUMBERED} WHERE run IN (SELECT DISTINCT run FROM newest LIMIT 100000))"  # noqa: S608 - constants only
+_OF_NEWEST_RUNS = "(FROM numbered_measurements WHERE run IN (SELECT DISTINCT run FROM newest LIMIT 100000))"
 MEMORY_LIMIT = "1GB"
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "python_enable_replacements": "false",
@@ -107,10 +107,10 @@ def _published_sql() -> str:
 
 def read_problem(files: Sequence[Path]) -> str | None:
     """Why Parquet files cannot be read by queries; None if every value of them can."""
-    rows = f"read_parquet({quote_list(list(map(str, files)))}, union_by_name = true, hive_partitioning = false)"
     with duckdb.connect(":memory:", config=CONFIG) as connection:
         try:
-            connection.execute(f"SELECT count(COLUMNS(*)) FROM {rows}").fetchall()  # noqa: S608 - quoted
+            rows = connection.read_parquet(list(map(str, files)), union_by_name=True, hive_partitioning=False)
+            rows.aggregate("count(COLUMNS(*))").fetchall()
         except duckdb.Error as error:
             return f"not a readable Parquet file ({str(error).splitlines()[0]})"
     return None

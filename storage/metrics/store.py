@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -25,7 +26,7 @@ from slimline.storage.metrics.integrity import (
     inspect_files,
 )
 from slimline.storage.metrics.parquet import checksum, parquet_bytes, read_contents
-from slimline.storage.metrics.partitions import Files, LocalPartitions, Partitions, RemotePartitions
+from slimline.storage.metrics.partitions import Files, Listing, LocalPartitions, Partitions, RemotePartitions
 from slimline.storage.metrics.rows import Row
 from slimline.storage.metrics.schema import TABLES, arrow_schema, stored_values
 from slimline.storage.metrics.user_sql import QueryError, answer, check_statement
@@ -74,7 +75,8 @@ class MetricsStore:
         name = _file_name(f"{row.table}/{month}", content)
         if stamp := self._partitions.write(name, content):
             self._record.add({name: Check(stamp, checksum(row.table, content))})
-            self._merge_if_due([row.table])
+            if self._partitions.is_local:
+                self._merge_if_due(partitions.listing(self._partitions, row.table))
 
     def connect(self, views: Sequence[str] = VIEWS) -> duckdb.DuckDBPyConnection:
         """The tables and views as they are now, in a connection that can reach nothing else."""
@@ -89,15 +91,19 @@ class MetricsStore:
 
     def prepare(self) -> Files:
         """The `files`, after those of tables that have very many were merged, which makes every answer quick."""
-        self._merge_if_due(list(TABLES))
-        return self.files()
+        now = partitions.listing(self._partitions)
+        is_merged = self._partitions.is_local and self._merge_if_due(now)
+        return self._whole(partitions.listing(self._partitions) if is_merged else now)
 
     def files(self) -> Files:
         """The files that hold the rows now, without those that are damaged, which are named in a warning.
 
         As long as they are the same, so is every answer.
         """
-        report = self.inspect()
+        return self._whole(partitions.listing(self._partitions))
+
+    def _whole(self, now: Listing) -> Files:
+        report = inspect_files(self._partitions, self._record, now, again=False)
         for name, problem in report.problems.items():
             _warn_once(clean(f"{self._partitions.shown(name)}: {problem}; it is left out"))
         return report.whole
@@ -167,16 +173,15 @@ class MetricsStore:
         partitions.replace(self._partitions, _file_name(month, content, partitions.MERGED), content, whole)
         return len(whole)
 
-    def _merge_if_due(self, tables: Sequence[str]) -> None:
-        """Merge the files of tables that have very many: each costs a reader a millisecond."""
-        if not self._partitions.is_local:
-            return
-        for table in tables:
-            count = len(partitions.listing(self._partitions, table).visible)
-            if count >= MOST_FILES:
-                _log.warning("%s: %d files, which are merged once", self._partitions.shown(table), count)
-                with suppress(OSError):  # a store that cannot be written to is read as it is
-                    self.compact(table, wait=False)
+    def _merge_if_due(self, now: Listing) -> bool:
+        """Merge the files of tables that have very many: each costs a reader a millisecond. Whether there were any."""
+        counts = Counter(name.partition("/")[0] for name in now.visible)
+        due = [table for table in TABLES if counts[table] >= MOST_FILES]
+        for table in due:
+            _log.warning("%s: %d files, which are merged once", self._partitions.shown(table), counts[table])
+            with suppress(OSError):  # a store that cannot be written to is read as it is
+                self.compact(table, wait=False)
+        return bool(due)
 
 
 def _groups(files: Files) -> Iterator[tuple[str, list[str]]]:
