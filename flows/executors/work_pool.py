@@ -138,7 +138,8 @@ class _Watch:
             return self._check(client, client.read_flow_run(self._flow_run))
         except (httpx.TransportError, PrefectHTTPStatusError) as error:
             _log.info("the server does not answer; it is asked again: %s", error)
-            self._heartbeat = (None, time.monotonic())  # it cannot have heard any meanwhile
+            self._since = now = time.monotonic()
+            self._heartbeat = (None, now)  # it cannot have heard any meanwhile, nor of a worker
             return False, None
 
     def _check(self, client: SyncPrefectClient, run: FlowRun) -> tuple[bool, str | None]:
