@@ -1,6 +1,7 @@
 """`slimline serve`: what it brings up, and how it takes what is done to it."""
 
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -201,3 +202,16 @@ def test_a_worker_elsewhere_connects_and_leaves(server: Server, tmp_path: Path) 
         assert read_record(other.home)["url"] == server.url
         assert not other.processes("slimline.flows.server.prefect_server")
     assert server.process.poll() is None
+
+
+def test_many_clients_that_write_at_once_are_all_answered(server: Server) -> None:
+    def write(number: int) -> set[int]:
+        """Register what a worker would, as often as it takes for two to meet."""
+        with httpx.Client(base_url=f"{server.url}/api", headers=server.headers, timeout=PATIENCE_S) as client:
+            flow = client.post("/flows/", json={"name": f"flow {number}"})
+            new = {"name": f"d{number}", "flow_id": flow.json().get("id"), "work_pool_name": "local"}
+            calls = [("/work_pools/local/get_scheduled_flow_runs", {}), ("/deployments/", new)]
+            return {client.post(path, json=content).status_code for path, content in calls * 6}
+
+    with ThreadPoolExecutor(12) as clients:
+        assert set().union(*clients.map(write, range(12))) == {200, 201}
