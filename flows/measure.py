@@ -1,4 +1,4 @@
-"""The flow that measures on this machine: quality once, speed in interleaved rounds with the baseline twice.
+"""The flow that measures on this machine: quality once, speed in rounds, in which all take turns with the baseline.
 
 If it is killed and started again with the same order, it measures only what is not stored yet.
 """
@@ -30,6 +30,8 @@ from slimline.tasks.measurement.completions import read_predictions, score_of
 from slimline.tasks.measurement.peaks import Peaks, PeaksError, host_peaks
 from slimline.tasks.measurement.probe import ProbeRequest
 from slimline.tasks.measurement.rounds import (
+    PairPlan,
+    Round,
     all_notes,
     artifact_work,
     has_random_weights,
@@ -37,12 +39,13 @@ from slimline.tasks.measurement.rounds import (
     note_measurements,
     prediction_rows,
     round_order,
-    speed_inputs,
     speed_request,
+    speed_samples,
     threads_of,
 )
 from slimline.tasks.measurement.score import Score
 from slimline.tasks.runtime.host import describe_host, usable_weight_bits
+from slimline.tasks.runtime.machine_lock import machine_lock
 from slimline.tasks.specs import ScoreStep
 
 __all__ = ["Order", "measure"]
@@ -63,6 +66,11 @@ class _Site(NamedTuple):
         if self.order.minutes is None or time.monotonic() < self.deadline:
             return None
         return f"the limit of {self.order.minutes:g} minutes was reached"
+
+    def has(self, turn: summary.Turn) -> bool:
+        """Whether the store has the turn's row."""
+        key = turn.round, turn.variant, turn.replicate
+        return any((row.round, row.variant, row.replicate) == key for row in self.stored.rounds)
 
     @property
     def turns(self) -> int:
@@ -210,33 +218,56 @@ def _scoring(study: Study, variant: str) -> ScoreStep:
 
 def _measure_rounds(site: _Site) -> list[RoundRow]:
     """The rows of `rounds`: those stored already, and a new one for every turn that has none, until it is too late."""
-    order, spec, baseline = site.order, site.order.study.measuring, site.order.study.baseline
     rows = list(site.stored.rounds)
-    done = {(row.round, row.variant, row.replicate) for row in rows}
-    if site.stored.measured or len(done) == site.turns:
+    if site.stored.measured or len(rows) == site.turns:
         return rows
     requests = _speed_requests(site)
-    with TurnProgress(site.turns) as turns:
-        for number in range(1, spec.rounds + 1):
-            in_turn = round_order(list(order.artifacts), baseline, order.study.seed, number)
-            for position, (variant, replicate) in enumerate(in_turn):
-                if (number, variant, replicate) in done or site.too_late:
-                    continue
-                turns.begin(f"round {number} of {spec.rounds}: {variant}")
-                turn = summary.Turn(order.run, order.table_host, number, position, variant, replicate)
-                row = steps.measure_speed(turn, requests[variant]).replace(**place()._asdict())
+    with TurnProgress(site.turns) as progress:
+        for turns in _rounds_to_measure(site):
+            if not site.too_late:
+                rows += _measure_round(site, turns, requests, progress)
+    return rows
+
+
+def _rounds_to_measure(site: _Site) -> Iterator[list[summary.Turn]]:
+    """The turns of each round that has not all rows: those without one, after that of the baseline's process."""
+    order = site.order
+    for number in range(1, order.study.measuring.rounds + 1):
+        in_turn = round_order(list(order.artifacts), order.study.baseline, order.study.seed, number)
+        turns = [
+            summary.Turn(order.run, order.table_host, number, position, variant, replicate)
+            for position, (variant, replicate) in enumerate(in_turn)
+        ]
+        if missing := [turn for turn in turns if not site.has(turn)]:
+            yield [turns[0], *(turn for turn in missing if not turn.is_reference)]
+
+
+def _measure_round(
+    site: _Site, turns: list[summary.Turn], requests: Mapping[str, ProbeRequest], progress: TurnProgress
+) -> list[RoundRow]:
+    """The new rows of a round, each appended as soon as it is measured."""
+    study, rows = site.order.study, list[RoundRow]()
+    plan = PairPlan(requests[study.baseline], study.measuring.turn_samples, study.measuring.pair_seconds)
+    name = f"round {turns[0].round} of {study.measuring.rounds}"
+    with machine_lock(f"{name} of {site.order.run!r}"), Round(plan) as beside:
+        for turn in turns:
+            if site.too_late:
+                break
+            progress.begin(f"{name}: {turn.variant}")
+            row = steps.measure_speed(turn, requests[turn.variant], beside).replace(**place()._asdict())
+            if not site.has(turn):  # in a round that was cut short, the baseline's process starts once more
                 site.metrics.append([row])
                 rows.append(row)
-                turns.end(row.samples_per_s)
+                progress.end(row)
     return rows
 
 
 def _speed_requests(site: _Site) -> dict[str, ProbeRequest]:
     """What each variant's processes are asked to time."""
     order, spec = site.order, site.order.study.measuring
-    texts = speed_inputs(site.store.path(order.slice_), spec.speed_samples)
+    samples = speed_samples(site.store.path(order.slice_), spec.speed_samples)
     return {
-        variant: speed_request(artifact, order.study.variants[variant].engine, texts, spec, site.store)
+        variant: speed_request(artifact, order.study.variants[variant].engine, samples, spec, site.store)
         for variant, artifact in order.artifacts.items()
     }
 

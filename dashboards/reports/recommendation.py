@@ -42,7 +42,8 @@ def _verdict(found: Recommendation) -> list[str]:
     bounds = [constraint_text(name, bound) for name, bound in found.constraints.items()]
     within = f"constraints: {'; '.join(bounds)} (what counts is the worse end of a 95 % interval)"
     if found.winner is None:
-        return ["ship none", f"why: {found.rule}", within, *_obstacles(found), *_doubts(found)]
+        obstacles = _obstacles(found) if not _admissible(found) else []
+        return [f"{_doubt(found)}ship none", f"why: {found.rule}", within, *obstacles]
     winner = next(candidate for candidate in found.candidates if candidate.variant == found.winner)
     figures = {metric: figure_text(figure) for metric, figure in winner.figures.items()}
     parts = [
@@ -52,7 +53,7 @@ def _verdict(found: Recommendation) -> list[str]:
         f"{figures['memory_mb']} MB of memory",
     ]
     label = f", {clean(winner.label)}" if winner.label else ""
-    return [f"ship {clean(winner.variant)}{label}: {', '.join(parts)}", f"why: {found.rule}", within, *_doubts(found)]
+    return [f"{_doubt(found)}ship {clean(winner.variant)}{label}: {', '.join(parts)}", f"why: {found.rule}", within]
 
 
 def _obstacles(found: Recommendation) -> list[str]:
@@ -68,11 +69,12 @@ def _obstacles(found: Recommendation) -> list[str]:
     return [*lines, f"it would take: {' and '.join(bounds)}; then {clean(found.relaxation.variant)} fits"]
 
 
-def _doubts(found: Recommendation) -> list[str]:
-    if not found.tainted:
-        return []
-    noise = "unknown" if found.noise_floor is None else f"{100 * found.noise_floor:.1f} %"
-    return [f"TAINTED: noise floor {noise}: too noisy to trust the speeds, and with them this choice"]
+def _doubt(found: Recommendation) -> str:
+    return f"provisional, as {found.provisional}: " if found.provisional else ""
+
+
+def _admissible(found: Recommendation) -> int:
+    return sum(not each.unkept for each in found.candidates)
 
 
 def _frontier(found: Recommendation) -> list[list[str]]:

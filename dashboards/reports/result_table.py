@@ -10,7 +10,14 @@ from typing import Literal, NamedTuple
 from slimline.dashboards.reports.text_tables import markdown_table
 from slimline.storage.queries.results import PublishedFigures, ResultRow
 from slimline.storage.text import NONE, clean, escaped_markdown
-from slimline.tasks.analysis.significance import MEANING, QUALITY, best_value, surely_differs
+from slimline.tasks.analysis.significance import (
+    MEANING,
+    NOT_ENOUGH,
+    QUALITY,
+    best_value,
+    has_one_pair,
+    surely_differs,
+)
 
 
 class FigureColumn(NamedTuple):
@@ -31,8 +38,13 @@ COLUMNS = (
     FigureColumn("disk_gzip_mb", "disk gzip MB", 2),
     FigureColumn("memory_mb", "memory MB", 0),
     FigureColumn("memory_over_base_mb", "over base MB", 0),
-    FigureColumn("samples_per_s", "samples/s", 2, interval="beside"),
-    FigureColumn("speed_ratio", "speed ratio", 2, interval="beside"),
+    FigureColumn("speed_ratio", "times as fast", 2, interval="beside"),
+    FigureColumn("samples_per_s", "samples/s to line end", 2, interval="beside"),
+    FigureColumn("line_speed_ratio", "its ratio", 2, interval="beneath"),
+    FigureColumn("tokens_per_sample", "tokens/ sample", 1, optional=True),
+    FigureColumn("first_token_p50_ms", "first token ms", 1, optional=True),
+    FigureColumn("prefill_tokens_per_s", "prefill tokens/s", 0),
+    FigureColumn("decode_tokens_per_s", "decode tokens/s", 0),
     FigureColumn("es", "ES %", 2, interval="beneath"),
     FigureColumn("em", "EM %", 2, interval="beneath"),
     FigureColumn("params_m", "params M", 2),
@@ -44,6 +56,13 @@ COLUMNS = (
 )
 # Notes beneath every table that has one of these columns.
 MEANINGS = {
+    "speed_ratio": (
+        "times as fast: in turns with the baseline's process, at equal work: the same prompts, and as many tokens as "
+        "its own tokenizer needs for the target line"
+    ),
+    "line_speed_ratio": (
+        "samples/s to line end, and its ratio: as published; who ends lines early (tokens/ sample) looks faster"
+    ),
     "matmuls": "int8 ops: matrix multiplications that are really executed in int8, of all that the model has",
     "greedy_agreement": "greedy same: share of random prompts continued with the same tokens as before the conversion",
     "prefill_limit_share": (
@@ -142,6 +161,8 @@ def _caption(row: ResultRow) -> str:
 
 def _notes(rows: Sequence[ResultRow], columns: Sequence[FigureColumn]) -> list[str]:
     notes = [f"{clean(row.variant)} failed: {clean(row.error)}" for row in rows if row.error]
+    if has_one_pair(rows):
+        notes.append(NOT_ENOUGH)
     if any(row.random_weights for row in rows):
         notes.append("random weights: for size, memory and speed only")
     if any(row.published for row in rows):

@@ -9,6 +9,7 @@ from prefect import get_run_logger
 from prefect.exceptions import MissingContextError
 from rich.console import Console
 
+from slimline.storage.metrics.rows import RoundRow
 from slimline.tasks.runtime.progress import progress_bar
 
 _console = Console(stderr=True, highlight=False)
@@ -48,9 +49,10 @@ class TurnProgress:
         self._bar.update(self._task, description=turn)
         self._bar.refresh()
 
-    def end(self, samples_per_s: float | None) -> None:
-        """Say that it has ended, and how fast it was; null: it failed."""
+    def end(self, row: RoundRow) -> None:
+        """Say that it has ended, and how fast it was."""
         self._bar.advance(self._task)
         if not _console.is_terminal:
-            speed = "failed" if samples_per_s is None else f"{samples_per_s:.2f} samples/s"
+            ratio = "" if row.pair_ratio is None else f", {row.pair_ratio:.3g} times as fast as the baseline"
+            speed = "failed" if row.samples_per_s is None else f"{row.samples_per_s:.2f} samples/s{ratio}"
             _console.print(f"{self._turn}: {speed}")

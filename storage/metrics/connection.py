@@ -116,9 +116,14 @@ def read_problem(files: Sequence[Path]) -> str | None:
     return None
 
 
-def fetch(connection: duckdb.DuckDBPyConnection, model: type[M], sql: str, values: Sequence[object] = ()) -> list[M]:
+def fetch(
+    connection: duckdb.DuckDBPyConnection,
+    model: type[M],
+    sql: str,
+    values: Sequence[object] | Mapping[str, object] = (),
+) -> list[M]:
     """Run one of our own queries; return its rows as models, without the columns that the model does not have."""
-    found = connection.execute(sql, list(values))
+    found = connection.execute(sql, values)
     names = [column[0] for column in found.description or ()]
     known = [name in model.model_fields for name in names]
     return [

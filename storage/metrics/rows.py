@@ -164,6 +164,7 @@ class RoundRow(Row):
     latency_p50_ms: float | None = Field(None, description="Median latency of a sample, milliseconds.")
     latency_p95_ms: float | None = Field(None, description="95th percentile of the latency, milliseconds.")
     latency_p99_ms: float | None = Field(None, description="99th percentile of the latency, milliseconds.")
+    first_token_p50_ms: float | None = Field(None, description="Median time to the first token, milliseconds.")
     prefill_tokens_per_s: float | None = Field(None, description="Prompt tokens read per second.")
     decode_tokens_per_s: float | None = Field(None, description="Tokens generated per second after the prompt.")
     memory_mb: float | None = Field(None, description="Peak resident memory, 10^6 bytes.")
@@ -174,6 +175,17 @@ class RoundRow(Row):
     )
     energy_source: str | None = Field(None, description="What the energy was read from.")
     load_s: float | None = Field(None, description="Seconds to load the model.")
+    pair_pid: Int64 | None = Field(None, description="The baseline's process with which it took turns at equal work.")
+    pair_ratio: float | None = Field(
+        None, description="How many times as fast it was there: the mean of the middle half of the samples' ratios."
+    )
+    pair_spread: float | None = Field(
+        None, description="Half the range of that middle half, relative (0.02: 2 %): the noise within the pair."
+    )
+    pair_passes: Int64 | None = Field(None, description="How often each sample was timed in turns.")
+    pair_tokens: Int64 | None = Field(None, description="Tokens that it wrote in one pass of turns.")
+    pair_s: float | None = Field(None, description="Seconds of one pass of turns, its own.")
+    pair_baseline_s: float | None = Field(None, description="Seconds of one pass of turns, the baseline's.")
     error: str | None = Field(None, description="Why this process measured nothing.")
     node: Name | None = Field(None, description="Name of the machine that measured.")
     slurm_job: str | None = Field(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 EVERYWHERE = {
-    "speed_ratio": "Samples per second relative to the baseline's of the same round.",
+    "speed_ratio": "How many times as fast as the baseline, at equal work.",
+    "line_speed_ratio": "Samples per second until lines end, relative to the baseline's.",
     "first_measured": "When the variant's first metric was written; the order of the study.",
     "first_written": "The order of writing, among those of the same time.",
     "figures": "The metrics by name, each with value, lo and hi: `figures['es'].value`.",
@@ -15,14 +16,14 @@ EVERYWHERE = {
     "change": "value - previous_value, in the same unit.",
     "relative_change": "change / previous_value.",
     "baseline_self_ratio": "The baseline's second process relative to its first in the round.",
-    "undisturbed_ratio": "speed_ratio, with every sample's fastest pass.",
-    "undisturbed_self_ratio": "baseline_self_ratio, with every sample's fastest pass.",
+    "undisturbed_ratio": "speed_ratio by every sample's fastest pass; null where it is at equal work.",
+    "undisturbed_self_ratio": "baseline_self_ratio by every sample's fastest pass; null as above.",
     "state": "open, or recovered.",
     "recovered_run": "The run with the improvement that undid it.",
     "recovered_time": "When that run was judged.",
 }
 _PUBLISHED = (
-    *("disk_mb", "disk_gzip_mb", "disk_ratio", "memory_mb", "samples_per_s", "speed_ratio", "es", "es_drop", "em"),
+    *("disk_mb", "disk_gzip_mb", "disk_ratio", "memory_mb", "samples_per_s", "line_speed_ratio", "es", "es_drop", "em"),
     *("em_drop", "params_m", "params_nonzero_m"),
 )
 EVERYWHERE |= {f"published_{name}": f"The published {name}." for name in _PUBLISHED}

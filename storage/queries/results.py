@@ -18,14 +18,24 @@ from slimline.storage.metrics.store import MetricsStore
 if TYPE_CHECKING:
     import duckdb
 
-PUBLISHED_METRICS = ("disk_mb", "memory_mb", "samples_per_s", "speed_ratio", "es", "em", "params_m")
+PUBLISHED_METRICS = ("disk_mb", "memory_mb", "samples_per_s", "line_speed_ratio", "es", "em", "params_m")
+_NESTED = ("figures", "pair_ratios", "published")
 _ORIGIN = {"host", "published_name", "source"}
 SHOWN_NAMES = 10
 # What a nightly run measured again is a part of that run: it is shown when it is asked for, and is not the newest run.
 _RERUN = "run IN (SELECT unnest(rerun) FROM verdicts)"
 
 
-_RESULTS = "FROM result_figures WHERE run = ? ORDER BY host, first_measured, first_written"
+_RESULTS = """
+WITH pairs AS (
+    SELECT host, variant, map_from_entries(list({'k': round, 'v': ratio})) AS pair_ratios
+    FROM (SELECT host, variant, round, avg(pair_ratio) AS ratio FROM rounds WHERE run = $run GROUP BY ALL)
+    WHERE ratio IS NOT NULL GROUP BY ALL
+)
+SELECT result_figures.*, coalesce(pair_ratios, MAP {}) AS pair_ratios
+FROM result_figures LEFT JOIN pairs USING (host, variant)
+WHERE run = $run ORDER BY host, first_measured, first_written
+"""
 
 
 class NotMeasuredError(LookupError):
@@ -83,6 +93,8 @@ class ResultRow(BaseModel):
     noise_floor: float | None = None
     tainted: bool | None = None
     figures: Mapping[str, Figure] = {}
+    pair_ratios: Mapping[int, float] = {}
+    """By round, how many times as fast it was as the baseline's process beside it; of the baseline, its second one."""
     published: tuple[PublishedFigures, ...] = ()
 
     def figure(self, metric: str) -> Figure:
@@ -105,7 +117,7 @@ class ResultRow(BaseModel):
         for metric in TABLE_METRICS:
             found = self.figure(metric)
             figures |= {metric: found.value, f"{metric}_lo": found.lo, f"{metric}_hi": found.hi}
-        own = {name: getattr(self, name) for name in ResultRow.model_fields if name not in ("figures", "published")}
+        own = {name: getattr(self, name) for name in ResultRow.model_fields if name not in _NESTED}
         return {**own, "started": started, **figures, "published": [each.flat() for each in self.published]}
 
 
@@ -117,7 +129,7 @@ def result_rows(store: MetricsStore, study: str | None = None, run: str | None =
     """
     with store.connect(views=["result_figures"]) as connection:
         chosen = _chosen_run(connection, store.url, study, run)
-        rows = fetch(connection, ResultRow, _RESULTS, [chosen])
+        rows = fetch(connection, ResultRow, _RESULTS, {"run": chosen})
         published = _published(connection)
         if not rows:
             raise NotMeasuredError(_nothing(connection, chosen))
@@ -195,6 +207,6 @@ def _published(connection: duckdb.DuckDBPyConnection) -> list[tuple[str | None, 
     for row in rows:
         base = speeds.get((row.host, row.source))
         ratio = row.samples_per_s / base if row.samples_per_s is not None and base else None
-        figures = {name: ratio if name == "speed_ratio" else getattr(row, name) for name in PUBLISHED_METRICS}
+        figures = {name: ratio if name == "line_speed_ratio" else getattr(row, name) for name in PUBLISHED_METRICS}
         found.append((row.variant, PublishedFigures(**row.model_dump(include=_ORIGIN), figures=figures)))
     return found

@@ -1,9 +1,10 @@
 """Which variant to ship: the fastest of those that surely keep the constraints, and why each of the others loses.
 
 Pure: rows of the result table in, a recommendation out. A constraint holds for the worse end of a figure's 95 %
-interval (a figure without an interval is its own bound), so that bad luck does not break it. Among the variants that
-keep them, less those that another of them dominates, the highest paired speed ratio wins. Where its interval overlaps
-with others', so that none is faster for sure, the smallest of these on disk wins, then the smallest in memory.
+interval (an exact figure is its own bound), so that bad luck does not break it. Among the variants that keep them, less
+those that another of them dominates, the highest speed at equal work wins. Each other is compared with it round by
+round, so that what the baseline's process of a round was like cancels; these intervals hold together, however many
+variants there are. Of those that may be as fast, the smallest on disk wins, then the smallest in memory.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import NamedTuple
 from slimline.storage.queries.results import NO_FIGURE, Figure, ResultRow
 from slimline.storage.text import NONE, clean
 from slimline.tasks.analysis.pareto import dominates, pareto_frontier
+from slimline.tasks.analysis.significance import NOT_ENOUGH
+from slimline.tasks.analysis.statistics import FEWEST, Interval, paired_ratio
 
 Rows = Sequence[ResultRow]
 
@@ -38,9 +41,9 @@ _LIMITS = {
     "min_samples_per_s": _Limit("samples_per_s", False, "samples/s", ""),
 }
 _OF_QUALITY = ("max_es_drop", "max_em_drop")
-_AXES = {"samples_per_s": 1, "disk_mb": -1, "memory_over_base_mb": -1}  # ES beside; 1: the more the better
+_AXES = {"speed_ratio": 1, "disk_mb": -1, "memory_over_base_mb": -1}  # ES beside; 1: the more the better
 _SIZE = ("disk_mb", "memory_over_base_mb")
-_NEEDED = (*_AXES, "speed_ratio")
+_NEEDED = tuple(_AXES)
 _SHOWN = ("es", "es_drop", "em_drop", "samples_per_s", "speed_ratio", "disk_mb", "memory_mb", "memory_over_base_mb")
 
 
@@ -107,6 +110,8 @@ class Recommendation:
     winner: str | None
     rule: str
     """What decided."""
+    provisional: str | None
+    """Why it may not hold on another day; null where nothing speaks against it."""
     candidates: tuple[Candidate, ...]
     measured: int
     """How many of them were measured in all that a choice takes."""
@@ -149,13 +154,22 @@ def recommend(rows: Rows, constraints: Constraints = DEFAULT) -> Recommendation:
         noise_floor=first.noise_floor,
         tainted=bool(first.tainted),
         constraints=bounds,
-        winner=choice.winner.variant if choice else None,
+        winner=choice.winner.variant if choice and choice.winner else None,
         rule=choice.rule if choice else "no variant surely keeps the constraints",
+        provisional=_doubt(first),
         candidates=tuple(candidates),
         measured=len(measured),
         excluded_by={name: sum(name in unkept[row.variant] for row in measured) for name in bounds},
         relaxation=None if choice else _relaxation(measured, bounds),
     )
+
+
+def _doubt(row: ResultRow) -> str | None:
+    """What speaks against the speeds of a run on a host."""
+    if not row.tainted:
+        return None
+    noise = "unknown" if row.noise_floor is None else f"{100 * row.noise_floor:.1f} %"
+    return f"the noise floor is {noise}: too high to trust the speeds"
 
 
 def _figure(row: ResultRow, metric: str) -> Figure:
@@ -178,6 +192,8 @@ def _shortfall(row: ResultRow, name: str, bound: float) -> str | None:
     figure = _figure(row, limit.metric)
     if figure.value is None:
         return f"{limit.name} was not measured"
+    if limit.metric == "samples_per_s" and figure.lo is None:
+        return f"{limit.name}: {NOT_ENOUGH}"
     if not _keeps(figure.value, limit, bound):
         return f"breaks {constraint_text(name, bound)}: {figure_text(figure)}"
     if not _keeps(_worse_end(figure, limit), limit, bound):
@@ -217,10 +233,10 @@ def _dominates(one: ResultRow, other: ResultRow) -> bool:
 
 
 class _Choice(NamedTuple):
-    """The winner, the one with the highest speed for sure, all that may be as fast, and what decided."""
+    """The winner, the fastest, all that may be as fast, and what decided; no winner where not enough was measured."""
 
-    winner: ResultRow
-    surest: ResultRow
+    winner: ResultRow | None
+    fastest: ResultRow
     as_fast: list[str]
     rule: str
 
@@ -228,8 +244,10 @@ class _Choice(NamedTuple):
 def _choose(admissible: Rows) -> _Choice:
     rows = pareto_frontier(admissible, _point)
     fastest = max(rows, key=lambda row: (_number(row, "speed_ratio"), row.variant))
-    surest = max(rows, key=lambda row: (_slowest(row), row.variant))
-    as_fast = [row for row in rows if row is fastest or _quickest(row) >= _slowest(surest)]
+    slower = {row.variant: _times_slower(row, fastest, len(rows) - 1) for row in rows if row is not fastest}
+    if any(found.lo is None for found in slower.values()):
+        return _Choice(None, fastest, [], NOT_ENOUGH)
+    as_fast = [row for row in rows if row is fastest or (slower[row.variant].lo or 0) <= 1]
     winner = min(as_fast, key=lambda row: (*_size(row), -_number(row, "speed_ratio"), row.variant))
     others = ", ".join(clean(row.variant) for row in as_fast if row is not winner)
     if len(admissible) == 1:
@@ -237,22 +255,28 @@ def _choose(admissible: Rows) -> _Choice:
     elif len(rows) == 1:
         rule = "no other that keeps the constraints is better in anything: ES, speed, disk or memory"
     elif not others:
-        rule = "the fastest that keeps the constraints: every other's speed interval ends below its own"
+        rule = "the fastest that keeps the constraints: every other is surely slower, round by round"
     elif winner is fastest:
         rule = f"the fastest that keeps the constraints, and the smallest of those that may be as fast: also {others}"
     else:
-        rule = f"the smallest of those that may be as fast as {clean(fastest.variant)}: their speed intervals overlap"
-    return _Choice(winner, surest, [row.variant for row in as_fast], rule)
+        rule = f"the smallest of those that may be as fast as {clean(fastest.variant)}: none is surely slower"
+    return _Choice(winner, fastest, [row.variant for row in as_fast], rule)
 
 
-def _slowest(row: ResultRow) -> float:
-    figure = row.figure("speed_ratio")
-    return _number(row, "speed_ratio") if figure.lo is None else figure.lo
+def _times_slower(row: ResultRow, fastest: ResultRow, comparisons: int) -> Interval:
+    """How many times as fast as a variant the fastest is; with so many comparisons, all their intervals hold together.
+
+    One interval each would miss one of 24 in most runs. It has no ends where they share fewer than two rounds.
+    """
+    ours, theirs = _speeds(fastest, row), _speeds(row, fastest)
+    if len(ours.keys() & theirs.keys()) < FEWEST:
+        return Interval(_number(fastest, "speed_ratio") / _number(row, "speed_ratio"), None, None, 1)
+    return paired_ratio(ours, theirs, comparisons)
 
 
-def _quickest(row: ResultRow) -> float:
-    figure = row.figure("speed_ratio")
-    return _number(row, "speed_ratio") if figure.hi is None else figure.hi
+def _speeds(row: ResultRow, other: ResultRow) -> Mapping[int, float]:
+    """By round, how many times as fast as the baseline's process; the baseline itself is that process."""
+    return dict.fromkeys(other.pair_ratios, 1.0) if row.is_baseline else row.pair_ratios
 
 
 def _size(row: ResultRow) -> tuple[float, float]:
@@ -262,7 +286,9 @@ def _size(row: ResultRow) -> tuple[float, float]:
 
 def _beaten(row: ResultRow, measured: Rows, unkept: Mapping[str, Sequence[str]], choice: _Choice | None) -> list[str]:
     """Why a variant that keeps the constraints is not the winner; nothing for the winner itself."""
-    if choice is None or row.variant == choice.winner.variant:
+    if choice is None or choice.winner is None:
+        return [choice.rule] if choice else []
+    if row is choice.winner:
         return []
     better = [one for one in (choice.winner, *measured) if not unkept[one.variant] and _dominates(one, row)]
     if better:
@@ -271,8 +297,8 @@ def _beaten(row: ResultRow, measured: Rows, unkept: Mapping[str, Sequence[str]],
         disk, memory = ([number_text(_number(one, metric)) for one in (row, choice.winner)] for metric in _SIZE)
         sizes = f"{disk[0]} MB on disk, {memory[0]} over base in memory, against {disk[1]} and {memory[1]}"
         return [f"not surely faster, and not smaller: {sizes}"]
-    speeds = [figure_text(_figure(one, "speed_ratio")) for one in (row, choice.surest)]
-    return [f"slower than {clean(choice.surest.variant)}: {speeds[0]} times the baseline, against {speeds[1]}"]
+    speeds = [figure_text(_figure(one, "speed_ratio")) for one in (row, choice.fastest)]
+    return [f"slower than {clean(choice.fastest.variant)}: {speeds[0]} times the baseline, against {speeds[1]}"]
 
 
 def _relaxation(measured: Rows, bounds: Mapping[str, float]) -> Relaxation | None:

@@ -1,21 +1,26 @@
 """Intervals and tests for noisy measurements. Every interval is a 95 % one, and the same input gives the same output.
 
-Sources: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13 (percentile interval); Georges et
-al., Statistically Rigorous Java Performance Evaluation (OOPSLA 2007): replicates are processes, compare intervals;
-Dror et al., The Hitchhiker's Guide to Testing Statistical Significance in NLP (ACL 2018): paired tests over samples.
+What is timed has two levels of noise: from process to process, and from sample to sample within one. Processes are the
+replicates: each gives one number, whose spread has the noise of both levels in it, and Student's t over these numbers
+is the interval of Kalibera and Jones, Rigorous Benchmarking in Reasonable Time (ISMM 2013), equation 2. It is right for
+as few as two processes; one gives none. A bootstrap over few processes cannot see beyond them.
 
-A bootstrap over few rounds cannot see beyond them: up to 5 rounds, the interval of a median is the rounds' own range.
+Other sources: Georges et al., Statistically Rigorous Java Performance Evaluation (OOPSLA 2007); Efron and Tibshirani,
+An Introduction to the Bootstrap (1993), chapter 13 (percentile interval); Dror et al., The Hitchhiker's Guide to
+Testing Statistical Significance in NLP (ACL 2018): paired tests over samples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 TAINTED_ABOVE = 0.05
 """A session whose noise floor exceeds this (relative) is marked tainted: its differences below 5 % mean nothing."""
+FEWEST = 2
+"""Processes that an interval takes."""
 
 _CONFIDENCE = 0.95
 _RESAMPLES = 9_999
@@ -37,14 +42,63 @@ class Interval(NamedTuple):
         return Interval(self.value * factor, lo, hi, self.n)
 
 
-def median_interval(values: Sequence[float]) -> Interval:
-    """Median with a percentile bootstrap interval. Raises ValueError for no values or a value that is not finite."""
-    return _bootstrap(values, "median")
+def replicates_interval(values: Sequence[float], comparisons: int = 1) -> Interval:
+    """Geometric mean of what each process gave, with Student's interval of the mean of logarithms.
+
+    Args:
+        values: One number of each process, all positive.
+        comparisons: Intervals that are to hold together: each is then that much surer (Bonferroni).
+
+    Raises:
+        ValueError: there is no value, or one is not positive and finite.
+    """
+    data = _checked(values)
+    if not (data > 0).all():
+        raise ValueError(f"need positive values; got {data[data <= 0].tolist()[:10]}")
+    logs = np.log(data)
+    middle = float(np.exp(logs.mean()))
+    if data.size < FEWEST:
+        return Interval(middle, None, None, data.size)
+    reach = float(logs.std(ddof=1)) / data.size**0.5 * _student(data.size - 1, comparisons)
+    return Interval(middle, middle * float(np.exp(-reach)), middle * float(np.exp(reach)), data.size)
+
+
+def _student(degrees: int, comparisons: int) -> float:
+    from scipy.special import stdtrit  # a tenth of the time that scipy.stats takes to import
+
+    return float(stdtrit(degrees, 1 - (1 - _CONFIDENCE) / 2 / comparisons))
+
+
+def equal_speed_p_value(ratios: Sequence[float]) -> float | None:
+    """Two-sided p-value of Student's test that the geometric mean of these ratios is 1; null for a single one.
+
+    Raises ValueError as `replicates_interval` does.
+    """
+    from scipy.special import stdtr
+
+    found = replicates_interval(ratios)
+    if found.n < FEWEST:
+        return None
+    logs = np.log(ratios)
+    error = float(logs.std(ddof=1)) / found.n**0.5
+    if error == 0:
+        return 1.0 if found.value == 1 else 0.0
+    return float(2 * stdtr(found.n - 1, -abs(float(logs.mean())) / error))
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """P-values that hold together, by name (Holm, Scandinavian Journal of Statistics 6, 1979)."""
+    adjusted: dict[str, float] = {}
+    largest = 0.0
+    for place, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[name]))
+        adjusted[name] = largest
+    return adjusted
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
     """Mean with a percentile bootstrap interval. Raises ValueError for no values or a value that is not finite."""
-    return _bootstrap(values, "mean")
+    return _bootstrap_mean(values)
 
 
 def proportion_interval(outcomes: Sequence[bool]) -> Interval:
@@ -61,33 +115,41 @@ def proportion_interval(outcomes: Sequence[bool]) -> Interval:
     return Interval(float(test.statistic), float(bounds.low), float(bounds.high), len(outcomes))
 
 
-def paired_ratio(variant_by_round: Mapping[int, float], baseline_by_round: Mapping[int, float]) -> Interval:
-    """How many times the baseline's value the variant's is, paired by round.
+def paired_ratio(ours: Mapping[int, float], theirs: Mapping[int, float], comparisons: int = 1) -> Interval:
+    """How many times theirs our value is, paired by round: what a round does to both cancels.
 
-    The median of the per-round log ratios, bootstrapped over rounds and exponentiated: one disturbed round does not
-    move it, a slow drift of the host cancels, and swapping the two gives exactly the reciprocal. Only rounds in which
-    both were measured count. Raises ValueError if there is none, or for a value that is not positive.
+    Swapping the two gives exactly the reciprocal. Only rounds that both have count.
+
+    Args:
+        ours: Values by round.
+        theirs: Values by round.
+        comparisons: As for `replicates_interval`.
+
+    Raises:
+        ValueError: they share no round, or a value is not positive.
     """
-    rounds = sorted(variant_by_round.keys() & baseline_by_round.keys())
+    rounds = sorted(ours.keys() & theirs.keys())
     if not rounds:
-        raise ValueError("variant and baseline share no round")
-    pairs = np.array([(variant_by_round[round_], baseline_by_round[round_]) for round_ in rounds], dtype=np.float64)
-    if not (pairs > 0).all():
-        raise ValueError(f"a ratio needs positive values, got {pairs[(pairs <= 0).any(axis=1)][0].tolist()}")
-    logs = _bootstrap(np.log(pairs[:, 0] / pairs[:, 1]), "median")
-    value, lo, hi = (None if bound is None else float(np.exp(bound)) for bound in logs[:3])
-    assert value is not None
-    return Interval(value, lo, hi, len(rounds))
+        raise ValueError("they share no round")
+    pairs = [(ours[each], theirs[each]) for each in rounds]
+    if bad := [pair for pair in pairs if min(pair) <= 0]:
+        raise ValueError(f"a ratio needs positive values, got {list(bad[0])}")
+    return replicates_interval([one / other for one, other in pairs], comparisons)
 
 
-def noise_floor(first_pass: Mapping[int, float], second_pass: Mapping[int, float]) -> float:
-    """How far from 1 this session's A/A ratio may be, as a relative difference (0.03: 3 %).
+def noise_floor(ratios: Sequence[float]) -> float | None:
+    """How far from 1 the ratio of a variant to itself may be, as a relative difference (0.03: 3 %); null for one pair.
 
-    The baseline is measured twice in every round; of the paired ratio's value and 95 % bounds, the farthest from 1.
-    A difference between variants below it is noise. Raises ValueError as `paired_ratio` does.
+    Args:
+        ratios: Of the baseline to itself, one a pair of processes, estimated as every variant's ratio is.
+
+    Raises:
+        ValueError: as `replicates_interval`.
     """
-    ratio = paired_ratio(second_pass, first_pass)
-    return max(abs(bound - 1) for bound in ratio[:3] if bound is not None)
+    found = replicates_interval(ratios)
+    if found.lo is None or found.hi is None:
+        return None
+    return max(abs(found.lo - 1), abs(found.hi - 1))
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float]) -> Interval:
@@ -96,7 +158,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> Interval:
     Raises ValueError for different lengths, no values, or a value that is not finite.
     """
     _same_length(a, b)
-    return _bootstrap(np.subtract(a, b, dtype=np.float64), "mean")
+    return _bootstrap_mean(np.subtract(a, b, dtype=np.float64))
 
 
 def mcnemar(correct_a: Sequence[bool], correct_b: Sequence[bool]) -> float:
@@ -120,11 +182,15 @@ def _same_length(a: Sequence[object], b: Sequence[object]) -> None:
         raise ValueError(f"paired samples differ in number: {len(a)} and {len(b)}")
 
 
-def _bootstrap(values: Sequence[float] | np.ndarray, statistic: Literal["mean", "median"]) -> Interval:
+def _checked(values: Sequence[float] | np.ndarray) -> np.ndarray:
     data = np.asarray(values, dtype=np.float64)
     if data.size == 0 or not np.isfinite(data).all():
         raise ValueError(f"need at least one value, all finite; got {data.tolist()[:10]}")
-    estimate = np.mean if statistic == "mean" else np.median
+    return data
+
+
+def _bootstrap_mean(values: Sequence[float] | np.ndarray) -> Interval:
+    data = _checked(values)
     if data.size == 1:
         return Interval(float(data[0]), None, None, 1)
     if (data == data[0]).all():
@@ -133,7 +199,7 @@ def _bootstrap(values: Sequence[float] | np.ndarray, statistic: Literal["mean", 
 
     bounds = stats.bootstrap(
         (data,),
-        estimate,
+        np.mean,
         n_resamples=_RESAMPLES,
         batch=max(1, _ELEMENTS_AT_ONCE // data.size),
         vectorized=True,
@@ -141,4 +207,4 @@ def _bootstrap(values: Sequence[float] | np.ndarray, statistic: Literal["mean", 
         method="percentile",
         rng=np.random.default_rng(_SEED),
     ).confidence_interval
-    return Interval(float(estimate(data)), float(bounds.low), float(bounds.high), data.size)
+    return Interval(float(data.mean()), float(bounds.low), float(bounds.high), data.size)

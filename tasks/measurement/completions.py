@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from slimline.tasks.data.parquet import read_samples, write_rows
 from slimline.tasks.data.tokenizer import decode_line, encode_prompts, load_tokenizer, stop_ids
 from slimline.tasks.engines.base import new_tokens
-from slimline.tasks.measurement.probe import ProbeRequest, run_probe
+from slimline.tasks.measurement.probe import ProbeRequest
+from slimline.tasks.measurement.probe_process import run_probe
 from slimline.tasks.measurement.score import Score, score_pairs
 from slimline.tasks.models.checkpoint import read_gpt2_config
 from slimline.tasks.runtime.progress import progress_bar
@@ -49,6 +50,18 @@ def prompts_of(artifact: Path, texts: Sequence[str], decoding: Decoding) -> tupl
     if new >= positions:
         raise ValueError(f"decoding: {new} new tokens; allowed: fewer than the model's {positions} positions")
     return tuple(map(tuple, encode_prompts(load_tokenizer(artifact), texts, positions - new)))
+
+
+def target_tokens(artifact: Path, targets: Sequence[str], decoding: Decoding) -> tuple[int, ...]:
+    """How many tokens the artifact's tokenizer needs for each line: one or more, and no more than allowed.
+
+    The same line takes more tokens of a smaller vocabulary: that is part of what compressing it costs.
+    """
+    most = decoding.fixed_new_tokens or decoding.max_new_tokens
+    if decoding.fixed_new_tokens:
+        return (most,) * len(targets)
+    needed = encode_prompts(load_tokenizer(artifact), targets, most)
+    return tuple(max(1, len(ids)) for ids in needed)
 
 
 def request_for(

@@ -2,9 +2,11 @@
 
     python -m slimline.tasks.measurement.probe [PARENT_PID] < request.json > result.json
 
-`run_probe` starts this command and waits for its end without using the CPU. Apart from the engine the process imports
-only pydantic and NumPy, so that its memory is the engine's. Standard output has only the result; what libraries print
-goes to standard error, together with the progress.
+The first line of standard input is the request; the first line of standard output that is not progress is the result.
+With `new_tokens` in the request the process stays: each further line of input is a turn, a list of samples to be timed
+at equal work, and each further line of output has their seconds. Its input's end is its own. Apart from the engine it
+imports only pydantic and NumPy, so that its memory is the engine's. What libraries print goes to standard error.
+`slimline.tasks.measurement.probe_process` starts it and reads what it says.
 """
 
 from __future__ import annotations
@@ -12,19 +14,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import resource
-import signal
-import subprocess
 import sys
-import tempfile
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal, Self, TextIO
+from typing import TYPE_CHECKING, Literal, Self, TextIO
 
 from pydantic import (
     BaseModel,
@@ -37,16 +33,14 @@ from pydantic import (
     model_validator,
 )
 
-from slimline.storage.child_process import die_with, module_command
+from slimline.storage.child_process import die_with
 from slimline.tasks.measurement import energy
-from slimline.tasks.runtime.threads import child_environment, pin_process
+from slimline.tasks.runtime.threads import pin_process
 from slimline.tasks.specs import Decoding, Engine
 
 if TYPE_CHECKING:
     from slimline.tasks.engines.base import Completion, CompletionEngine
 
-_PROGRESS = re.compile(r'\{"progress": \[(\d+), (\d+)\]\}')
-_STDERR_LINES = 20
 _STATUS = Path("/proc/self/status")
 _MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
 _MB = 1e6
@@ -68,12 +62,19 @@ class ProbeRequest(BaseModel):
     warmup: NonNegativeInt = Field(3, description="Untimed samples before the timed ones (speed only).")
     least_s: NonNegativeFloat = Field(0, description="Seconds after which no further pass over the prompts begins.")
     batch_size: PositiveInt = Field(1, description="Samples in a batch (quality only).")
+    new_tokens: tuple[PositiveInt, ...] = Field(
+        (), description="Tokens to write after each prompt where the work is equal; empty: no turns (speed only)."
+    )
 
     @model_validator(mode="after")
     def _prompts_are_not_empty(self) -> Self:
         for number, prompt in enumerate(self.prompts):
             if not prompt:
                 raise ValueError(f"prompts.{number} is empty; allowed: at least one token")
+        if self.new_tokens and len(self.new_tokens) != len(self.prompts):
+            raise ValueError(
+                f"new_tokens has {len(self.new_tokens)} numbers; allowed: {len(self.prompts)}, one a prompt"
+            )
         return self
 
 
@@ -132,130 +133,47 @@ class ProbeResult(BaseModel):
     completions: list[list[int]] = []
 
 
-class ProbeError(RuntimeError):
-    """The probe gave no result; the message has the reason and the last lines of its standard error.
+class Probe:
+    """A loaded model in this process, which should be a new one. Raises what the engine raises."""
 
-    Attributes:
-        reason: How the process ended.
-        status: Its exit status; negative for the signal that killed it.
-        stderr: The last lines of its standard error.
-    """
+    def __init__(self, request: ProbeRequest) -> None:
+        self._request, self._started, self._base_mb = request, datetime.now(UTC), _base_mb()
+        clock = time.perf_counter()
+        # Imported here: an engine's libraries are part of its memory and its loading time.
+        from slimline.tasks.engines.base import load_engine
 
-    def __init__(self, reason: str, status: int, stderr: Sequence[str]) -> None:
-        super().__init__("\n".join([f"measuring process: {reason}", *stderr]))
-        self.reason = reason
-        self.status = status
-        self.stderr = tuple(stderr)
+        self._engine = load_engine(request.engine, request.directory, request.threads)
+        self._load_s = time.perf_counter() - clock
 
+    def measure(self, progress: Callable[[int, int], None]) -> ProbeResult:
+        """Measure alone what the request asks for."""
+        engine, request = self._engine, self._request
+        is_speed = request.mode == "speed"
+        measured = _measure_speed(engine, request) if is_speed else _complete_all(engine, request, progress)
+        memory_mb = _peak_mb()
+        return ProbeResult.model_validate(
+            {
+                "pid": os.getpid(),
+                "started": self._started,
+                "finished": datetime.now(UTC),
+                "load_s": self._load_s,
+                "base_mb": self._base_mb,
+                "memory_mb": memory_mb,
+                "memory_over_base_mb": memory_mb - self._base_mb,
+                **measured,
+            }
+        )
 
-def run_probe(
-    request: ProbeRequest, timeout: float, on_progress: Callable[[int, int], None] | None = None
-) -> ProbeResult:
-    """Measure in a new process and wait for its end.
+    def take_turn(self, samples: Sequence[int]) -> list[float]:
+        """Seconds of each of these samples when as many tokens are written as the request says."""
+        return [self._time_equal_work(sample) for sample in samples]
 
-    The process is killed when this call ends and, on Linux, when this process ends.
-
-    Args:
-        request: What to measure.
-        timeout: Seconds after which the process is killed.
-        on_progress: Called in this thread with the number of finished samples and of all samples, while quality is
-            measured. If it raises, the process is killed.
-
-    Raises:
-        ProbeError: the process failed or was killed.
-    """
-    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout:
-        stdin.write(request.model_dump_json().encode())
-        stdin.seek(0)
-        process = _start(request.threads, stdin, stdout)
-        try:
-            with _kill_after(timeout, process) as expired:
-                last_lines = _read_progress(process, on_progress)
-                status = process.wait()
-        finally:
-            process.kill()
-            process.communicate()
-        if status != 0:
-            reason = f"killed after the timeout of {timeout:g} s" if expired.is_set() else _exit_reason(status)
-            raise ProbeError(reason, status, last_lines)
-        stdout.seek(0)
-        return ProbeResult.model_validate_json(stdout.read())
-
-
-def _start(threads: int, stdin: IO[bytes], stdout: IO[bytes]) -> subprocess.Popen[str]:
-    # Input and output are files, so that there is only one pipe to wait for, and no thread is needed during measuring.
-    return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        module_command("slimline.tasks.measurement.probe", str(os.getpid())),
-        stdin=stdin,
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        errors="replace",
-        env=child_environment(threads),
-    )
-
-
-@contextlib.contextmanager
-def _kill_after(timeout: float, process: subprocess.Popen[str]) -> Iterator[threading.Event]:
-    """Kill the process after `timeout` seconds; the event says whether that has happened."""
-    expired = threading.Event()
-
-    def expire() -> None:
-        expired.set()
-        process.kill()
-
-    timer = threading.Timer(timeout, expire)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield expired
-    finally:
-        timer.cancel()
-
-
-def _read_progress(process: subprocess.Popen[str], on_progress: Callable[[int, int], None] | None) -> list[str]:
-    """Read standard error to its end and report the progress; returns the last lines that are not progress."""
-    lines: deque[str] = deque(maxlen=_STDERR_LINES)
-    for line in process.stderr or ():
-        progress = _PROGRESS.fullmatch(line.rstrip())
-        if not progress:
-            lines.append(line.rstrip())
-        elif on_progress:
-            on_progress(int(progress[1]), int(progress[2]))
-    return list(lines)
-
-
-def _exit_reason(status: int) -> str:
-    if status >= 0:
-        return f"ended with exit status {status}"
-    name = signal.Signals(-status).name
-    return f"killed by {name}" + (" (as the kernel does when memory runs out)" if name == "SIGKILL" else "")
-
-
-def measure(request: ProbeRequest, progress: Callable[[int, int], None]) -> ProbeResult:
-    """Measure in this process, which should be a new one; raises what the engine raises."""
-    started = datetime.now(UTC)
-    base_mb = _base_mb()
-    clock = time.perf_counter()
-    # Imported here: an engine's libraries are part of its memory and its loading time.
-    from slimline.tasks.engines.base import load_engine
-
-    engine = load_engine(request.engine, request.directory, request.threads)
-    load_s = time.perf_counter() - clock
-    measured = _measure_speed(engine, request) if request.mode == "speed" else _complete_all(engine, request, progress)
-    memory_mb = _peak_mb()
-    return ProbeResult.model_validate(
-        {
-            "pid": os.getpid(),
-            "started": started,
-            "finished": datetime.now(UTC),
-            "load_s": load_s,
-            "base_mb": base_mb,
-            "memory_mb": memory_mb,
-            "memory_over_base_mb": memory_mb - base_mb,
-            **measured,
-        }
-    )
+    def _time_equal_work(self, sample: int) -> float:
+        request = self._request
+        decoding = request.decoding.model_copy(update={"fixed_new_tokens": request.new_tokens[sample]})
+        clock = time.perf_counter_ns()
+        self._engine.complete([request.prompts[sample]], (), decoding)
+        return (time.perf_counter_ns() - clock) / 1e9
 
 
 def _measure_speed(engine: CompletionEngine, request: ProbeRequest) -> dict[str, object]:
@@ -344,23 +262,34 @@ def _reserve_stdout() -> Iterator[TextIO]:
         yield stdout
 
 
-def _print_progress(done: int, total: int) -> None:
-    print(json.dumps({"progress": [done, total]}), file=sys.stderr, flush=True)
+def serve(lines: Iterable[bytes], write: Callable[[str], None]) -> None:
+    """Measure what the first line asks for, then take the turns that the others ask for.
+
+    Args:
+        lines: Those of standard input.
+        write: Writes a line to standard output.
+    """
+    rest = iter(lines)
+    try:
+        request = ProbeRequest.model_validate_json(next(rest, b""))
+        if request.cpus is not None:
+            pin_process(request.cpus)
+    except (ValidationError, ValueError) as error:
+        print(f"request: {error}", file=sys.stderr)
+        sys.exit(2)
+    probe = Probe(request)
+    result = probe.measure(lambda done, total: write(json.dumps({"progress": [done, total]})))
+    write(result.model_dump_json())
+    for line in rest if request.new_tokens else ():
+        write(json.dumps(probe.take_turn(json.loads(line))))
 
 
 def main() -> None:
-    """Read a request from standard input and write the result to standard output; a bad request is exit status 2."""
+    """Serve standard input and output; a bad request is exit status 2."""
     if len(sys.argv) > 1:
         die_with(int(sys.argv[1]))
     with _reserve_stdout() as stdout:
-        try:
-            request = ProbeRequest.model_validate_json(sys.stdin.buffer.read())
-            if request.cpus is not None:
-                pin_process(request.cpus)
-        except (ValidationError, ValueError) as error:
-            print(f"request: {error}", file=sys.stderr)
-            sys.exit(2)
-        stdout.write(measure(request, _print_progress).model_dump_json())
+        serve(sys.stdin.buffer, lambda line: print(line, file=stdout, flush=True))
 
 
 if __name__ == "__main__":

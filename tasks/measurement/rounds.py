@@ -1,24 +1,42 @@
-"""The measurements of a variant: speed by rounds, size, and the values noted when its artifact was made."""
+"""The measurements of a variant: speed by rounds, size, and the values noted when its artifact was made.
+
+In a round every variant has a new process. It is timed alone first. Then it takes turns with the round's process of the
+baseline, which sleeps meanwhile: so no more than two models are in memory.
+"""
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
 from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore
 from slimline.storage.metrics.rows import PredictionRow, RoundRow
 from slimline.tasks.data.parquet import read_samples
-from slimline.tasks.measurement.completions import Prediction, request_for, timeout_for
-from slimline.tasks.measurement.probe import ProbeError, ProbeRequest, run_probe
+from slimline.tasks.data.samples import Sample
+from slimline.tasks.measurement.completions import Prediction, request_for, target_tokens, timeout_for
+from slimline.tasks.measurement.pairs import Schedule, compare, take_turns
+from slimline.tasks.measurement.probe import ProbeRequest
+from slimline.tasks.measurement.probe_process import ProbeError, ProbeProcess
 from slimline.tasks.measurement.roofline import ModelWork, work_of
 from slimline.tasks.measurement.size import count_parameters, disk_size
-from slimline.tasks.measurement.summary import Measurement, Turn, failure_row, round_row, size_measurements
+from slimline.tasks.measurement.summary import (
+    Measurement,
+    Turn,
+    failure_row,
+    round_row,
+    size_measurements,
+    with_pair,
+)
 from slimline.tasks.runtime.host import usable_cpus, usable_threads
 from slimline.tasks.specs import Engine, MeasurementSettings
 
+_log = logging.getLogger(__name__)
 _OF_TRAINING = ("train_tokens_per_s", "train_loss", "dev_loss")
 _OF_ARTIFACT = ("parity_max_abs", "greedy_agreement", "int8_matmuls", "matmuls")
 
@@ -28,20 +46,20 @@ def threads_of(spec: MeasurementSettings) -> int:
     return spec.threads or usable_threads()
 
 
-def speed_inputs(slice_dir: Path, count: int) -> list[str]:
-    """The inputs that every variant is timed on in every round: a seeded random selection from the slice."""
+def speed_samples(slice_dir: Path, count: int) -> list[Sample]:
+    """What every variant is timed on in every round: a seeded random selection from the slice."""
     samples = read_samples(slice_dir)
-    return [sample.input for sample in random.Random(0).sample(samples, min(count, len(samples)))]
+    return random.Random(0).sample(samples, min(count, len(samples)))
 
 
 def speed_request(
-    artifact: ArtifactRef, engine: Engine, texts: Sequence[str], spec: MeasurementSettings, store: ArtifactStore
+    artifact: ArtifactRef, engine: Engine, samples: Sequence[Sample], spec: MeasurementSettings, store: ArtifactStore
 ) -> ProbeRequest:
     """A request for a probe to time the variant in one round; all rounds share it, so that texts are tokenized once."""
-    threads = threads_of(spec)
+    threads, directory = threads_of(spec), store.path(artifact)
     return request_for(
-        store.path(artifact),
-        texts,
+        directory,
+        [sample.input for sample in samples],
         engine,
         spec.decoding,
         threads,
@@ -49,19 +67,92 @@ def speed_request(
         warmup=spec.warmup_samples,
         least_s=spec.turn_seconds,
         cpus=tuple(usable_cpus()[:threads]),
+        new_tokens=target_tokens(directory, [sample.gt for sample in samples], spec.decoding),
     )
 
 
-def measure_speed(turn: Turn, request: ProbeRequest) -> RoundRow:
-    """Time one variant in one round; returns a row of `rounds`, with an error if the probe failed.
+class PairPlan(NamedTuple):
+    """How a variant takes turns with the baseline in a round.
 
-    The task in `tasks/steps.py` that calls this holds the machine lock.
+    Attributes:
+        baseline: What the baseline's process is asked.
+        in_turn: Samples in a turn.
+        least_s: Seconds after which no further pass over the samples begins.
     """
-    started = datetime.now(UTC)
-    try:
-        return round_row(turn, run_probe(request, timeout_for(len(request.prompts)) + request.least_s))
-    except ProbeError as failure:
-        return failure_row(turn, failure, started, datetime.now(UTC))
+
+    baseline: ProbeRequest
+    in_turn: int
+    least_s: float
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule of a pair."""
+        return Schedule(len(self.baseline.prompts), self.in_turn, self.least_s, timeout_for(self.in_turn))
+
+
+class Round:
+    """One round on this machine: the process of the baseline, with which every other one takes turns.
+
+    Whoever measures holds the machine lock as long as the context lasts: its process stays in memory.
+    """
+
+    def __init__(self, plan: PairPlan) -> None:
+        self._plan = plan
+        self._processes = ExitStack()
+        self._baseline: tuple[ProbeProcess, int] | None = None  # and its pid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._processes.close()
+
+    def measure(self, turn: Turn, request: ProbeRequest) -> RoundRow:
+        """The row of a process, with an error if it failed; `turn` says which it is."""
+        started = datetime.now(UTC)
+        try:
+            if turn.is_reference:
+                return self._start_baseline(turn)
+            with ProbeProcess(request) as process:
+                row = round_row(turn, process.result(_longest(request)))
+                return self._pair(row, process, sum(request.new_tokens))
+        except ProbeError as failure:
+            return failure_row(turn, failure, started, datetime.now(UTC))
+
+    def _start_baseline(self, turn: Turn) -> RoundRow:
+        self._processes.close()
+        self._baseline = None
+        process = self._processes.enter_context(ProbeProcess(self._plan.baseline))
+        result = process.result(_longest(self._plan.baseline))
+        self._baseline = process, result.pid
+        return round_row(turn, result)
+
+    def _pair(self, row: RoundRow, process: ProbeProcess, tokens: int) -> RoundRow:
+        """The row with what it gave in turns; without, if the baseline cannot take any."""
+        if self._baseline is None:
+            return row
+        baseline, pid = self._baseline
+        seed = f"{row.run}/{row.round}/{row.variant}/{row.replicate}"
+        try:
+            seconds = take_turns(process, baseline, self._plan.schedule, seed)
+        except ProbeError:
+            if baseline.is_alive:
+                raise
+            _log.warning("the baseline's process has ended; the rest of round %d has no speed ratios", row.round)
+            self._baseline = None
+            return row
+        return with_pair(row, compare(seconds), pid, tokens)
+
+
+def _longest(request: ProbeRequest) -> float:
+    return timeout_for(len(request.prompts)) + request.least_s
+
+
+def measure_speed(turn: Turn, request: ProbeRequest, beside: Round) -> RoundRow:
+    """Time one variant in one round; returns a row of `rounds`, with an error if the probe failed."""
+    return beside.measure(turn, request)
 
 
 def measure_size(variant: str, artifact: ArtifactRef, store: ArtifactStore) -> list[Measurement]:
@@ -125,8 +216,10 @@ def prediction_rows(run: str, host: str, variant: str, predictions: Sequence[Pre
 
 
 def round_order(variants: Sequence[str], baseline: str, seed: int, number: int) -> list[tuple[str, int]]:
-    """The turns of a round as (variant, replicate): every variant once, the baseline twice, in seeded random order."""
-    turns = [(variant, 0) for variant in variants] + [(baseline, 1)]
-    random.Random(f"{seed}/{number}").shuffle(turns)
-    first = next(index for index, (variant, _) in enumerate(turns) if variant == baseline)
-    return [(variant, int(index != first) if variant == baseline else 0) for index, (variant, _) in enumerate(turns)]
+    """The processes of a round as (variant, replicate): the baseline's, with which the others take turns, comes first.
+
+    The others are every other variant's and the baseline's second one, in seeded random order.
+    """
+    others = [(variant, 0) for variant in variants if variant != baseline] + [(baseline, 1)]
+    random.Random(f"{seed}/{number}").shuffle(others)
+    return [(baseline, 0), *others]

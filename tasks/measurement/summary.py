@@ -1,7 +1,8 @@
 """Rows of the tables `rounds` and `measurements` from the results of probes; pure functions without files or clocks.
 
-The value of a measurement is the median over rounds (of EM and ES: the mean over samples) with its 95 % interval. The
-baseline is measured twice in a round; its value in a round is the mean of both.
+The value of a measurement is the geometric mean over rounds (of EM and ES: the mean over samples) with its 95 %
+interval. The baseline is measured twice in a round; its value in a round is the mean of both, and its second process
+takes turns with the first as every variant's does: the baseline's ratio to itself.
 """
 
 from __future__ import annotations
@@ -20,24 +21,27 @@ from slimline.storage.metrics.rows import MeasurementRow, RoundRow
 from slimline.tasks.analysis.statistics import (
     TAINTED_ABOVE,
     Interval,
+    equal_speed_p_value,
+    holm,
     mcnemar,
     mean_interval,
-    median_interval,
     noise_floor,
     paired_difference,
     paired_ratio,
     proportion_interval,
+    replicates_interval,
 )
+from slimline.tasks.measurement.pairs import Pair
 from slimline.tasks.measurement.peaks import Peaks
-from slimline.tasks.measurement.probe import ProbeError, ProbeResult, Timing
+from slimline.tasks.measurement.probe import ProbeResult, Timing
+from slimline.tasks.measurement.probe_process import ProbeError
 from slimline.tasks.measurement.roofline import ModelWork
 from slimline.tasks.measurement.score import Score
 from slimline.tasks.measurement.size import DiskSize, Parameters
 
-METRIC_VERSION = 1
 _TIMED = (
-    *("samples_per_s", "latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "prefill_tokens_per_s"),
-    *("decode_tokens_per_s", "memory_mb", "memory_over_base_mb"),
+    *("samples_per_s", "first_token_p50_ms", "latency_p50_ms", "latency_p95_ms", "latency_p99_ms"),
+    *("prefill_tokens_per_s", "decode_tokens_per_s", "memory_mb", "memory_over_base_mb"),
 )
 _OF_ROUNDS = (*_TIMED, "energy_j_per_sample")
 _SCORED = ("es", "em")
@@ -46,15 +50,15 @@ _PAIRED = ("es_drop", "em_drop", "em_p_value")
 
 @dataclass(frozen=True)
 class Turn:
-    """One measurement of one variant in one round.
+    """One process that measures one variant in one round.
 
     Attributes:
         run: Identifier of the run.
         host: The host's name in the tables.
         round: Number of the round.
-        position: Place of the turn in the round.
+        position: Its place in the round: 0 for the baseline's process with which the others take turns.
         variant: Name of the variant.
-        replicate: 1 for the baseline's second turn in a round, otherwise 0.
+        replicate: 1 for the baseline's second process in a round, otherwise 0.
     """
 
     run: str
@@ -63,6 +67,11 @@ class Turn:
     position: int
     variant: str
     replicate: int
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether the others of its round take turns with it."""
+        return self.position == 0
 
 
 class Measurement(NamedTuple):
@@ -115,6 +124,7 @@ def round_row(turn: Turn, result: ProbeResult) -> RoundRow:
         latency_p50_ms=p50,
         latency_p95_ms=p95,
         latency_p99_ms=p99,
+        first_token_p50_ms=1e3 * statistics.median(timing.prefill_s for timing in timings),
         prefill_tokens_per_s=_rate(sum(t.prompt_tokens for t in timings), sum(t.prefill_s for t in timings)),
         decode_tokens_per_s=_rate(sum(t.decode_passes for t in timings), sum(t.decode_s for t in timings)),
         memory_mb=result.memory_mb,
@@ -142,21 +152,32 @@ def _contexts(timings: Sequence[Timing]) -> _Contexts:
     return _Contexts(tokens, in_prompts / tokens, in_passes / passes if passes else None)
 
 
+def with_pair(row: RoundRow, pair: Pair, pid: int, tokens: int) -> RoundRow:
+    """The row of a process that has taken turns with the baseline's process `pid`, and wrote `tokens` in a pass."""
+    return row.replace(
+        pair_pid=pid,
+        pair_ratio=pair.ratio,
+        pair_spread=pair.spread,
+        pair_passes=pair.passes,
+        pair_tokens=tokens,
+        pair_s=pair.seconds,
+        pair_baseline_s=pair.baseline_seconds,
+    )
+
+
 def failure_row(turn: Turn, failure: ProbeError, started: datetime, finished: datetime) -> RoundRow:
     """A row of `rounds` for a failed turn: it has no numbers, and `error` has the reason and the last lines."""
     return RoundRow(**vars(turn), started=started, finished=finished, error=str(failure))
 
 
 def session_noise(rounds: Sequence[RoundRow], baseline: str) -> tuple[float | None, bool]:
-    """Relative noise floor of a run on one host, and whether it taints the run; (None, True) if it is unknown."""
-    first, second = (
-        _by_round([row for row in rounds if row.replicate == replicate], baseline, "samples_per_s")
-        for replicate in (0, 1)
-    )
-    if not first.keys() & second.keys():
-        return None, True
-    floor = noise_floor(first, second)
-    return floor, floor > TAINTED_ABOVE
+    """Relative noise floor of a run on one host, and whether it taints the run; (None, True) if it is unknown.
+
+    It is the interval of the baseline's ratio to itself, which is estimated as every variant's ratio is.
+    """
+    to_itself = _by_round(rounds, baseline, "pair_ratio")
+    floor = noise_floor(list(to_itself.values())) if to_itself else None
+    return floor, floor is None or floor > TAINTED_ABOVE
 
 
 def speed_measurements(rounds: Sequence[RoundRow], baseline: str) -> list[Measurement]:
@@ -166,7 +187,18 @@ def speed_measurements(rounds: Sequence[RoundRow], baseline: str) -> list[Measur
     the reason. Energy is left out where it was not counted.
     """
     variants = dict.fromkeys(row.variant for row in rounds)
-    return [each for variant in variants for each in _variant_speeds(rounds, variant, baseline)]
+    p_values = _p_values(rounds, [variant for variant in variants if variant != baseline])
+    return [
+        *(each for variant in variants for each in _variant_speeds(rounds, variant, baseline)),
+        *(_measurement(variant, "speed_p_value", each) for variant, each in p_values.items()),
+    ]
+
+
+def _p_values(rounds: Sequence[RoundRow], variants: Iterable[str]) -> dict[str, Interval]:
+    """Of each variant that has two pairs; they hold together, however many variants the run has."""
+    ratios = {variant: list(_by_round(rounds, variant, "pair_ratio").values()) for variant in variants}
+    alone = {name: p for name, values in ratios.items() if values and (p := equal_speed_p_value(values)) is not None}
+    return {name: Interval(p, None, None, len(ratios[name])) for name, p in holm(alone).items()}
 
 
 def limit_measurements(
@@ -183,7 +215,7 @@ def limit_measurements(
         "decode_limit_share": {row.round: _decode_share(row, work, peaks, beams) for row in ours},
     }
     found = {name: [value for value in values.values() if value is not None] for name, values in shares.items()}
-    return [_measurement(variant, name, median_interval(values)) for name, values in found.items() if values]
+    return [_measurement(variant, name, replicates_interval(values)) for name, values in found.items() if values]
 
 
 def _prefill_share(row: RoundRow, work: ModelWork, peaks: Peaks) -> float | None:
@@ -242,7 +274,7 @@ def measurement_rows(
             study=study,
             host=host,
             time=time,
-            metric_version=METRIC_VERSION,
+            metric_version=METRICS[each.metric].version,
             unit=METRICS[each.metric].unit,
             **vars(subjects[each.variant]),
             **each._asdict(),
@@ -256,18 +288,39 @@ def _variant_speeds(rounds: Sequence[RoundRow], variant: str, baseline: str) -> 
     if not by_metric["samples_per_s"]:
         return [missing_measurement(variant, metric, _failure(rounds, variant)) for metric in (*_TIMED, "speed_ratio")]
     measured = [
-        _measurement(variant, metric, median_interval(list(values.values())))
+        _measurement(variant, metric, replicates_interval(list(values.values())))
         for metric, values in by_metric.items()
         if values
     ]
-    return [*measured, _speed_ratio(by_metric["samples_per_s"], rounds, variant, baseline)]
+    return [
+        *measured,
+        _tokens(rounds, variant),
+        _speed_ratio(rounds, variant, baseline),
+        _line_ratio(by_metric["samples_per_s"], rounds, variant, baseline),
+    ]
 
 
-def _speed_ratio(ours: Mapping[int, float], rounds: Sequence[RoundRow], variant: str, baseline: str) -> Measurement:
+def _tokens(rounds: Sequence[RoundRow], variant: str) -> Measurement:
+    """Tokens of a line: those of the first round, as greedy completions are the same in all."""
+    row = next(row for row in rounds if row.variant == variant and row.samples)
+    return _measurement(variant, "tokens_per_sample", Interval((row.tokens or 0) / (row.samples or 1), None, None, 1))
+
+
+def _speed_ratio(rounds: Sequence[RoundRow], variant: str, baseline: str) -> Measurement:
+    """At equal work; the baseline is as fast as itself by definition."""
+    ratios = list(_by_round(rounds, variant, "pair_ratio").values())
+    if not ratios:
+        return missing_measurement(variant, "speed_ratio", f"it never took turns with the baseline ({baseline})")
+    found = Interval(1.0, None, None, len(ratios)) if variant == baseline else replicates_interval(ratios)
+    return _measurement(variant, "speed_ratio", found)
+
+
+def _line_ratio(ours: Mapping[int, float], rounds: Sequence[RoundRow], variant: str, baseline: str) -> Measurement:
+    """As published: samples a second until the line ends, however long that is."""
     theirs = _by_round(rounds, baseline, "samples_per_s")
     if not ours.keys() & theirs.keys():
-        return missing_measurement(variant, "speed_ratio", f"no round has both it and the baseline ({baseline})")
-    return _measurement(variant, "speed_ratio", paired_ratio(ours, theirs))
+        return missing_measurement(variant, "line_speed_ratio", f"no round has both it and the baseline ({baseline})")
+    return _measurement(variant, "line_speed_ratio", paired_ratio(ours, theirs))
 
 
 def _variant_quality(variant: str, score: Score | str, reference: Score | str) -> list[Measurement]:

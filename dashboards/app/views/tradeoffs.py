@@ -119,5 +119,7 @@ def slider_range(least: float, greatest: float) -> tuple[float, float, float]:
 def _say_winner(verdict: Recommendation) -> None:
     if verdict.winner is None:
         st.warning(f"Ship none: {verdict.rule}.")
+    elif verdict.provisional:
+        st.warning(f"Provisional, as {verdict.provisional}: ship **{verdict.winner}**: {verdict.rule}.")
     else:
         st.success(f"Ship **{verdict.winner}**: {verdict.rule}.")

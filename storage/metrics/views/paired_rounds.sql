@@ -1,7 +1,8 @@
 -- One row per run, host, round and variant that measured something: the mean over its processes (the baseline has two a
--- round), its speed relative to the baseline's of the same round, and baseline_self_ratio: the baseline's second process
--- relative to its first in that round, 1 where nothing disturbed either. The same by each sample's fastest pass, which is
--- what a busy machine disturbs least: undisturbed_per_s, undisturbed_ratio and undisturbed_self_ratio.
+-- round), its speed relative to the baseline's, and baseline_self_ratio: the baseline's second process relative to its
+-- first, 1 where nothing disturbed either. Both are at equal work, from processes that took turns; in runs of before that
+-- was measured, they are of samples per second until lines end. undisturbed_per_s is by each sample's fastest pass, which
+-- is what a busy machine disturbs least; undisturbed_ratio and undisturbed_self_ratio are of those runs only.
 WITH passes AS (
     SELECT
         run,
@@ -12,6 +13,7 @@ WITH passes AS (
         avg(samples_per_s) AS samples_per_s,
         avg(undisturbed_per_s) AS undisturbed_per_s,
         avg(memory_over_base_mb) AS memory_over_base_mb,
+        avg(pair_ratio) AS pair_ratio,
         any_value(samples_per_s) FILTER (replicate = 1) / any_value(samples_per_s) FILTER (replicate = 0) AS self_ratio,
         any_value(undisturbed_per_s) FILTER (replicate = 1)
         / any_value(undisturbed_per_s) FILTER (replicate = 0) AS undisturbed_self_ratio,
@@ -31,11 +33,15 @@ SELECT
     passes.variant,
     passes.started,
     passes.samples_per_s,
-    passes.samples_per_s / base.samples_per_s AS speed_ratio,
-    base.self_ratio AS baseline_self_ratio,
+    CASE
+        WHEN passes.variant = baselines.variant THEN 1
+        WHEN base.pair_ratio IS NULL THEN passes.samples_per_s / base.samples_per_s
+        ELSE passes.pair_ratio
+    END AS speed_ratio,
+    coalesce(base.pair_ratio, base.self_ratio) AS baseline_self_ratio,
     passes.undisturbed_per_s,
-    passes.undisturbed_per_s / base.undisturbed_per_s AS undisturbed_ratio,
-    base.undisturbed_self_ratio,
+    CASE WHEN base.pair_ratio IS NULL THEN passes.undisturbed_per_s / base.undisturbed_per_s END AS undisturbed_ratio,
+    CASE WHEN base.pair_ratio IS NULL THEN base.undisturbed_self_ratio END AS undisturbed_self_ratio,
     passes.memory_over_base_mb,
     passes.samples,
     passes.prompt_tokens

@@ -31,7 +31,7 @@ theirs AS (
     SELECT
         published.*,
         published.disk_mb / base.disk_mb AS disk_ratio,
-        published.samples_per_s / base.samples_per_s AS speed_ratio,
+        published.samples_per_s / base.samples_per_s AS line_speed_ratio,
         base.es - published.es AS es_drop,
         base.em - published.em AS em_drop
     FROM published
@@ -69,8 +69,8 @@ SELECT
     theirs.params_m AS published_params_nonzero_m,
     ours.disk_ratio,
     theirs.disk_ratio AS published_disk_ratio,
-    ours.speed_ratio,
-    theirs.speed_ratio AS published_speed_ratio,
+    ours.line_speed_ratio,
+    theirs.line_speed_ratio AS published_line_speed_ratio,
     ours.es_drop,
     theirs.es_drop AS published_es_drop,
     ours.em_drop,

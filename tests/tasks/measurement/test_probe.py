@@ -13,7 +13,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from slimline.tasks.export.onnx_export import export_onnx
-from slimline.tasks.measurement.probe import ProbeError, ProbeRequest, run_probe
+from slimline.tasks.measurement.probe import ProbeRequest
+from slimline.tasks.measurement.probe_process import ProbeError, run_probe
 from slimline.tasks.specs import Decoding, Engine
 from tests.command import program_command
 
@@ -76,7 +77,7 @@ def request_for(graph):
 
 @pytest.fixture(scope="module")
 def one_by_one(graph):
-    return run_probe(make_request(graph), timeout=600).completions
+    return run_probe(make_request(graph), timeout_s=600).completions
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def children():
 
 @pytest.fixture(scope="module")
 def speed(graph):
-    return run_probe(make_request(graph, mode="speed", warmup=5, prompts=((1, 2, 3), (4, 5, 6, 7, 8))), timeout=600)
+    return run_probe(make_request(graph, mode="speed", warmup=5, prompts=((1, 2, 3), (4, 5, 6, 7, 8))), timeout_s=600)
 
 
 def test_speed_times_every_prompt_in_order(speed):
@@ -121,26 +122,26 @@ def test_the_probe_itself_is_small(speed):
 
 def test_peak_memory_is_not_inherited_from_a_big_parent(request_for):
     ballast = np.ones(25_000_000)
-    memory_mb = run_probe(request_for(mode="speed"), timeout=600).memory_mb
+    memory_mb = run_probe(request_for(mode="speed"), timeout_s=600).memory_mb
     assert memory_mb < 150 < ballast.nbytes / 1e6
 
 
 def test_quality_gives_the_same_completions_in_order_whatever_the_batch(request_for, one_by_one):
     assert [len(completion) for completion in one_by_one] == [4, 4, 4, 4]
     assert len(set(map(tuple, one_by_one))) > 1
-    assert run_probe(request_for(batch_size=3), timeout=600).completions == one_by_one
-    alone = run_probe(request_for(prompts=((10, 11, 12, 13),)), timeout=600)
+    assert run_probe(request_for(batch_size=3), timeout_s=600).completions == one_by_one
+    alone = run_probe(request_for(prompts=((10, 11, 12, 13),)), timeout_s=600)
     assert alone.completions == one_by_one[3:]
 
 
 def test_progress_counts_samples_to_the_end(request_for):
     seen = []
-    run_probe(request_for(batch_size=3), timeout=600, on_progress=lambda *progress: seen.append(progress))
+    run_probe(request_for(batch_size=3), timeout_s=600, on_progress=lambda *progress: seen.append(progress))
     assert seen == [(3, 4), (4, 4)]
 
 
 def test_the_torch_engine_runs_here_too(checkpoint, request_for, one_by_one):
-    result = run_probe(request_for(engine=Engine(name="torch"), directory=checkpoint, batch_size=2), timeout=600)
+    result = run_probe(request_for(engine=Engine(name="torch"), directory=checkpoint, batch_size=2), timeout_s=600)
     assert result.completions == one_by_one
     assert result.base_mb < 100 < result.memory_over_base_mb
 
@@ -171,7 +172,7 @@ def test_the_probe_is_pinned_and_told_its_threads(request_for):
 )
 def test_a_failure_has_its_status_and_last_lines(request_for, change, status, message):
     with pytest.raises(ProbeError) as caught:
-        run_probe(request_for(**change), timeout=600)
+        run_probe(request_for(**change), timeout_s=600)
     assert (caught.value.status, caught.value.reason) == (status, f"ended with exit status {status}")
     assert message in caught.value.stderr[-1]
     assert message in str(caught.value)
@@ -180,7 +181,7 @@ def test_a_failure_has_its_status_and_last_lines(request_for, change, status, me
 def test_a_timeout_kills_and_waiting_for_it_costs_no_cpu(endless):
     before = time.process_time()
     with pytest.raises(ProbeError, match=r"timeout.*1\.2 s") as caught:
-        run_probe(endless.model_copy(update={"mode": "speed"}), timeout=1.2)
+        run_probe(endless.model_copy(update={"mode": "speed"}), timeout_s=1.2)
     assert caught.value.status == -signal.SIGKILL
     assert children() == []
     assert time.process_time() - before < 0.3
@@ -192,7 +193,7 @@ def test_a_killed_probe_says_which_signal(endless):
             child.kill()
 
     with pytest.raises(ProbeError, match=r"SIGKILL.*memory"):
-        run_probe(endless, timeout=600, on_progress=kill)
+        run_probe(endless, timeout_s=600, on_progress=kill)
 
 
 def test_a_callback_that_raises_abandons_the_measurement(endless):
@@ -200,7 +201,7 @@ def test_a_callback_that_raises_abandons_the_measurement(endless):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_probe(endless, timeout=600, on_progress=give_up)
+        run_probe(endless, timeout_s=600, on_progress=give_up)
     assert children() == []
 
 
@@ -238,10 +239,11 @@ def run_by_hand(stdin: str, *arguments: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
 
 
-def test_by_hand_standard_output_is_the_result_alone(request_for):
+def test_by_hand_standard_output_is_progress_and_the_result(request_for):
     done = run_by_hand(request_for().model_dump_json())
-    assert len(json.loads(done.stdout)["completions"]) == 4
-    assert '{"progress": [4, 4]}' in done.stderr
+    *progress, result = map(json.loads, done.stdout.splitlines())
+    assert progress[-1] == {"progress": [4, 4]}
+    assert len(result["completions"]) == 4
 
 
 @pytest.mark.parametrize(

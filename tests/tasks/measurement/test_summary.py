@@ -5,7 +5,8 @@ import pytest
 from slimline.storage.metrics.metric import METRICS
 from slimline.storage.metrics.rows import MeasurementRow
 from slimline.tasks.measurement.peaks import Peaks
-from slimline.tasks.measurement.probe import ProbeError, ProbeResult, Timing
+from slimline.tasks.measurement.probe import ProbeResult, Timing
+from slimline.tasks.measurement.probe_process import ProbeError
 from slimline.tasks.measurement.roofline import ModelWork
 from slimline.tasks.measurement.score import score_pairs
 from slimline.tasks.measurement.size import DiskSize, Parameters

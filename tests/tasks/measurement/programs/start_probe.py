@@ -2,6 +2,7 @@
 
 import sys
 
-from slimline.tasks.measurement.probe import ProbeRequest, run_probe
+from slimline.tasks.measurement.probe import ProbeRequest
+from slimline.tasks.measurement.probe_process import run_probe
 
 run_probe(ProbeRequest.model_validate_json(sys.stdin.read()), 600)
