@@ -55,10 +55,11 @@ def replicates_interval(values: Sequence[float], comparisons: int = 1) -> Interv
     data = _checked(values)
     if not (data > 0).all():
         raise ValueError(f"need positive values; got {data[data <= 0].tolist()[:10]}")
+    if (data == data[0]).all():
+        end = None if data.size < FEWEST else float(data[0])
+        return Interval(float(data[0]), end, end, data.size)
     logs = np.log(data)
     middle = float(np.exp(logs.mean()))
-    if data.size < FEWEST:
-        return Interval(middle, None, None, data.size)
     reach = float(logs.std(ddof=1)) / data.size**0.5 * _student(data.size - 1, comparisons)
     return Interval(middle, middle * float(np.exp(-reach)), middle * float(np.exp(reach)), data.size)
 

@@ -4,17 +4,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from slimline.tasks.analysis.statistics import (
     TAINTED_ABOVE,
     Interval,
+    equal_speed_p_value,
+    holm,
     mcnemar,
     mean_interval,
-    median_interval,
     noise_floor,
     paired_difference,
     paired_ratio,
     proportion_interval,
+    replicates_interval,
 )
 
 FINITE = st.floats(-1e6, 1e6).map(lambda value: round(value, 3))
@@ -25,12 +28,12 @@ def by_round(values):
     return dict(enumerate(values))
 
 
-@pytest.mark.parametrize("interval", [median_interval, mean_interval])
+@pytest.mark.parametrize("interval", [replicates_interval, mean_interval])
 def test_one_value_has_no_interval(interval):
     assert interval([3.0]) == Interval(3.0, None, None, 1)
 
 
-@pytest.mark.parametrize("interval", [median_interval, mean_interval])
+@pytest.mark.parametrize("interval", [replicates_interval, mean_interval])
 def test_constant_values_give_a_degenerate_interval(interval):
     assert interval([0.1] * 7) == Interval(0.1, 0.1, 0.1, 7)
 
@@ -38,11 +41,24 @@ def test_constant_values_give_a_degenerate_interval(interval):
 @pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf]])
 def test_undefined_input_is_refused(values):
     with pytest.raises(ValueError, match="finite"):
-        median_interval(values)
+        replicates_interval(values)
 
 
-def test_few_rounds_give_their_own_range():
-    assert median_interval([3.0, 1.0, 2.0]) == Interval(2.0, 1.0, 3.0, 3)
+def test_students_interval_of_logarithms_by_hand():
+    values = [2.0, 2.2, 2.5]
+    logs = np.log(values)
+    reach = stats.t.ppf(0.975, 2) * stats.sem(logs)
+    expected = np.exp([logs.mean(), logs.mean() - reach, logs.mean() + reach])
+    assert replicates_interval(values) == pytest.approx((*expected, 3))
+    surer = replicates_interval(values, comparisons=10)
+    reach = stats.t.ppf(1 - 0.025 / 10, 2) * stats.sem(logs)
+    assert surer.lo == pytest.approx(np.exp(logs.mean() - reach))
+
+
+@pytest.mark.parametrize("values", [[0.0], [1.0, -2.0]])
+def test_what_processes_give_is_positive(values):
+    with pytest.raises(ValueError, match=f"positive values; got .{min(values)}"):
+        replicates_interval(values)
 
 
 def test_the_same_values_give_the_same_interval():
@@ -52,26 +68,24 @@ def test_the_same_values_give_the_same_interval():
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(FINITE, min_size=2, max_size=12))
-def test_intervals_hold_their_value_and_stay_within_the_data(values):
-    for interval in (median_interval(values), mean_interval(values)):
-        slack = 1e-9 * max(map(abs, values))
-        assert min(values) - slack <= interval.lo <= interval.value + slack
-        assert interval.value - slack <= interval.hi <= max(values) + slack
+def test_a_bootstrap_interval_holds_its_value_and_stays_within_the_data(values):
+    interval, slack = mean_interval(values), 1e-9 * max(map(abs, values))
+    assert min(values) - slack <= interval.lo <= interval.value + slack
+    assert interval.value - slack <= interval.hi <= max(values) + slack
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.lists(FINITE, min_size=2, max_size=12), st.floats(0.1, 10), FINITE)
-def test_intervals_follow_a_change_of_unit(values, factor, shift):
-    moved = median_interval([factor * value + shift for value in values])
-    expected = median_interval(values).scale(factor)
-    assert moved[:3] == pytest.approx([part + shift for part in expected[:3]], abs=1e-6, rel=1e-9)
+@given(st.lists(POSITIVE, min_size=2, max_size=12), st.floats(0.1, 10))
+def test_intervals_follow_a_change_of_unit(values, factor):
+    moved = replicates_interval([factor * value for value in values])
+    assert moved[:3] == pytest.approx(replicates_interval(values).scale(factor)[:3], rel=1e-9)
 
 
 @pytest.mark.parametrize(
     ("interval", "draw", "truth"),
     [
         (mean_interval, lambda rng: rng.normal(5, 2, 30), 5.0),
-        (median_interval, lambda rng: rng.lognormal(0, 0.5, 30), 1.0),
+        *((replicates_interval, lambda rng, n=n: rng.lognormal(0, 0.02, n), 1.0) for n in (2, 3, 5, 10)),
         (proportion_interval, lambda rng: rng.random(100) < 0.04, 0.04),
     ],
 )
@@ -97,7 +111,7 @@ def test_wilson_matches_its_published_example():
 
 def test_a_known_ratio():
     ratio = paired_ratio(by_round([2.0, 4.2, 8.0]), by_round([1.0, 2.0, 4.0]))
-    assert ratio == pytest.approx((2.0, 2.0, 2.1, 3))
+    assert ratio == pytest.approx(replicates_interval([2.0, 2.1, 2.0]))
 
 
 def test_the_ratio_cancels_what_drifts_in_both():
@@ -127,18 +141,49 @@ def test_the_ratio_inverts_and_ignores_the_unit(pairs, factor):
     assert paired_ratio(*scaled)[:3] == pytest.approx(ratio[:3], rel=1e-6)
 
 
-def test_the_noise_floor_is_the_farthest_bound_from_one():
-    assert noise_floor(by_round([1.0, 1.0, 1.0]), by_round([1.01, 0.97, 1.02])) == pytest.approx(0.03)
-    assert noise_floor({0: 1.0}, {0: 0.9}) == pytest.approx(0.1)
-    assert noise_floor(by_round([2.0] * 4), by_round([2.0] * 4)) == 0.0
+def test_the_noise_floor_is_the_farther_end_of_the_ratio_to_itself():
+    values = [1.01, 0.97, 1.02]
+    found = replicates_interval(values)
+    assert noise_floor(values) == pytest.approx(max(1 - found.lo, found.hi - 1))
+    assert noise_floor([0.9]) is None
+    assert noise_floor([1.0] * 4) == 0.0
 
 
-@pytest.mark.parametrize(("noise", "tainted"), [(0.01, False), (0.3, True)])
+@pytest.mark.parametrize(("noise", "tainted"), [(0.005, False), (0.3, True)])
 def test_simulated_sessions_are_tainted_when_noisy(noise, tainted):
     rng = np.random.default_rng(3)
-    passes = rng.lognormal(0, noise, (20, 2, 5)) * rng.lognormal(0, 0.5, (20, 1, 5))  # the host's drift is shared
-    floors = [noise_floor(by_round(first), by_round(second)) for first, second in passes]
+    floors = [noise_floor(ratios) for ratios in rng.lognormal(0, noise, (20, 5))]
     assert {floor > TAINTED_ABOVE for floor in floors} == {tainted}
+
+
+def test_the_p_value_is_that_of_students_test():
+    values = [1.01, 1.05, 0.99, 1.04]
+    assert equal_speed_p_value(values) == pytest.approx(stats.ttest_1samp(np.log(values), 0).pvalue)
+    assert equal_speed_p_value([2.0]) is None
+    assert (equal_speed_p_value([1.0, 1.0]), equal_speed_p_value([2.0, 2.0])) == (1.0, 0.0)
+
+
+@given(st.lists(POSITIVE.filter(lambda value: value != 1), min_size=2, max_size=8, unique=True))
+def test_the_p_value_and_the_interval_say_the_same(values):
+    found, p_value = replicates_interval(values), equal_speed_p_value(values)
+    assert (p_value < 0.05) == (not found.lo <= 1 <= found.hi) or p_value == pytest.approx(0.05)
+
+
+def test_holms_example():
+    # Holm (1979), as in R's p.adjust: of 0.01, 0.02, 0.03, 0.04.
+    assert holm({"a": 0.03, "b": 0.01, "c": 0.04, "d": 0.02}) == pytest.approx(
+        {"a": 0.06, "b": 0.04, "c": 0.06, "d": 0.06}
+    )
+    assert holm({}) == {}
+
+
+@given(st.dictionaries(st.text(max_size=3), st.floats(0, 1), max_size=6))
+def test_holm_only_raises_and_keeps_the_order(p_values):
+    adjusted = holm(p_values)
+    assert adjusted.keys() == p_values.keys()
+    assert all(p_values[name] <= adjusted[name] <= 1 for name in p_values)
+    in_order = sorted(p_values, key=p_values.get)
+    assert [adjusted[name] for name in in_order] == sorted(adjusted.values())
 
 
 def test_a_paired_difference_sees_what_independent_scores_cannot():

@@ -13,8 +13,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from slimline.tasks.export.onnx_export import export_onnx
-from slimline.tasks.measurement.probe import ProbeRequest
-from slimline.tasks.measurement.probe_process import ProbeError, run_probe
+from slimline.tasks.engines.base import Completion
+from slimline.tasks.measurement.probe import Probe, ProbeRequest
+from slimline.tasks.measurement.probe_process import ProbeError, ProbeProcess, run_probe
 from slimline.tasks.specs import Decoding, Engine
 from tests.command import program_command
 
@@ -112,6 +113,49 @@ def test_passes_begin_until_the_turn_has_lasted(graph):
     assert found.passes > 1 and len(found.timings) == 4 * found.passes
     assert found.wall_s >= 0.3
     assert [timing.prompt_tokens for timing in found.timings] == [3, 5, 1, 4] * found.passes
+
+
+class Recorder:
+    """An engine that notes what it is asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def complete(self, prompts, stop, decoding):
+        self.asked.append((prompts, tuple(stop), decoding))
+        return [Completion([], 0.0, 0.0)]
+
+
+def test_equal_work_is_the_tokens_that_the_request_names_whatever_ends_a_line(request_for, monkeypatch):
+    engine = Recorder()
+    monkeypatch.setattr("slimline.tasks.engines.base.load_engine", lambda *_: engine)
+    decoding = Decoding(beams=2, max_new_tokens=9)
+    probe = Probe(request_for(mode="speed", stop=(7,), new_tokens=(1, 2, 3, 4), decoding=decoding))
+    seconds = probe.take_turn([2, 0])
+    assert len(seconds) == 2 and all(each >= 0 for each in seconds)
+    expected = [decoding.model_copy(update={"fixed_new_tokens": count}) for count in (3, 1)]
+    assert engine.asked == [([(9,)], (), expected[0]), ([(1, 2, 3)], (), expected[1])]
+
+
+def test_a_process_that_has_measured_alone_takes_turns(request_for):
+    with ProbeProcess(request_for(mode="speed", new_tokens=(1, 2, 3, 4))) as process:
+        assert len(process.result(600).timings) == 4
+        for samples in ([3], [0, 1, 2]):
+            assert [each > 0 for each in process.take_turn(samples, 600)] == [True] * len(samples)
+        assert process.is_alive
+        (child,) = children()
+        child.kill()
+        with pytest.raises(ProbeError, match="SIGKILL"):
+            process.take_turn([0], 600)
+        assert not process.is_alive
+    assert children() == []
+
+
+def test_a_turn_that_fails_says_why(request_for):
+    with ProbeProcess(request_for(mode="speed", new_tokens=(1, 1, 1, 61))) as process:
+        process.result(600)
+        with pytest.raises(ProbeError, match=r"prompt 0 has 4 tokens; allowed: 1 to 3"):
+            process.take_turn([3], 600)
 
 
 def test_the_probe_itself_is_small(speed):
@@ -267,6 +311,8 @@ def test_a_bad_request_is_refused_with_the_field(stdin, message):
         ({"prompts": ((1,), ())}, r"prompts\.1 is empty"),
         ({"cpus": ()}, "cpus"),
         ({"mode": "both"}, "'speed' or 'quality'"),
+        ({"new_tokens": (1, 2)}, "new_tokens has 2; allowed: 4"),
+        ({"new_tokens": (0, 1, 1, 1)}, r"new_tokens\.0"),
     ],
 )
 def test_requests_are_checked_where_they_are_made(request_for, change, message):

@@ -1,5 +1,7 @@
 """What an artifact's provenance says of it, and what only of its ancestors; and what a variant's turns are asked."""
 
+import os
+import signal
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -8,12 +10,14 @@ import pytest
 
 from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore, Provenance
 from slimline.storage.metrics.metric import METRICS
+from slimline.tasks.data.samples import Sample
 from slimline.tasks.data.tokenizer import load_tokenizer, stop_ids
-from slimline.tasks.measurement.completions import prompts_of
+from slimline.tasks.export.onnx_export import export_onnx
+from slimline.tasks.measurement.completions import prompts_of, target_tokens
 from slimline.tasks.measurement.peaks import Peaks
 from slimline.tasks.measurement.probe import ProbeRequest, ProbeResult, Timing
 from slimline.tasks.measurement.roofline import ModelWork
-from slimline.tasks.measurement.rounds import note_measurements, speed_request
+from slimline.tasks.measurement.rounds import PairPlan, Round, note_measurements, round_order, speed_request
 from slimline.tasks.measurement.score import score_pairs
 from slimline.tasks.measurement.size import DiskSize, Parameters
 from slimline.tasks.measurement.summary import (
@@ -70,7 +74,8 @@ def test_every_metric_is_measured_by_something_and_what_is_measured_has_a_defini
     memory = {"memory_mb": 9.0, "memory_over_base_mb": 4.0, "base_mb": 5.0, "energy_j": 2.0, "load_s": 1.0}
     now = datetime.now(UTC)
     result = ProbeResult(pid=1, started=now, finished=now, wall_s=1.0, timings=[timing], **memory)
-    rounds = [round_row(Turn("r", "h", 1, replicate, "original", replicate), result) for replicate in (0, 1)]
+    turns = [(number, name) for number in (1, 2) for name in ("original", "ours")]
+    rounds = [round_row(Turn("r", "h", number, 0, name, 0), result).replace(pair_ratio=2.0) for number, name in turns]
     rates = {"fp32_gflops": 1.0, "bf16_gflops": None, "int8_gops": 1.0, "read_gb_s": 1.0}
     peaks = Peaks(fingerprint="f", cpu="c", threads=1, measured=now, versions={}, kernels={}, **rates)
     notes = {"train_tokens_per_s": 9, "train_loss": 3.0, "dev_loss": 3.0, "parity_max_abs": 0.1}
@@ -85,7 +90,11 @@ def test_every_metric_is_measured_by_something_and_what_is_measured_has_a_defini
     assert sorted(each.metric for each in measurements) == sorted(METRICS)
 
 
-CODE = ["x = 1\n", "def f ( x ) :\n    return x\n", "import os\nprint ( os . getcwd ( ) )\n"]
+TEXTS = ["x = 1\n", "def f ( x ) :\n    return x\n", "import os\nprint ( os . getcwd ( ) )\n"]
+
+CODE = [
+    Sample(n, "a.py", text, gt) for n, (text, gt) in enumerate(zip(TEXTS, ["y = 1", "", "print ( x )"], strict=True))
+]
 
 
 @pytest.mark.parametrize("decoding", [Decoding(max_new_tokens=4), Decoding(fixed_new_tokens=3)])
@@ -98,12 +107,14 @@ def test_one_request_serves_every_round(store: ArtifactStore, tmp_path: Path, de
     engine = Engine(name="torch")
     request = speed_request(artifact, engine, CODE, spec, store)
     assert request == speed_request(artifact, engine, CODE, spec, store)
+    new = target_tokens(store.path(artifact), ["y = 1", "", "print ( x )"], decoding)
     assert request == ProbeRequest(
         directory=store.path(artifact),
         engine=engine,
         threads=1,
         cpus=tuple(usable_cpus()[:1]),
-        prompts=prompts_of(store.path(artifact), CODE, decoding),
+        prompts=prompts_of(store.path(artifact), TEXTS, decoding),
+        new_tokens=new,
         stop=() if decoding.fixed_new_tokens else stop_ids(load_tokenizer(model)),
         decoding=decoding,
         mode="speed",
@@ -111,3 +122,85 @@ def test_one_request_serves_every_round(store: ArtifactStore, tmp_path: Path, de
         least_s=0.5,
     )
     assert ProbeRequest.model_validate_json(request.model_dump_json()) == request
+
+
+def test_equal_work_is_what_each_tokenizer_needs_within_what_a_completion_may_have(tmp_path: Path) -> None:
+    model = write_bpe_model(tmp_path / "model")
+    lines = ["", "x", "print ( x )", "x = 1 " * 60]
+    needed = [len(load_tokenizer(model).encode(line, add_special_tokens=False).ids) for line in lines]
+    assert needed[3] > 9
+    assert target_tokens(model, lines, Decoding(max_new_tokens=9)) == (1, *(min(9, each) for each in needed[1:]))
+    assert target_tokens(model, lines, Decoding(fixed_new_tokens=5)) == (5,) * 4
+
+
+def test_a_round_begins_with_the_process_that_the_others_take_turns_with() -> None:
+    order = round_order(["a", "base", "b"], "base", seed=0, number=1)
+    assert order[0] == ("base", 0)
+    assert sorted(order[1:]) == [("a", 0), ("b", 0), ("base", 1)]
+    assert {tuple(round_order(["a", "base", "b"], "base", 0, number)) for number in range(20)} > {tuple(order)}
+    assert round_order(["base"], "base", 0, 1) == [("base", 0), ("base", 1)]
+
+
+@pytest.fixture
+def request_(tmp_path: Path) -> ProbeRequest:
+    """What a probe of a tiny graph is asked: one sample alone, and two tokens where work is equal."""
+    model, graph = write_bpe_model(tmp_path / "model"), tmp_path / "graph"
+    graph.mkdir()
+    export_onnx(model, graph)
+    return ProbeRequest(
+        directory=graph,
+        engine=Engine(name="onnxruntime"),
+        threads=1,
+        prompts=((5, 6, 7), (8, 9)),
+        decoding=Decoding(max_new_tokens=4),
+        mode="speed",
+        warmup=1,
+        new_tokens=(2, 3),
+    )
+
+
+def turn(position: int, variant: str, replicate: int = 0) -> Turn:
+    return Turn("r", "h", 1, position, variant, replicate)
+
+
+def test_every_process_is_timed_alone_and_then_beside_the_same_one(request_: ProbeRequest) -> None:
+    with Round(PairPlan(request_, 1, 0)) as beside:
+        first = beside.measure(turn(0, "base"), request_)
+        others = [beside.measure(turn(1, "ours"), request_), beside.measure(turn(2, "base", 1), request_)]
+    assert first.samples_per_s and first.pair_ratio is None
+    for row in others:
+        assert row.samples_per_s and row.pair_ratio and row.pair_s and row.pair_baseline_s
+        assert (row.pair_pid, row.pair_passes, row.pair_tokens) == (first.pid, 1, 5)
+    assert len({first.pid, *(row.pid for row in others)}) == 3
+
+
+def test_a_variant_that_fails_beside_the_baseline_fails_alone(request_: ProbeRequest) -> None:
+    too_long = request_.model_copy(update={"new_tokens": (2, 10**4)})
+    with Round(PairPlan(request_, 1, 0)) as beside:
+        beside.measure(turn(0, "base"), request_)
+        failed = beside.measure(turn(1, "ours"), too_long)
+        after = beside.measure(turn(2, "theirs"), request_)
+    assert "prompt 0 has 2 tokens" in (failed.error or "") and failed.samples_per_s is None
+    assert after.pair_ratio
+
+
+def test_without_the_baselines_process_what_was_timed_alone_is_kept(
+    request_: ProbeRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Round(PairPlan(request_, 1, 0)) as beside:
+        first = beside.measure(turn(0, "base"), request_)
+        assert first.pid
+        os.kill(first.pid, signal.SIGKILL)
+        rows = [beside.measure(turn(place, "ours"), request_) for place in (1, 2)]
+    assert [(row.pair_ratio, row.error) for row in rows] == [(None, None)] * 2
+    assert all(row.samples_per_s for row in rows)
+    assert "the baseline's process has ended; the rest of round 1 has no speed ratios" in caplog.text
+
+
+def test_a_baseline_that_cannot_start_has_a_row_with_the_reason(request_: ProbeRequest, tmp_path: Path) -> None:
+    broken = request_.model_copy(update={"directory": tmp_path})
+    with Round(PairPlan(broken, 1, 0)) as beside:
+        failed = beside.measure(turn(0, "base"), broken)
+        alone = beside.measure(turn(1, "ours"), request_)
+    assert "config.json" in (failed.error or "")
+    assert alone.samples_per_s and alone.pair_ratio is None and alone.error is None

@@ -4,6 +4,8 @@ import pytest
 
 from slimline.storage.metrics.metric import METRICS
 from slimline.storage.metrics.rows import MeasurementRow
+from slimline.tasks.analysis.statistics import holm, replicates_interval
+from slimline.tasks.measurement.pairs import Pair
 from slimline.tasks.measurement.peaks import Peaks
 from slimline.tasks.measurement.probe import ProbeResult, Timing
 from slimline.tasks.measurement.probe_process import ProbeError
@@ -21,9 +23,11 @@ from slimline.tasks.measurement.summary import (
     session_noise,
     size_measurements,
     speed_measurements,
+    with_pair,
 )
 
 NOT_OF_A_TURN = {"node", "slurm_job"}  # but of where the process is
+OF_A_PAIR = {"pair_pid", "pair_ratio", "pair_spread", "pair_passes", "pair_tokens", "pair_s", "pair_baseline_s"}
 T0, T1 = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
 
 
@@ -41,8 +45,9 @@ def result(latencies=(0.1, 0.2, 0.3, 0.4), **change):
     return ProbeResult(**{**values, **memory, "timings": timings, **change})
 
 
-def row(variant, samples_per_s, number=0, replicate=0):
-    return round_row(turn(variant, number, replicate), result()).replace(samples_per_s=samples_per_s)
+def row(variant, samples_per_s, number=0, replicate=0, ratio=None):
+    made = round_row(turn(variant, number, replicate), result())
+    return made.replace(samples_per_s=samples_per_s, pair_ratio=ratio)
 
 
 def failed_row(variant, number=0):
@@ -56,7 +61,7 @@ def by_metric(measured, variant):
 
 def test_a_round_row_of_known_timings():
     made = round_row(turn("ours"), result(energy_j=8.0, energy_source="rapl"))
-    assert made.model_dump(exclude=NOT_OF_A_TURN) == {
+    assert made.model_dump(exclude=NOT_OF_A_TURN | OF_A_PAIR) == {
         **{"run": "r", "host": "h", "round": 0, "position": 1, "variant": "ours", "replicate": 0},
         **{"pid": 7, "started": T0, "finished": T1, "samples": 4, "passes": 1, "tokens": 40},
         **{"prompt_tokens": 400, "prefill_context": 50.5, "decode_context": 105.0},
@@ -66,6 +71,7 @@ def test_a_round_row_of_known_timings():
         "latency_p50_ms": pytest.approx(250),
         "latency_p95_ms": pytest.approx(385),
         "latency_p99_ms": pytest.approx(397),
+        "first_token_p50_ms": pytest.approx(125),
         "prefill_tokens_per_s": pytest.approx(400 / 0.5),
         "decode_tokens_per_s": pytest.approx(36 / 0.25),
         **{"memory_mb": 140.0, "memory_over_base_mb": 100.0, "base_mb": 40.0},
@@ -98,7 +104,11 @@ def test_contexts_are_means_over_tokens_not_over_samples():
 
 def test_rows_fill_the_tables_exactly():
     made = round_row(turn("ours"), result(energy_j=8.0, energy_source="rapl"))
-    assert {name for name, value in made if value is None} == {*NOT_OF_A_TURN, "error"}
+    assert {name for name, value in made if value is None} == {*NOT_OF_A_TURN, *OF_A_PAIR, "error"}
+    paired = with_pair(made, Pair(2.0, 0.01, 3, 1.5, 3.0), pid=8, tokens=44)
+    assert {name for name, value in paired if value is None} == {*NOT_OF_A_TURN, "error"}
+    assert (paired.pair_ratio, paired.pair_spread, paired.pair_passes) == (2.0, 0.01, 3)
+    assert (paired.pair_pid, paired.pair_tokens, paired.pair_s, paired.pair_baseline_s) == (8, 44, 1.5, 3.0)
     subjects = {"ours": Subject(artifact="ab" * 32, label="repaired", random_weights=False)}
     measured = size_measurements("ours", DiskSize(5.0, 4.0), Parameters(1_500_000, 500_000))
     rows = measurement_rows(measured, subjects, run="r", study="s", host="h", time=T0)
@@ -134,26 +144,42 @@ def test_a_failed_round_keeps_the_whole_reason():
     assert (made.started, made.finished) == (T0, T1)
 
 
-def test_speeds_are_medians_over_rounds_and_ratios_are_paired():
+def test_speeds_are_means_over_rounds_and_ratios_are_of_pairs():
     drift = [1.0, 2.0, 4.0]
     rounds = [row("base", speed, number) for number, speed in enumerate(drift)]
-    rounds += [
-        row("ours", factor * speed, number) for number, (factor, speed) in enumerate(zip([2, 2, 3], drift, strict=True))
-    ]
+    rounds += [row("base", 1.0, number, 1, ratio) for number, ratio in enumerate([1.01, 1.0, 0.99])]
+    rounds += [row("ours", 9 * speed, number, ratio=2.0 + number / 10) for number, speed in enumerate(drift)]
     measured = by_metric(speed_measurements(rounds, "base"), "ours")
-    assert measured["samples_per_s"][2:] == (4.0, 2.0, 12.0, 3, None)
-    assert measured["speed_ratio"][2:] == (pytest.approx(2.0), pytest.approx(2.0), pytest.approx(3.0), 3, None)
+    assert measured["speed_ratio"][2:] == (*replicates_interval([2.0, 2.1, 2.2]), None)
+    assert measured["samples_per_s"][2:] == (*replicates_interval([9.0, 18.0, 36.0]), None)
     assert measured["memory_mb"][2:] == (140.0, 140.0, 140.0, 3, None)
+    assert measured["tokens_per_sample"][2:] == (10.0, None, None, 1, None)
     assert "energy_j_per_sample" not in measured
     assert set(measured) < set(METRICS)
+    own = by_metric(speed_measurements(rounds, "base"), "base")
+    assert own["speed_ratio"][2:] == (1.0, None, None, 3, None)
+    assert "speed_p_value" not in own
 
 
-def test_the_baselines_two_passes_are_one_value_a_round():
-    rounds = [row("base", 1.0), row("base", 3.0, replicate=1), row("ours", 4.0)]
+def test_samples_a_second_are_compared_as_published_too():
+    """A variant that stops early is fast in samples, and no faster at equal work."""
+    rounds = [row("base", 1.0), row("base", 3.0, replicate=1, ratio=1.0), row("ours", 4.0, ratio=1.0)]
     measured = speed_measurements(rounds, "base")
     assert by_metric(measured, "base")["samples_per_s"].value == pytest.approx(2.0)
-    assert by_metric(measured, "base")["speed_ratio"].value == pytest.approx(1.0)
-    assert by_metric(measured, "ours")["speed_ratio"][2:] == (pytest.approx(2.0), None, None, 1, None)
+    assert by_metric(measured, "ours")["line_speed_ratio"][2:] == (pytest.approx(2.0), None, None, 1, None)
+    assert by_metric(measured, "ours")["speed_ratio"][2:] == (1.0, None, None, 1, None)
+
+
+def test_p_values_hold_together():
+    ratios = {"a": [1.1, 1.12, 1.11], "b": [1.0, 1.02, 0.98], "c": [1.5]}
+    rounds = [row(name, 1.0, number, ratio=each) for name, found in ratios.items() for number, each in enumerate(found)]
+    measured = {
+        each.variant: each.value
+        for each in speed_measurements([row("base", 1.0), *rounds], "base")
+        if each.metric == "speed_p_value"
+    }
+    assert measured.keys() == {"a", "b"}  # one pair tells nothing
+    assert measured == pytest.approx(holm({"a": 0.00076787, "b": 1.0}), abs=0.01)
 
 
 def test_energy_appears_where_it_was_counted():
@@ -162,7 +188,7 @@ def test_energy_appears_where_it_was_counted():
 
 
 def test_a_variant_that_failed_in_one_round_is_measured_on_the_others():
-    rounds = [row("base", 1.0), row("base", 1.0, 1), failed_row("ours"), row("ours", 2.0, 1)]
+    rounds = [row("base", 1.0), row("base", 1.0, 1), failed_row("ours"), row("ours", 2.0, 1, ratio=2.0)]
     measured = by_metric(speed_measurements(rounds, "base"), "ours")
     assert measured["samples_per_s"][2:] == (2.0, None, None, 1, None)
     assert measured["speed_ratio"][2:] == (2.0, None, None, 1, None)
@@ -174,10 +200,11 @@ def test_a_variant_that_always_failed_has_rows_with_the_reason():
     assert measured["samples_per_s"][2:] == measured["speed_ratio"][2:] == (None, None, None, 0, reason)
 
 
-def test_without_a_baseline_only_the_ratio_is_missing():
+def test_without_a_baseline_only_the_ratios_are_missing():
     measured = by_metric(speed_measurements([failed_row("base"), row("ours", 2.0)], "base"), "ours")
     assert measured["samples_per_s"].value == 2.0
-    assert measured["speed_ratio"][2:] == (None, None, None, 0, "no round has both it and the baseline (base)")
+    assert measured["speed_ratio"][2:] == (None, None, None, 0, "it never took turns with the baseline (base)")
+    assert measured["line_speed_ratio"][2:] == (None, None, None, 0, "no round has both it and the baseline (base)")
 
 
 WORK = ModelWork(
@@ -223,14 +250,18 @@ def test_a_share_above_the_limit_is_not_clipped_and_what_has_no_rate_has_no_shar
     assert limit_measurements([failed_row("ours")], "ours", WORK, fast, 1) == []
 
 
-@pytest.mark.parametrize(("second", "floor", "tainted"), [(1.02, 0.02, False), (0.9, 0.1, True)])
-def test_session_noise(second, floor, tainted):
-    rounds = [row("base", 1.0), row("base", second, replicate=1), row("ours", 9.0)]
-    assert session_noise(rounds, "base") == (pytest.approx(floor), tainted)
+@pytest.mark.parametrize(("ratios", "floor", "tainted"), [([1.0, 1.0], 0.0, False), ([1.02, 0.98], 0.29, True)])
+def test_the_noise_is_the_baselines_ratio_to_itself(ratios, floor, tainted):
+    rounds = [row("base", 1.0, number, 1, ratio) for number, ratio in enumerate(ratios)]
+    assert session_noise([row("base", 9.0), *rounds, row("ours", 9.0, ratio=5.0)], "base") == (
+        pytest.approx(floor, abs=0.01),
+        tainted,
+    )
 
 
 def test_noise_that_could_not_be_measured_taints():
     assert session_noise([row("base", 1.0), failed_row("base", 1)], "base") == (None, True)
+    assert session_noise([row("base", 1.0), row("base", 1.0, replicate=1, ratio=1.0)], "base") == (None, True)
 
 
 def test_quality_is_paired_with_the_baseline():
