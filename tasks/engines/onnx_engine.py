@@ -30,7 +30,7 @@ class OnnxEngine:
         self.n_positions = config["n_positions"]
         self._vocabulary = config["vocab_size"]
         self._draft_tokens = engine.draft_tokens
-        self._model = _CachedGraph(_open_session(directory / "model.onnx", threads), config)
+        self._model = _CachedGraph(open_session(directory / "model.onnx", threads), config)
 
     def complete(self, prompts: Sequence[Sequence[int]], stop: Collection[int], decoding: Decoding) -> list[Completion]:
         """See `CompletionEngine.complete`."""
@@ -48,7 +48,12 @@ class OnnxEngine:
         return logits
 
 
-def _open_session(path: Path, threads: int) -> ort.InferenceSession:
+def open_session(path: Path, threads: int) -> ort.InferenceSession:
+    """A session with a graph on the CPU, with `threads` intra-op threads.
+
+    Raises:
+        CheckpointError: the graph is missing, or onnxruntime cannot load it.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path.parent}: {path.name} is missing; this engine runs the output of export-onnx")
     options = ort.SessionOptions()
