@@ -11,7 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from slimline.tasks.engines.foreign import ForeignEngine
-from slimline.tasks.engines.onnx_engine import open_session
+from slimline.tasks.engines.onnx_engine import open_session, usual_options
 from slimline.tasks.engines.search import Rows
 from slimline.tasks.models.external import Layout, read_layout
 from slimline.tasks.specs import Engine
@@ -29,10 +29,11 @@ class _Sessions:
     """The `Runner` of a graph, and of another one for the first run if there is one."""
 
     def __init__(self, directory: Path, layout: Layout, threads: int) -> None:
+        options = usual_options(threads)
         self._ports = layout.cache
         self._outputs = [layout.logits, *(port.present for port in layout.cache)]
-        self._next = open_session(directory / layout.graph, threads)
-        self._first = open_session(directory / layout.first_graph, threads) if layout.first_graph else None
+        self._next = open_session(directory / layout.graph, options)
+        self._first = open_session(directory / layout.first_graph, options) if layout.first_graph else None
         self._cache: dict[str, ort.OrtValue] = {}
 
     def reset(self) -> None:
