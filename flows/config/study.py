@@ -47,8 +47,16 @@ STUDIES = Path(__file__).parents[1] / "studies"
 class Variant(Spec):
     """A recipe with a label that says what it claims to be."""
 
-    label: Literal["baseline", "as published", "repaired", "ours"] = "ours"
+    label: Literal["baseline", "as published", "repaired", "ours", "external"] = "ours"
     recipe: tuple[Step, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_others_made_is_not_ours(cls, content: Any) -> Any:
+        recipe = content.get("recipe") if isinstance(content, dict) else None
+        first = recipe[0] if isinstance(recipe, list | tuple) and recipe else None
+        name = first.get("step") if isinstance(first, dict) else getattr(first, "step", None)
+        return {"label": "external", **content} if name == "external" else content
 
     @model_validator(mode="after")
     def _recipe_fits_together(self, info: ValidationInfo) -> Self:

@@ -24,7 +24,7 @@ def theirs(tmp_path: Path) -> dict[str, object]:
 
 def test_the_engine_is_that_of_the_format(theirs: dict[str, object]) -> None:
     study = parse_study(recipe(theirs, ONNXRUNTIME))
-    assert study.variants["odd"].engine.name == "onnxruntime"
+    assert (study.variants["odd"].engine.name, study.variants["odd"].label) == ("onnxruntime", "external")
     assert Study.model_validate_json(study.model_dump_json()) == study
     wrong = refusal(recipe(theirs, TORCH))
     assert "recipe.1: engine torch runs" in wrong and "not a foreign graph; allowed: onnxruntime" in wrong
