@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from slimline.tasks.engines.base import Completion, Logits, check_prompts, new_tokens
 from slimline.tasks.engines.search import Rows, search
-from slimline.tasks.models.external import GraphInputs, Layout, Port
+from slimline.tasks.models.external import GraphInputs, Layout
 from slimline.tasks.specs import Decoding
 
 Feed = dict[str, NDArray[Any]]
@@ -56,20 +56,23 @@ class ForeignGraph:
 
     def _append(self, tokens: Rows) -> Logits:
         cached, self._length = self._length, self._length + tokens.shape[1]
-        rows = len(tokens)
-        feed: Feed = {}
-        _put(feed, self._inputs.tokens, tokens)
-        _put(feed, self._inputs.mask, np.ones((rows, self._length)))
-        _put(feed, self._inputs.positions, np.tile(np.arange(cached, self._length), (rows, 1)))
-        _put(feed, self._inputs.kept, np.array(1))
-        _put(feed, self._inputs.has_cache, np.array([cached > 0]))
-        _put(feed, self._inputs.parents, np.arange(rows))
-        return np.asarray(self._runner.run(feed)[:, -1], dtype=np.float32)
+        logits = self._runner.run(self._feed(tokens, cached))
+        return np.asarray(logits[:, -1], dtype=np.float32)
 
-
-def _put(feed: Feed, port: Port | None, values: NDArray[Any]) -> None:
-    if port is not None:
-        feed[port.name] = np.asarray(values, dtype=port.dtype, order="C")
+    def _feed(self, tokens: Rows, cached: int) -> Feed:
+        inputs, (rows, new) = self._inputs, tokens.shape
+        feed: Feed = {inputs.tokens.name: np.ascontiguousarray(tokens, dtype=inputs.tokens.dtype)}
+        if port := inputs.mask:
+            feed[port.name] = np.ones((rows, cached + new), dtype=port.dtype)
+        if port := inputs.positions:
+            feed[port.name] = np.arange(cached, cached + new, dtype=port.dtype)[None].repeat(rows, axis=0)
+        if port := inputs.kept:
+            feed[port.name] = np.array(1, dtype=port.dtype)
+        if port := inputs.has_cache:
+            feed[port.name] = np.array([cached > 0])
+        if port := inputs.parents:
+            feed[port.name] = np.arange(rows, dtype=port.dtype)
+        return feed
 
 
 class ForeignEngine:

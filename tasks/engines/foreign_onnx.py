@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
-from slimline.tasks.engines.foreign import ForeignEngine
+from slimline.tasks.engines.foreign import Feed, ForeignEngine
 from slimline.tasks.engines.onnx_engine import open_session, usual_options
 from slimline.tasks.engines.search import Rows
 from slimline.tasks.models.external import Layout, read_layout
@@ -34,25 +33,23 @@ class _Sessions:
         self._outputs = [layout.logits, *(port.present for port in layout.cache)]
         self._next = open_session(directory / layout.graph, options)
         self._first = open_session(directory / layout.first_graph, options) if layout.first_graph else None
-        self._cache: dict[str, ort.OrtValue] = {}
+        self._cache: Feed = {}
 
     def reset(self) -> None:
         self._cache = {}
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         session = self._next if self._cache or self._first is None else self._first
-        values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feed.items()}
-        if session is self._next:
-            values |= self._cache or self._empty_cache()
-        logits, *cache = session.run_with_ort_values(self._outputs, values)
+        inputs = {**feed, **(self._cache or self._empty_cache())} if session is self._next else dict(feed)
+        # Neither inputs nor outputs are copied: their memory is shared with onnxruntime.
+        logits, *cache = session.run(self._outputs, inputs)
         self._cache = {port.name: value for port, value in zip(self._ports, cache, strict=True)}
-        return np.from_dlpack(logits)  # without a copy
+        return logits  # type: ignore[no-any-return]
 
     def reorder(self, parents: Rows) -> None:
-        for port in self._ports:
-            rows = np.take(self._cache[port.name].numpy(), parents, axis=port.batch_axis)
-            self._cache[port.name] = ort.OrtValue.ortvalue_from_numpy(rows)
+        self._cache = {
+            port.name: np.take(self._cache[port.name], parents, axis=port.batch_axis) for port in self._ports
+        }
 
-    def _empty_cache(self) -> dict[str, ort.OrtValue]:
-        empty = {port.name: np.zeros(port.shape, dtype=port.dtype) for port in self._ports}
-        return {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in empty.items()}
+    def _empty_cache(self) -> Feed:
+        return {port.name: np.zeros(port.shape, dtype=port.dtype) for port in self._ports}
