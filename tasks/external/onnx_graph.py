@@ -129,7 +129,8 @@ def _inputs(model: onnx.ModelProto) -> list[Tensor]:
 def _tensor(value: onnx.ValueInfoProto) -> Tensor:
     kind = value.type.tensor_type
     shape = [each.dim_value if each.HasField("dim_value") else each.dim_param or "?" for each in kind.shape.dim]
-    return Tensor(value.name, TensorProto.DataType.Name(kind.elem_type).lower().replace("float", "float32"), shape)
+    dtype = TensorProto.DataType.Name(kind.elem_type).lower()
+    return Tensor(value.name, "float32" if dtype == "float" else dtype, shape)
 
 
 def _vocabulary(where: str, outputs: list[Tensor], names: Names, config: dict[str, Any]) -> int:

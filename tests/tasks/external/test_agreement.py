@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from slimline.tasks.engines.base import CompletionEngine
 from slimline.tasks.external.adoption import adopt
@@ -101,6 +103,27 @@ def test_a_graph_of_its_own_for_the_first_run(tmp_path: Path) -> None:
     edit_graph(given / "decoder_model.onnx", drop_past)
     expect_equal(engine_of(given, tmp_path / "made", "onnxruntime"), checkpoint_of("optimum", tmp_path))
     assert read_layout(tmp_path / "made").first_graph == "decoder_model.onnx"
+
+
+def test_half_precision_in_weights_and_cache(tmp_path: Path) -> None:
+    given = export_of("optimum", tmp_path / "given")
+    onnx.save_model(convert_float_to_float16(onnx.load_model(given / "model.onnx")), given / "model.onnx")
+    engine, expected = engine_of(given, tmp_path / "made", "onnxruntime"), checkpoint_of("optimum", tmp_path)
+    assert {port.dtype for port in read_layout(tmp_path / "made").cache} == {"float16"}
+    for prompt in PROMPTS:
+        np.testing.assert_allclose(engine.logits(prompt), expected.logits(prompt), atol=0.1)
+    assert engine.complete(PROMPTS, STOP, Decoding(max_new_tokens=8, beams=2))
+
+
+def test_of_quantized_weights_no_parameters_are_counted(tmp_path: Path) -> None:
+    given, target = export_of("optimum", tmp_path / "given"), tmp_path / "made"
+    quantize_dynamic(given / "model.onnx", given / "model_quantized.onnx", weight_type=QuantType.QInt8)
+    target.mkdir()
+    assert adopt(External(directory=given, file="model_quantized.onnx"), target) == {
+        "format": "onnx",
+        "n_positions": 64,
+    }
+    assert (target / "model_quantized.onnx").is_file() and not (target / "model.onnx").exists()
 
 
 def test_a_graph_in_a_folder_and_by_name(tmp_path: Path) -> None:
