@@ -290,4 +290,4 @@ def _artifact_measurements(site: _Site, variant: str) -> list[summary.Measuremen
 def _limit_shares(site: _Site, variant: str, rounds: list[RoundRow], peaks: Peaks) -> list[summary.Measurement]:
     study = site.order.study
     work = artifact_work(site.order.artifacts[variant], study.variants[variant].engine, site.store)
-    return summary.limit_measurements(rounds, variant, work, peaks, study.measuring.decoding.beams)
+    return summary.limit_measurements(rounds, variant, work, peaks, study.measuring.decoding.beams) if work else []

@@ -21,13 +21,14 @@ from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore, Provena
 from slimline.storage.paths import home
 from slimline.tasks.export.parity import Loadable, parity_in_new_process, reference_in_new_process
 from slimline.tasks.models.checkpoint import refuse_not_finite, stored_tensors
-from slimline.tasks.registry import ENGINE_OF, StepRow, row_of
+from slimline.tasks.registry import ENGINE_OF, KIND_OF, StepRow, row_of
 from slimline.tasks.runtime.code_hash import code_hash, step_libraries
 from slimline.tasks.specs import (
     Base,
     BundledBase,
     Data,
     Engine,
+    External,
     RandomBase,
     ScoreStep,
     Spec,
@@ -70,6 +71,16 @@ def apply_step(
     return _make(spec, {name: ref for name, ref in inputs.items() if ref is not None}, store)
 
 
+def adopt(spec: External, store: ArtifactStore) -> ArtifactRef:
+    """A model that others made, in place of a base.
+
+    Raises:
+        ValueError: it cannot be run; the message says what is missing.
+        RuntimeError: it does not load in a new process.
+    """
+    return _make(spec, {}, store)
+
+
 def complete(spec: ScoreStep, model: ArtifactRef, slice_: ArtifactRef, store: ArtifactStore) -> ArtifactRef:
     """A model's completions of the slice's samples."""
     return _make(spec, {"model": model, "data": slice_}, store)
@@ -80,7 +91,7 @@ def _make(spec: Spec, inputs: Mapping[str, ArtifactRef], store: ArtifactStore) -
     row, started = row_of(spec), time.monotonic()
     used = _used(spec, list(inputs.values()))
     paths = {name: store.path(ref) for name, ref in inputs.items()}
-    kind = row.kind_made(inputs["model"].kind if "model" in inputs else None)
+    kind = KIND_OF[row.opens(spec)] if row.opens else row.kind_made(inputs["model"].kind if "model" in inputs else None)
     with _work_directory(row, spec, used) as work, store.stage() as target:
         notes = row.call(_checked(spec, row), {**paths, **work, "target": target})
         if kind in ENGINE_OF:

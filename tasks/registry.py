@@ -11,13 +11,14 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from slimline.storage.paths import BUNDLED
+from slimline.tasks.formats import format_of
 from slimline.tasks.runtime.host import describe_host, usable_threads, usable_weight_bits
 from slimline.tasks.specs import (
     BundledBase,
@@ -28,7 +29,9 @@ from slimline.tasks.specs import (
     ExportCtranslate2,
     ExportOnnx,
     ExportOpenvino,
+    External,
     FineTune,
+    ForeignFormat,
     GroupLasso,
     HubBase,
     OnnxInt8,
@@ -58,6 +61,10 @@ Form = Literal[
     "OpenVINO model",
     "quantized OpenVINO model",
     "CTranslate2 model",
+    "foreign checkpoint",
+    "foreign graph",
+    "foreign OpenVINO model",
+    "foreign CTranslate2 model",
 ]
 Kind = Literal["slice", "model", "packed", "onnx", "openvino", "ctranslate2", "predictions"]
 KIND_OF: dict[Form, Kind] = {
@@ -69,6 +76,10 @@ KIND_OF: dict[Form, Kind] = {
     "OpenVINO model": "openvino",
     "quantized OpenVINO model": "openvino",
     "CTranslate2 model": "ctranslate2",
+    "foreign checkpoint": "model",
+    "foreign graph": "onnx",
+    "foreign OpenVINO model": "openvino",
+    "foreign CTranslate2 model": "ctranslate2",
 }
 """The kind of artifact that a model of each form is stored as."""
 ENGINE_OF: dict[str, EngineName] = {
@@ -79,6 +90,13 @@ ENGINE_OF: dict[str, EngineName] = {
     "ctranslate2": "ctranslate2",
 }
 """The engine that runs each kind of artifact."""
+FORM_OF: dict[ForeignFormat, Form] = {
+    "huggingface": "foreign checkpoint",
+    "onnx": "foreign graph",
+    "openvino": "foreign OpenVINO model",
+    "ctranslate2": "foreign CTranslate2 model",
+}
+"""What a model that others made is, by its format."""
 
 
 class Bound(NamedTuple):
@@ -113,13 +131,15 @@ class StepRow:
     step's input), `teacher` (the study's prepared base), `data` (the slice), `target` (the empty directory for the
     result), `work` (a directory that outlives a kill, so that the step can resume)."""
     takes: Mapping[Form, Form]
-    """The forms that the step can be applied to, and what becomes of each; empty for what is not in recipes."""
+    """The forms that the step can be applied to, and what becomes of each; empty for what takes no model."""
     makes: Kind | None = None
     """The kind of artifact, where no form says it."""
     bound: Bound | None = None
     """Of the logits' parity. None: parity is reported only. Steps that leave the form as it is have none."""
     reads: Callable[[Any], str] = _nothing
     """Digest of what the step looks at outside the store and outside its code: files, or the host it runs on."""
+    opens: Callable[[Any], Form] | None = None
+    """For a step that takes no model, and is a recipe's first one: the form of the model that it reads from outside."""
 
     @property
     def module(self) -> str:
@@ -165,6 +185,10 @@ def _local_files(directory: Path) -> str:
     return directory_digest(directory.expanduser())
 
 
+def _form_of(spec: External) -> Form:
+    return FORM_OF[format_of(spec)]
+
+
 def _timing_host(spec: Slim) -> str:
     """For `speedup`, the host whose latency table decides."""
     return f"{describe_host().fingerprint} {usable_threads()}" if spec.speedup is not None else ""
@@ -180,7 +204,8 @@ def directory_digest(directory: Path) -> str:
     digest = sha256()
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
         # A name need not be UTF-8; it is of the file system's bytes.
-        digest.update(os.fsencode(path.relative_to(directory)) + b"\0" + sha256(path.read_bytes()).digest())
+        with path.open("rb") as file:
+            digest.update(os.fsencode(path.relative_to(directory)) + b"\0" + file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 
@@ -206,6 +231,14 @@ RECIPE_ROWS = (
         "model target spec",
         _CHECKPOINT,
         reads=_bundled_files,
+    ),
+    StepRow(
+        External,
+        "slimline.tasks.external.adoption:adopt",
+        "spec target",
+        {},
+        reads=lambda spec: _local_files(spec.directory),
+        opens=_form_of,
     ),
     StepRow(
         DynamicInt8,

@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 EngineName = Literal["torch", "onnxruntime", "openvino", "ctranslate2"]
+ForeignFormat = Literal["huggingface", "onnx", "openvino", "ctranslate2"]
 
 
 class Spec(BaseModel):
@@ -252,6 +253,19 @@ class PrebuiltModel(StepSpec):
 
     step: Literal["prebuilt"] = "prebuilt"
     name: str = Field("slim", pattern=r"^[a-z0-9][a-z0-9-]*$")
+
+
+class External(StepSpec):
+    """A model that others made, measured as it is: the first step of a recipe, in place of the study's base."""
+
+    step: Literal["external"] = "external"
+    directory: LocalPath = Field(
+        description="Of a Hugging Face checkpoint, or a model of optimum, ONNX Runtime GenAI, optimum-intel or "
+        "CTranslate2; with its tokenizer.json."
+    )
+    format: ForeignFormat | None = Field(None, description="Null: told by the files.")
+    file: str | None = Field(None, min_length=1, description="The graph's file, if the directory has several.")
+    n_positions: PositiveInt | None = Field(None, description="Most tokens of a text; null: as the directory says.")
 
 
 class DynamicInt8(StepSpec):

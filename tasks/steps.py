@@ -116,6 +116,7 @@ def _timing_task(function: Callable[P, R], sentence: str) -> Task[P, R]:
 
 prepare_data = _build_task(build.prepare_data, "cut {spec.samples} lines from {spec.origin.source}", retries=1)
 make_base = _build_task(build.make_base, "get the {spec.source} base model", retries=1)
+adopt = _build_task(build.adopt, "read {spec.directory}")
 train = _build_task(build.apply_step, "{spec.step} on {model}", name="train")
 distill = _build_task(build.apply_step, "distil {teacher} into {model}", name="distill")
 convert = _build_task(build.apply_step, "{spec.step} of {model}", name="convert")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo, ValidatorFunctionWrapHandler
@@ -10,7 +10,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from slimline.tasks.registry import RECIPE_ROWS, Form, row_of, user_row
-from slimline.tasks.specs import Engine, StepSpec, UserStep
+from slimline.tasks.specs import Engine, External, StepSpec, UserStep
 
 USER_MODULES = {"import user modules": True}
 """Validation context in which the fields of a user's own steps are checked by their own specs.
@@ -58,8 +58,11 @@ Step = Annotated[StepSpec, _AnyStep(*(row.spec for row in RECIPE_ROWS), Engine)]
 
 
 def can_check(steps: Sequence[StepSpec], info: ValidationInfo) -> bool:
-    """Whether a validation may know what form the steps take and make: a user's own say it in the user's module."""
-    return info.context is USER_MODULES or not any(isinstance(step, UserStep) for step in steps)
+    """Whether a validation may know what form the steps take and make.
+
+    A user's own say it in the user's module; what others made says it by files, of the machine that builds.
+    """
+    return info.context is USER_MODULES or not any(isinstance(step, UserStep | External) for step in steps)
 
 
 def form_after(steps: Sequence[StepSpec], field: str) -> Form:
@@ -72,13 +75,26 @@ def form_after(steps: Sequence[StepSpec], field: str) -> Form:
     for number, step in enumerate(steps):
         if isinstance(step, Engine):
             raise ValueError(f"{field}.{number}: engine {step.name} is not at the end; it must be the last step")
-        takes = row_of(step).takes
+        row = row_of(step)
+        if row.opens:
+            form = _form_opened(step, row.opens, f"{field}.{number}")
+            if number:
+                raise ValueError(f"{field}.{number}: {step.step} takes no model; it must be the first step")
+            continue
+        takes = row.takes
         if form not in takes:
             if _is_quantized(form) and any(map(_is_quantized, takes.values())):
                 raise ValueError(f"{field}.{number}: {step.step} quantizes what is quantized already; allowed: once")
             raise ValueError(f"{field}.{number}: {step.step} takes a {' or '.join(takes)}, but it would get a {form}")
         form = takes[form]
     return form
+
+
+def _form_opened(step: StepSpec, opens: Callable[[Any], Form], field: str) -> Form:
+    try:
+        return opens(step)
+    except ValueError as error:
+        raise ValueError(f"{field}.{error}") from None
 
 
 def _is_quantized(form: Form) -> bool:

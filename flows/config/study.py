@@ -15,8 +15,18 @@ from pydantic import Field, ValidationError, ValidationInfo, WithJsonSchema, fie
 from slimline.flows.config.host import Local, Pool, Slurm, load_hosts
 from slimline.flows.config.loader import StudyError, find_file, problem_lines, read_fields, unknown_name, yaml_names
 from slimline.flows.config.recipe import USER_MODULES, Preparation, Step, can_check, form_after
-from slimline.tasks.registry import forms_run_by
-from slimline.tasks.specs import Base, BundledBase, Data, Engine, EngineName, MeasurementSettings, Spec, StepSpec
+from slimline.tasks.registry import ENGINE_OF, KIND_OF, forms_run_by
+from slimline.tasks.specs import (
+    Base,
+    BundledBase,
+    Data,
+    Engine,
+    EngineName,
+    External,
+    MeasurementSettings,
+    Spec,
+    StepSpec,
+)
 
 __all__ = [
     "STUDIES",
@@ -37,19 +47,30 @@ STUDIES = Path(__file__).parents[1] / "studies"
 class Variant(Spec):
     """A recipe with a label that says what it claims to be."""
 
-    label: Literal["baseline", "as published", "repaired", "ours"] = "ours"
+    label: Literal["baseline", "as published", "repaired", "ours", "external"] = "ours"
     recipe: tuple[Step, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_others_made_is_not_ours(cls, content: Any) -> Any:
+        recipe = content.get("recipe") if isinstance(content, dict) else None
+        first = recipe[0] if isinstance(recipe, list | tuple) and recipe else None
+        name = first.get("step") if isinstance(first, dict) else getattr(first, "step", None)
+        return {"label": "external", **content} if name == "external" else content
 
     @model_validator(mode="after")
     def _recipe_fits_together(self, info: ValidationInfo) -> Self:
         if not self.recipe or not isinstance(self.recipe[-1], Engine):
             end = f"ends with {self.recipe[-1].step}" if self.recipe else "is empty"
             raise ValueError(f"recipe: {end}; the last step must be an engine ({', '.join(get_args(EngineName))})")
+        if self.engine.draft_tokens and isinstance(self.recipe[0], External):
+            raise ValueError(f"recipe.{len(self.steps)}.draft_tokens: not for an external model; allowed: 0")
         if can_check(self.recipe, info):
-            form, allowed = form_after(self.recipe[:-1], "recipe"), forms_run_by(self.engine.name)
-            if form not in allowed:
+            form = form_after(self.recipe[:-1], "recipe")
+            if form not in (runs := forms_run_by(self.engine.name)):
                 raise ValueError(
-                    f"recipe.{len(self.steps)}: engine {self.engine.name} runs a {' or '.join(allowed)}, not a {form}"
+                    f"recipe.{len(self.steps)}: engine {self.engine.name} runs a {' or '.join(runs)}, not a {form}; "
+                    f"allowed: {ENGINE_OF[KIND_OF[form]]}"
                 )
         return self
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimline.storage.extras import import_module
+from slimline.tasks.models.external import is_external
 from slimline.tasks.specs import Decoding, Engine, EngineName
 
 Logits = NDArray[np.float32]
@@ -19,6 +20,11 @@ _ENGINES: dict[EngineName, tuple[str, str]] = {
     "onnxruntime": ("slimline.tasks.engines.onnx_engine", "OnnxEngine"),
     "openvino": ("slimline.tasks.engines.openvino_engine", "OpenvinoEngine"),
     "ctranslate2": ("slimline.tasks.engines.ctranslate2_engine", "Ctranslate2Engine"),
+}
+_FOREIGN_ENGINES: dict[EngineName, tuple[str, str]] = {
+    **_ENGINES,  # torch and ctranslate2 run both with the same code
+    "onnxruntime": ("slimline.tasks.engines.foreign_onnx", "ForeignOnnxEngine"),
+    "openvino": ("slimline.tasks.engines.foreign_openvino", "ForeignOpenvinoEngine"),
 }
 
 
@@ -73,7 +79,7 @@ def load_engine(engine: Engine, directory: Path, threads: int) -> CompletionEngi
     """
     if threads < 1:
         raise ValueError(f"threads is {threads}; allowed: 1 or more")
-    module, class_name = _ENGINES[engine.name]
+    module, class_name = (_FOREIGN_ENGINES if is_external(directory) else _ENGINES)[engine.name]
     loader: Callable[[Engine, Path, int], CompletionEngine] = getattr(import_module(module), class_name)
     return loader(engine, directory, threads)
 

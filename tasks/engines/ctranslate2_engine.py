@@ -13,7 +13,8 @@ import ctranslate2
 import numpy as np
 
 from slimline.tasks.engines.base import Completion, Logits, check_prompts, new_tokens
-from slimline.tasks.models.checkpoint import CheckpointError, read_gpt2_config
+from slimline.tasks.models.checkpoint import CheckpointError
+from slimline.tasks.models.external import limits_of
 from slimline.tasks.specs import Decoding, Engine
 
 
@@ -25,9 +26,8 @@ class Ctranslate2Engine:
     """
 
     def __init__(self, engine: Engine, directory: Path, threads: int) -> None:
-        config = read_gpt2_config(directory)
-        self.n_positions = config["n_positions"]
-        self._tokens = _read_vocabulary(directory / "vocabulary.json", config["vocab_size"])
+        self.n_positions, vocabulary = limits_of(directory)
+        self._tokens = read_vocabulary(directory, vocabulary)
         self._holder = [open_generator(directory, threads)]
         # A thread of the library keeps the last callback, and aborts the process if it is freed while Python shuts
         # down. Deleting the generator before that ends the thread.
@@ -94,11 +94,24 @@ def open_generator(directory: Path, threads: int) -> ctranslate2.Generator:
         raise CheckpointError(f"{directory}: ctranslate2 cannot load it: {error}") from error
 
 
-def _read_vocabulary(path: Path, size: int) -> list[str]:
+def vocabulary_file(directory: Path) -> Path:
+    """The file with the tokens in the order of their ids: JSON, or of older converters a line a token."""
+    older = directory / "vocabulary.txt"
+    return older if older.is_file() else directory / "vocabulary.json"
+
+
+def read_vocabulary(directory: Path, size: int) -> list[str]:
+    """The tokens in the order of their ids.
+
+    Raises:
+        CheckpointError: the file is missing, or has not `size` different tokens.
+    """
+    path = vocabulary_file(directory)
     try:
-        tokens = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        tokens = json.loads(text) if path.suffix == ".json" else text.removesuffix("\n").split("\n")
     except FileNotFoundError:
-        message = f"{path.parent}: {path.name} is missing; this engine runs the output of export-ctranslate2"
+        message = f"{directory}: {path.name} is missing; this engine runs the output of export-ctranslate2"
         raise CheckpointError(message) from None
     except ValueError as error:
         raise CheckpointError(f"{path}: not JSON ({error})") from None

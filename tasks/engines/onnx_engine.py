@@ -30,7 +30,7 @@ class OnnxEngine:
         self.n_positions = config["n_positions"]
         self._vocabulary = config["vocab_size"]
         self._draft_tokens = engine.draft_tokens
-        self._model = _CachedGraph(_open_session(directory / "model.onnx", threads), config)
+        self._model = _CachedGraph(open_session(directory / "model.onnx", _options(threads)), config)
 
     def complete(self, prompts: Sequence[Sequence[int]], stop: Collection[int], decoding: Decoding) -> list[Completion]:
         """See `CompletionEngine.complete`."""
@@ -48,21 +48,36 @@ class OnnxEngine:
         return logits
 
 
-def _open_session(path: Path, threads: int) -> ort.InferenceSession:
+def open_session(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+    """A session with a graph on the CPU.
+
+    Raises:
+        CheckpointError: the graph is missing, or onnxruntime cannot load it.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path.parent}: {path.name} is missing; this engine runs the output of export-onnx")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    # Most prompts have different lengths, so that memory plans by shape would only use memory.
-    options.enable_mem_pattern = False
-    # Otherwise the pool's threads use their cores between two runs, which numpy or another process could use.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises many unrelated classes, some of them direct subclasses of Exception
         raise CheckpointError(f"{path}: onnxruntime cannot load it: {error}") from error
+
+
+def usual_options(threads: int) -> ort.SessionOptions:
+    """The library's own settings, with `threads` intra-op threads."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    return options
+
+
+def _options(threads: int) -> ort.SessionOptions:
+    options = usual_options(threads)
+    # Most prompts have different lengths, so that memory plans by shape would only use memory.
+    options.enable_mem_pattern = False
+    # Otherwise the pool's threads use their cores between two runs, which numpy or another process could use.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
 
 
 class _Feed:

@@ -18,7 +18,6 @@ sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # so that 
 import openvino as openvino  # noqa: E402 - all other modules import it from here, after the line above
 
 GRAPH = "openvino_model.xml"
-WEIGHTS = "openvino_model.bin"
 INPUTS = ("input_ids", "position_ids", "mask", "beam_idx", "wanted")
 
 _CONSTANT = re.compile(r'<data element_type="[^"]*" shape="[^"]*" offset="(\d+)" size="(\d+)"')
@@ -55,14 +54,7 @@ def read_model(directory: Path) -> openvino.Model:
     Raises:
         CheckpointError: a file is missing, damaged, or of another model.
     """
-    for name in (GRAPH, WEIGHTS):
-        if not (directory / name).is_file():
-            raise CheckpointError(f"{directory}: {name} is missing; export-openvino writes it")
-    _check_size(directory)
-    try:
-        model = openvino.Core().read_model(directory / GRAPH)
-    except RuntimeError as error:
-        raise CheckpointError(f"{directory / GRAPH}: openvino cannot read it: {error}") from error
+    model = open_model(directory / GRAPH)
     names = {name for port in model.inputs for name in port.get_names()}
     if names != set(INPUTS):
         raise CheckpointError(
@@ -71,16 +63,30 @@ def read_model(directory: Path) -> openvino.Model:
     return model
 
 
-def _check_size(directory: Path) -> None:
+def open_model(path: Path) -> openvino.Model:
+    """The model of a graph and of the weights beside it, which are mapped into memory.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    for each in (path, path.with_suffix(".bin")):
+        if not each.is_file():
+            raise CheckpointError(f"{path.parent}: {each.name} is missing; export-openvino writes it")
+    _check_size(path)
+    try:
+        return openvino.Core().read_model(path)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: openvino cannot read it: {error}") from error
+
+
+def _check_size(path: Path) -> None:
     """Check the size of the weights: reading beyond the end of a mapped file would kill the process."""
-    graph = (directory / GRAPH).read_text(encoding="utf-8", errors="replace")
-    ends = [int(offset) + int(size) for offset, size in _CONSTANT.findall(graph)]
-    if not ends or not graph.rstrip().endswith("</net>"):
-        raise CheckpointError(f"{directory / GRAPH}: not a whole openvino graph; truncated or damaged")
-    if (size := (directory / WEIGHTS).stat().st_size) != max(ends):
-        raise CheckpointError(
-            f"{directory / WEIGHTS}: {size} bytes, but its graph describes {max(ends)}; truncated or damaged"
-        )
+    text, weights = path.read_text(encoding="utf-8", errors="replace"), path.with_suffix(".bin")
+    ends = [int(offset) + int(size) for offset, size in _CONSTANT.findall(text)]
+    if not ends or not text.rstrip().endswith("</net>"):
+        raise CheckpointError(f"{path}: not a whole openvino graph; truncated or damaged")
+    if (size := weights.stat().st_size) != max(ends):
+        raise CheckpointError(f"{weights}: {size} bytes, but its graph describes {max(ends)}; truncated or damaged")
 
 
 def compile_model(model: openvino.Model, dtype: Literal["float32", "bfloat16"], threads: int) -> openvino.CompiledModel:

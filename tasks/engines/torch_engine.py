@@ -8,12 +8,20 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, GPT2LMHeadModel, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.cache_utils import DynamicCache
 
 from slimline.tasks.engines.base import Completion, Logits, check_prompts, new_tokens
 from slimline.tasks.engines.search import Rows, cut_at_stop, search
 from slimline.tasks.models.checkpoint import CheckpointError, is_dynamic_int8
+from slimline.tasks.models.external import is_external, limits_of
+from slimline.tasks.models.external_loading import load_external
 from slimline.tasks.models.int8_loading import load_quantized
 from slimline.tasks.models.loading import load_gpt2
 from slimline.tasks.models.packed import is_packed, load_packed
@@ -43,8 +51,7 @@ class TorchEngine:
         self._draft_tokens = engine.draft_tokens or None
         # A checkpoint's generation_config.json may have sampling, lengths or penalties, which must not be used here.
         self._model.generation_config = GenerationConfig()
-        self.n_positions: int = self._model.config.n_positions
-        self._vocabulary: int = self._model.config.vocab_size
+        self.n_positions, self._vocabulary = limits_of(directory)
 
     def complete(self, prompts: Sequence[Sequence[int]], stop: Collection[int], decoding: Decoding) -> list[Completion]:
         """See `CompletionEngine.complete`; beams run one prompt after the other."""
@@ -88,8 +95,10 @@ class TorchEngine:
         return [Completion(cut_at_stop(row, ends), *seconds) for row in output[:, tokens.shape[1] :].tolist()]
 
 
-def _load(engine: Engine, directory: Path) -> GPT2LMHeadModel:
+def _load(engine: Engine, directory: Path) -> PreTrainedModel:
     dtype = torch.bfloat16 if engine.dtype == "bfloat16" else torch.float32
+    if is_external(directory):
+        return load_external(directory, dtype)
     if is_dynamic_int8(directory):
         if engine.dtype != "float32":
             raise CheckpointError(f"{directory}: quantized by dynamic-int8; engine.dtype is bfloat16, allowed: float32")
@@ -121,7 +130,7 @@ class _FirstTokenClock(StoppingCriteria):  # type: ignore[misc]  # transformers 
 class _CachedTorch:
     """The `CachedModel` of a transformers model, for prompts of one length."""
 
-    def __init__(self, model: GPT2LMHeadModel) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._cache: Any = None
 

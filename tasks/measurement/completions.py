@@ -14,7 +14,7 @@ from slimline.tasks.engines.base import new_tokens
 from slimline.tasks.measurement.probe import ProbeRequest
 from slimline.tasks.measurement.probe_process import run_probe
 from slimline.tasks.measurement.score import Score, score_pairs
-from slimline.tasks.models.checkpoint import read_gpt2_config
+from slimline.tasks.models.external import limits_of
 from slimline.tasks.runtime.progress import progress_bar
 from slimline.tasks.specs import Decoding, Engine, ScoreStep
 
@@ -46,7 +46,7 @@ def prompts_of(artifact: Path, texts: Sequence[str], decoding: Decoding) -> tupl
     Raises:
         ValueError: the new tokens alone need all positions.
     """
-    positions, new = read_gpt2_config(artifact)["n_positions"], new_tokens(decoding)
+    positions, new = limits_of(artifact).n_positions, new_tokens(decoding)
     if new >= positions:
         raise ValueError(f"decoding: {new} new tokens; allowed: fewer than the model's {positions} positions")
     return tuple(map(tuple, encode_prompts(load_tokenizer(artifact), texts, positions - new)))

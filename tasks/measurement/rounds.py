@@ -24,7 +24,7 @@ from slimline.tasks.measurement.pairs import Schedule, compare, take_turns
 from slimline.tasks.measurement.probe import ProbeRequest
 from slimline.tasks.measurement.probe_process import ProbeError, ProbeProcess
 from slimline.tasks.measurement.roofline import ModelWork, work_of
-from slimline.tasks.measurement.size import count_parameters, disk_size
+from slimline.tasks.measurement.size import Parameters, count_parameters, disk_size
 from slimline.tasks.measurement.summary import (
     Measurement,
     Turn,
@@ -33,6 +33,7 @@ from slimline.tasks.measurement.summary import (
     size_measurements,
     with_pair,
 )
+from slimline.tasks.models.external import is_external
 from slimline.tasks.runtime.host import usable_cpus, usable_threads
 from slimline.tasks.specs import Engine, MeasurementSettings
 
@@ -156,15 +157,17 @@ def measure_speed(turn: Turn, request: ProbeRequest, beside: Round) -> RoundRow:
 
 
 def measure_size(variant: str, artifact: ArtifactRef, store: ArtifactStore) -> list[Measurement]:
-    """Disk size of an artifact, and parameters of the checkpoint that it is, or was exported from."""
-    parameters = count_parameters(store.path(_checkpoint_of(artifact, store)))
-    return size_measurements(variant, disk_size(store.path(artifact)), parameters)
+    """Disk size of an artifact, and parameters of the checkpoint that it is, or was exported from, if known."""
+    return size_measurements(variant, disk_size(store.path(artifact)), _parameters(artifact, store))
 
 
-def _checkpoint_of(artifact: ArtifactRef, store: ArtifactStore) -> ArtifactRef:
-    while artifact.kind != "model":
+def _parameters(artifact: ArtifactRef, store: ArtifactStore) -> Parameters | None:
+    while not is_external(store.path(artifact)) and artifact.kind != "model":
         artifact = store.provenance(artifact).inputs[0]
-    return artifact
+    if not is_external(store.path(artifact)):
+        return count_parameters(store.path(artifact))
+    notes = all_notes(artifact, store)
+    return Parameters(notes["parameters"], notes["parameters_nonzero"]) if "parameters" in notes else None
 
 
 def note_measurements(variant: str, artifact: ArtifactRef, store: ArtifactStore) -> list[Measurement]:
@@ -182,12 +185,14 @@ def note_measurements(variant: str, artifact: ArtifactRef, store: ArtifactStore)
     ]
 
 
-def artifact_work(artifact: ArtifactRef, engine: Engine, store: ArtifactStore) -> ModelWork:
-    """What the artifact's model must compute and read on that engine.
+def artifact_work(artifact: ArtifactRef, engine: Engine, store: ArtifactStore) -> ModelWork | None:
+    """What the artifact's model must compute and read on that engine; None if others made it.
 
     Raises:
         CheckpointError: it is not a GPT-2.
     """
+    if is_external(store.path(artifact)):
+        return None
     return work_of(store.path(artifact), engine, store.provenance(artifact).notes)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from safetensors import safe_open
 
 from slimline.tasks.models.checkpoint import ATTENTION_MASKS, QUANTIZATION, check_weights, read_gpt2_config
+from slimline.tasks.models.external import LAYOUT
 
 _GZIP_LEVEL = 6  # the gzip command's default
 _GZIP_WRAPPER = 31  # zlib.h: window of 2^15 with a gzip header and trailer
@@ -37,12 +38,12 @@ class Parameters(NamedTuple):
 
 
 def disk_size(directory: Path) -> DiskSize:
-    """Size of all files of an artifact, which has only files that inference needs.
+    """Size of all files of an artifact, which has only files that inference needs, and what slimline notes of it.
 
     Raises:
         ValueError: the directory has no files.
     """
-    files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
+    files = [path for path in sorted(directory.rglob("*")) if path.is_file() and path.name != LAYOUT]
     if not files:
         raise ValueError(f"{directory} has no files; allowed: at least one")
     raw = sum(path.stat().st_size for path in files)

@@ -54,7 +54,7 @@ def test_a_row_names_a_function_with_as_many_parameters_as_it_gets(row: StepRow)
 
 @pytest.mark.parametrize("row", RECIPE_ROWS, ids=lambda row: row.spec.__name__)
 def test_a_recipe_step_takes_forms_and_makes_forms(row: StepRow) -> None:
-    assert row.takes and {*row.takes, *row.takes.values()} <= set(get_args(Form))
+    assert bool(row.takes) != bool(row.opens) and {*row.takes, *row.takes.values()} <= set(get_args(Form))
     assert all(row.kind_made(KIND_OF[taken]) == KIND_OF[made] for taken, made in row.takes.items())
     assert row.changes_form() or row.bound is None
 
