@@ -116,7 +116,7 @@ def tradeoff(
             raise ValueError(f"axis: {name!r}, allowed: {', '.join(AXES)}")
     found = _points(rows, x, y)
     if not found:
-        return _no_data()
+        return no_data()
     frontier = _frontier([point for point in found if point.variant not in excluded], x, y)
     points = [point._replace(state=_state(point, frontier, excluded, recommended)) for point in found]
     points.sort(key=lambda point: -list(STATES).index(point.state))  # what matters more is drawn over the rest
@@ -126,7 +126,7 @@ def tradeoff(
     plane = _Plane(x, y, (scales[0], scales[1]))
     layers = [_steps(frontier, plane), *_bars(points), *_labels(points, plane), _symbols(points, plane)]
     description = f"{AXES[y]} against {AXES[x]} of {len(points)} variants, with 95 % intervals"
-    return _layered([layer.encode(*plane.encoding()) for layer in layers], HEIGHT, description)
+    return layered([layer.encode(*plane.encoding()) for layer in layers], HEIGHT, description)
 
 
 def has_points(rows: Sequence[ResultRow], x: str, y: str) -> bool:
@@ -166,7 +166,8 @@ def _state(point: _Point, frontier: Sequence[_Point], excluded: Collection[str],
     return FRONTIER if point in frontier else DOMINATED
 
 
-def _data(values: Iterable[Mapping[str, object]]) -> alt.InlineData:
+def inline_data(values: Iterable[Mapping[str, object]]) -> alt.InlineData:
+    """Rows as Vega reads them."""
     return alt.InlineData(values=[dict(each) for each in values])
 
 
@@ -184,13 +185,13 @@ def _steps(frontier: Sequence[_Point], plane: _Plane) -> alt.Chart:
         corners = [(corners[0][0], along), *corners, (across, corners[-1][1])]
     values = [{"x": x, "y": y, "place": place} for place, (x, y) in enumerate(corners)]
     kind: Literal["step-before", "step-after"] = "step-before" if rising else "step-after"
-    line: alt.Chart = alt.Chart(_data(values)).mark_line(interpolate=kind, color=BLUE, opacity=0.5)
+    line: alt.Chart = alt.Chart(inline_data(values)).mark_line(interpolate=kind, color=BLUE, opacity=0.5)
     return line.encode(order="place:Q")
 
 
 def _bars(points: Sequence[_Point]) -> list[alt.Chart]:
     """The intervals."""
-    values = _data(point.data() for point in points)
+    values = inline_data(point.data() for point in points)
     base: alt.Chart = alt.Chart(values).mark_rule(opacity=0.6, strokeWidth=1).encode(color=_colours(points))
     return [
         base.encode(x2="x_hi:Q").transform_calculate(x="datum.x_lo"),
@@ -212,7 +213,7 @@ def _symbols(points: Sequence[_Point], plane: _Plane) -> alt.Chart:
     states = _legend(points)
     shape = alt.Shape("state:N", title=None, scale=alt.Scale(domain=states, range=[STATES[each][1] for each in states]))
     figures = (alt.Tooltip("x:Q", title=AXES[plane.x]), alt.Tooltip("y:Q", title=AXES[plane.y]))
-    values = _data(point.data() for point in points)
+    values = inline_data(point.data() for point in points)
     marks: alt.Chart = alt.Chart(values).mark_point(filled=True, size=70, opacity=1)
     return marks.encode(color=_colours(points), shape=shape, tooltip=["variant:N", *figures, "state:N"])
 
@@ -232,49 +233,51 @@ def _labels(points: Sequence[_Point], plane: _Plane) -> list[alt.Chart]:
             hook = across.value(label.hook / WIDTH)
             lines.append({"x": hook, "y": y, "to_x": point.x.value, "to_y": point.y.value})
     faint_if_excluded = alt.condition(f"datum.state === '{EXCLUDED}'", alt.value(0.65), alt.value(1))
-    text = alt.Chart(_data(texts)).mark_text(align="left", baseline="middle", fontSize=11)
-    line = alt.Chart(_data(lines)).mark_rule(color=GREY, strokeWidth=0.75, opacity=0.8)
+    text = alt.Chart(inline_data(texts)).mark_text(align="left", baseline="middle", fontSize=11)
+    line = alt.Chart(inline_data(lines)).mark_rule(color=GREY, strokeWidth=0.75, opacity=0.8)
     return [line.encode(x2="to_x:Q", y2="to_y:Q"), text.encode(text="text:N", opacity=faint_if_excluded)]
 
 
-def _layered(layers: Sequence[alt.Chart], height: float | alt.Step, description: str) -> alt.LayerChart:
+def layered(layers: Sequence[alt.Chart], height: float | alt.Step, description: str) -> alt.LayerChart:
+    """Layers as one chart, described for those who cannot see it."""
     # A screen reader would announce a layer that draws nothing as a picture without a name.
     with_data = [layer for layer in layers if layer.data.values]
     return alt.LayerChart(layer=with_data, width=WIDTH, height=height, description=description)
 
 
-def _no_data() -> alt.LayerChart:
-    text = alt.Chart(_data([{"text": NO_DATA}])).mark_text(fontSize=13).encode(text="text:N")
-    return _layered([text], 80, NO_DATA)
+def no_data() -> alt.LayerChart:
+    """What is drawn where there is nothing to draw."""
+    text = alt.Chart(inline_data([{"text": NO_DATA}])).mark_text(fontSize=13).encode(text="text:N")
+    return layered([text], 80, NO_DATA)
 
 
 def speedups(rows: Sequence[ResultRow]) -> alt.LayerChart:
     """Paired speed ratios to the baseline of one run and host as bars, fastest first, with 95 % intervals."""
     points = _points(rows, "speed_ratio", "samples_per_s")
     if not points:
-        return _no_data()
+        return no_data()
     baselines = {clean(row.variant) for row in rows if row.is_baseline}
     values = [
         point.data() | {"text": f"{point.x.value:.2f}", "what": "baseline" if point.variant in baselines else ""}
         for point in points
     ]
     order = [point.variant for point in sorted(points, key=lambda point: (-point.x.value, point.variant))]
-    base = alt.Chart(_data(values)).encode(alt.Y("variant:N", sort=order, title=None))
+    base = alt.Chart(inline_data(values)).encode(alt.Y("variant:N", sort=order, title=None))
     colour = alt.condition("datum.what === 'baseline'", alt.value(GREY), alt.value(BLUE))
     tooltip = ["variant:N", *(alt.Tooltip(f"{end}:Q", format=".3f") for end in ("x", "x_lo", "x_hi"))]
     title = AXES["speed_ratio"]
     bars = base.mark_bar(opacity=0.75).encode(alt.X("x:Q", title=title), color=colour, tooltip=tooltip)
     intervals = base.mark_rule(strokeWidth=1.5, color=VERMILLION).encode(alt.X("x_lo:Q", title=title), x2="x_hi:Q")
     texts = base.mark_text(align="left", dx=6).encode(alt.X("x_hi:Q", title=title), text="text:N")
-    one = alt.Chart(_data([{"x": 1}])).mark_rule(color=GREY, strokeDash=[4, 3]).encode(x="x:Q")
+    one = alt.Chart(inline_data([{"x": 1}])).mark_rule(color=GREY, strokeDash=[4, 3]).encode(x="x:Q")
     description = f"{title}, of {len(points)} variants, with 95 % intervals"
-    return _layered([bars, one, intervals, texts], alt.Step(20), description)
+    return layered([bars, one, intervals, texts], alt.Step(20), description)
 
 
 def history(points: Sequence[SeriesPoint], marks: Sequence[Mark] = ()) -> alt.LayerChart:
     """One metric over time, a line a variant (and host, where there are several), with 95 % intervals as bands."""
     if not points:
-        return _no_data()
+        return no_data()
     several = len({point.host for point in points}) > 1
     values = [_moment(point, several) for point in points]
     names = list(dict.fromkeys(str(value["series"]) for value in values))
@@ -283,14 +286,14 @@ def history(points: Sequence[SeriesPoint], marks: Sequence[Mark] = ()) -> alt.La
     shapes = alt.Scale(domain=names, range=[SHAPES[number % len(SHAPES)] for number in range(len(names))])
     when = alt.X("time:T", title="time (UTC)", scale=alt.Scale(type="utc"), axis=alt.Axis(labelOverlap=True))
     value = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False))
-    base = alt.Chart(_data(values)).encode(when, color=alt.Color("series:N", title=None, scale=colours))
+    base = alt.Chart(inline_data(values)).encode(when, color=alt.Color("series:N", title=None, scale=colours))
     band = base.mark_area(opacity=0.18).encode(alt.Y("lo:Q", title=title, scale=alt.Scale(zero=False)), y2="hi:Q")
     tooltip = ["series:N", "value:Q", "lo:Q", "hi:Q", "run:N", alt.Tooltip("time:T", format="%Y-%m-%d %H:%M")]
     symbols = base.mark_point(filled=True, size=45).encode(
         value, shape=alt.Shape("series:N", title=None, scale=shapes), tooltip=tooltip
     )
     layers = [band, base.mark_line().encode(value), symbols, *_mark_lines(marks)]
-    return _layered(layers, 320, f"{title} over time: {', '.join(names)}")
+    return layered(layers, 320, f"{title} over time: {', '.join(names)}")
 
 
 def _history_title(point: SeriesPoint) -> str:
@@ -309,7 +312,7 @@ def _mark_lines(marks: Sequence[Mark]) -> list[alt.Chart]:
     if not marks:
         return []
     is_change = "datum.kind === 'change'"
-    values = _data({"time": mark.time.isoformat(), "text": clean(mark.text), "kind": mark.kind} for mark in marks)
+    values = inline_data({"time": mark.time.isoformat(), "text": clean(mark.text), "kind": mark.kind} for mark in marks)
     base = alt.Chart(values).encode(
         alt.X("time:T", scale=alt.Scale(type="utc")),
         color=alt.condition(is_change, alt.value(VERMILLION), alt.value(GREY)),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from slimline.dashboards.reports.axes import AXES
 from slimline.dashboards.reports.charts import has_points, png, speedups, svg, tradeoff
 from slimline.dashboards.reports.formats import render
+from slimline.dashboards.reports.overview import has_overview, overview
 from slimline.dashboards.reports.recommendation import HostResults, results_by_host
 from slimline.storage.fs import replace_file
 from slimline.storage.queries.results import ResultRow
@@ -50,8 +51,11 @@ def pictures(rows: Sequence[ResultRow], found: Recommendation) -> list[Picture]:
         for name, (x, y) in TRADEOFFS.items()
         if has_points(rows, x, y)
     ]
+    if has_overview(rows):
+        caption = "How many times as fast each variant is, how its ES changes, and how large it is on disk."
+        charts.insert(0, Picture("overview", caption, overview(rows, found.winner)))
     if has_points(rows, "speed_ratio", "samples_per_s"):
-        caption = "Speed of each variant, times that of the baseline in the same round, with 95 % intervals."
+        caption = "Speed of each variant at equal work, times that of the baseline beside it, with 95 % intervals."
         charts.append(Picture("speedups", caption, speedups(rows)))
     return charts
 

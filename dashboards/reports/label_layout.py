@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 CHARACTER, LINE = 5.9, 13.0  # how wide and high text of 11 pixels is
-GAP = 8.0  # from a point's middle to its name
+GAP = 2.0  # from a point's edge to its name
 RINGS = (0, 10, 20, 32, 46, 62, 80, 100, 125, 150)
 DIRECTIONS = 16
 COVERED_POINT, COVERED_NAME, OUTSIDE = 400.0, 900.0, 10_000.0
@@ -19,6 +19,7 @@ class Anchor(NamedTuple):
     text: str
     x: float
     y: float
+    radius: float = 6.0
 
 
 class Label(NamedTuple):
@@ -45,8 +46,8 @@ class _Box(NamedTuple):
 
 def place_labels(points: Sequence[Anchor], width: float, height: float) -> list[Label]:
     """A place for each point's name, in their order: greedily, those in the densest places first."""
-    symbols = [_around(point.x, point.y) for point in points]
-    crowd = [sum(math.dist(one[1:], other[1:]) < 60 for other in points) for one in points]
+    symbols = [_around(point) for point in points]
+    crowd = [sum(math.dist(one[1:3], other[1:3]) < 60 for other in points) for one in points]
     taken: list[_Box] = []
     found: dict[int, Label] = {}
     for index in sorted(range(len(points)), key=lambda index: (-crowd[index], points[index].y, points[index].x, index)):
@@ -59,12 +60,13 @@ def place_labels(points: Sequence[Anchor], width: float, height: float) -> list[
     return [found[index] for index in range(len(points))]
 
 
-def _around(x: float, y: float) -> _Box:
-    return _Box(x - 6, y - 6, x + 6, y + 6)
+def _around(point: Anchor) -> _Box:
+    x, y, radius = point[1:]
+    return _Box(x - radius, y - radius, x + radius, y + radius)
 
 
 def _options(point: Anchor) -> list[tuple[int, _Box]]:
-    return [(ring, box) for ring in RINGS for box in _ring(point, GAP + ring)]
+    return [(ring, box) for ring in RINGS for box in _ring(point, point.radius + GAP + ring)]
 
 
 def _ring(point: Anchor, radius: float) -> Iterator[_Box]:

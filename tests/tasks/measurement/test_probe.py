@@ -12,8 +12,8 @@ import psutil
 import pytest
 from safetensors.numpy import save_file
 
-from slimline.tasks.export.onnx_export import export_onnx
 from slimline.tasks.engines.base import Completion
+from slimline.tasks.export.onnx_export import export_onnx
 from slimline.tasks.measurement.probe import Probe, ProbeRequest
 from slimline.tasks.measurement.probe_process import ProbeError, ProbeProcess, run_probe
 from slimline.tasks.specs import Decoding, Engine
