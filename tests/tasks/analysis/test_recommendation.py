@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -10,9 +11,10 @@ from hypothesis import strategies as st
 from slimline.dashboards.reports.recommendation import render_recommendation, results_by_host
 from slimline.storage.queries.results import Figure
 from slimline.tasks.analysis.recommendation import DEFAULT, Constraints, recommend
+from slimline.tasks.analysis.significance import NOT_ENOUGH
 from tests.factories import result_row, with_figures
 
-AXES = {"es": 1, "samples_per_s": 1, "disk_mb": -1, "memory_over_base_mb": -1}
+AXES = {"es": 1, "speed_ratio": 1, "disk_mb": -1, "memory_over_base_mb": -1}
 BOUNDED = {
     "max_es_drop": ("es_drop", 1),
     "max_em_drop": ("em_drop", 1),
@@ -23,13 +25,21 @@ BOUNDED = {
 
 
 def row(variant, speed=1.0, es=50.0, disk=20.0, memory=100.0, **changes):
-    """A variant; every figure's interval is 10 % wide to both sides, but the disk's, which has none."""
+    """A variant; every figure's interval is 10 % wide to both sides, but the disk's, which has none.
+
+    Three rounds have the speed, 1 % less, and 1 % more.
+    """
     drop = None if es is None else 50.0 - es
     values = {"speed_ratio": speed, "samples_per_s": 5 * speed, "es": es, "es_drop": drop, "em_drop": drop}
     values |= {"memory_mb": memory + 40, "memory_over_base_mb": memory}
     figures = {metric: around(value) for metric, value in values.items()}
     head = {"study": "s", "run": "r", "host": "h", "label": "ours", "disk_mb": disk}
+    head["pair_ratios"] = pairs(speed, 0.99 * speed, 1.01 * speed)
     return result_row(variant, **(head | figures | changes))
+
+
+def pairs(*ratios):
+    return dict(enumerate(ratios, start=1))
 
 
 def around(value):
@@ -44,7 +54,7 @@ def test_the_fastest_wins_where_it_is_faster_for_sure():
     rows = [row("original"), row("small", 2.0, disk=5.0), row("fast", 3.0, disk=30.0), row("broken", 9.0, es=30.0)]
     found = recommend(rows)
     assert (found.winner, found.constraints) == ("fast", {"max_es_drop": 2.0})
-    assert found.rule == "the fastest that keeps the constraints: every other's speed interval ends below its own"
+    assert found.rule == "the fastest that keeps the constraints: every other is surely slower, round by round"
     assert reasons(found) == {
         "original": "dominated by small: no better in ES, speed, disk or memory",
         "small": "slower than fast: 2 [1.8, 2.2] times the baseline, against 3 [2.7, 3.3]",
@@ -55,28 +65,64 @@ def test_the_fastest_wins_where_it_is_faster_for_sure():
 
 
 def test_the_smaller_wins_where_speeds_cannot_be_told_apart():
-    rows = [row("original"), row("small", 2.8, disk=5.0), row("light", 2.9, memory=50.0), row("fast", 3.0, es=52.0)]
+    noisy = pairs(2.6, 3.2, 2.7)
+    rows = [
+        row("original"),
+        row("small", 2.8, disk=5.0, pair_ratios=noisy),
+        row("light", 2.9, memory=50.0, pair_ratios=noisy),
+        row("fast", 3.0, es=52.0),
+    ]
     found = recommend(rows)
     assert found.winner == "small"
-    assert found.rule == "the smallest of those that may be as fast as fast: their speed intervals overlap"
+    assert found.rule == "the smallest of those that may be as fast as fast: none is surely slower"
     assert reasons(found)["fast"] == (
         "not surely faster, and not smaller: 20 MB on disk, 100 over base in memory, against 5 and 100"
     )
     same_disk = recommend([with_figures(each, disk_mb=20.0) for each in rows])
     assert same_disk.winner == "light"
-    smallest_too = recommend([row("a", 3.0, disk=5.0), row("b", 2.9, es=51.0)])
+    smallest_too = recommend([row("a", 3.0, disk=5.0), row("b", 2.9, es=51.0, pair_ratios=noisy)])
     assert smallest_too.rule == (
         "the fastest that keeps the constraints, and the smallest of those that may be as fast: also b"
     )
 
 
-def test_who_is_slower_than_anyone_for_sure_is_not_as_fast():
-    """The fastest by value may be so uncertain that it overlaps with a variant which a third one surely beats."""
-    wild = row("wild", 5.1, speed_ratio=(5.1, 3.0, 7.0))
-    steady = row("steady", 5.0, es=51.0, speed_ratio=(5.0, 5.0, 5.0))
-    found = recommend([wild, steady, row("small", 4.0, disk=1.0)])
-    assert found.winner != "small"
-    assert reasons(found)["small"].startswith("slower than steady: ")
+def test_candidates_are_compared_with_each_other_round_by_round():
+    """Both are noisy against the baseline, and the noise is the same: one is surely faster than the other."""
+    fast = row("fast", 3.0, es=52.0, pair_ratios=pairs(2.0, 3.0, 4.5))
+    slow = row("slow", 2.9, disk=5.0, pair_ratios=pairs(1.94, 2.9, 4.35))
+    assert recommend([row("original"), fast, slow]).winner == "fast"
+    apart = slow.model_copy(update={"pair_ratios": pairs(4.35, 2.9, 1.94)})
+    assert recommend([row("original"), fast, apart]).winner == "slow"
+
+
+def test_the_more_candidates_there_are_the_surer_a_difference_must_be():
+    fast = row("fast", 3.0, es=51.0)
+    near = row("near", 2.9, disk=5.0, pair_ratios=pairs(2.9, 2.88, 2.92))
+    assert recommend([fast, near]).winner == "fast"
+    slow = [row(f"v{number}", 1.0, es=52.0 + number, disk=4.0 - number / 10) for number in range(20)]
+    assert recommend([fast, near, *slow]).winner == "near"
+
+
+def test_the_baseline_is_as_fast_as_itself_in_every_round():
+    original = row("original", baseline="original", pair_ratios=pairs(0.5, 1.5, 1.0))
+    small = row("small", 1.05, disk=5.0, pair_ratios=pairs(1.05, 1.04, 1.06), baseline="original", es=49.0)
+    assert recommend([original, small]).winner == "small"
+    tiny = small.model_copy(update={"pair_ratios": pairs(0.95, 0.94, 0.96)})
+    found = recommend([original, with_figures(tiny, speed_ratio=(0.95, 0.93, 0.97))])
+    assert reasons(found)["small"].startswith("slower than original: 0.95")
+
+
+def test_one_pair_of_processes_is_not_enough_to_tell():
+    one = {"pair_ratios": pairs(3.0), "speed_ratio": 3.0, "samples_per_s": 15.0}
+    rows = [row("fast", 3.0, **one), row("small", 2.0, disk=5.0)]
+    found = recommend(rows)
+    assert found.winner is None
+    assert found.rule.startswith("not enough to tell: ")
+    assert set(reasons(found).values()) == {found.rule}
+    assert "excludes the most" not in render_recommendation(found, "text")
+    assert recommend(rows[:1]).winner == "fast"  # there is nothing to compare it with
+    bounded = recommend(rows[:1], Constraints(min_samples_per_s=1))
+    assert "samples/s: not enough to tell" in reasons(bounded)["fast"]
 
 
 def test_one_that_fits_and_one_that_is_best_in_everything():
@@ -143,12 +189,17 @@ def test_random_weights_are_compared_by_all_but_quality():
     assert "random weights, so of no known quality" in render_recommendation(found, "text")
 
 
-def test_a_tainted_run_recommends_and_says_so():
+def test_what_a_tainted_run_recommends_is_provisional_and_that_comes_first():
     tainted = {"tainted": True, "noise_floor": 0.168}
-    for form in ("text", "md"):
+    for form, start in (("text", ""), ("md", r"\*\*")):
         shown = render_recommendation(recommend([row("a", **tainted)]), form)
-        assert "TAINTED: noise floor 16.8 %" in shown
-    assert "noise floor unknown" in render_recommendation(recommend([row("a", tainted=True, noise_floor=None)]), "text")
+        assert re.match(start + r"provisional, as the noise floor is 16.8 %: .*: ship a", shown)
+    unknown = recommend([row("a", tainted=True, noise_floor=None)])
+    assert "noise floor is unknown" in render_recommendation(unknown, "text")
+    none = recommend([row("a", es=30.0, **tainted)])
+    assert re.match(r"provisional, .*: ship none\n", render_recommendation(none, "text"))
+    assert json.loads(render_recommendation(none, "json"))["provisional"] == none.provisional
+    assert recommend([row("a")]).provisional is None
 
 
 @pytest.mark.parametrize("bound", [math.nan, math.inf])
@@ -171,8 +222,8 @@ def test_text():
         "why: no other that keeps the constraints is better in anything: ES, speed, disk or memory\n"
         "constraints: ES drop at most 2 points (what counts is the worse end of a 95 % interval)\n"
         "\n"
-        "frontier  ES %         samples/s        disk MB  over base MB   keeps constraints\n"
-        "fast      50 [45, 55]  15 [13.5, 16.5]  20       100 [90, 110]  yes\n"
+        "frontier  ES %         times as fast  disk MB  over base MB   keeps constraints\n"
+        "fast      50 [45, 55]  3 [2.7, 3.3]   20       100 [90, 110]  yes\n"
         "\n"
         "not original: dominated by fast: no better in ES, speed, disk or memory\n"
         "not worse: dominated by fast: no better in ES, speed, disk or memory\n"
@@ -200,6 +251,7 @@ def test_each_host_of_a_run_has_its_own():
 # ---------------------------------------------------------------------------------------------------------- any table
 
 figure = st.floats(-100, 100, allow_nan=False).map(lambda value: round(value, 1))  # coarse, so that ties occur
+NOISE = st.sampled_from([0.8, 0.99, 1.0, 1.01, 1.2])
 size = st.floats(0, 50, allow_nan=False).map(lambda value: round(value, 0))
 
 
@@ -212,12 +264,15 @@ def figures(draw, values):
 
 @st.composite
 def tables(draw):
-    metrics = (*AXES, "speed_ratio", "es_drop", "em_drop", "memory_mb")
+    metrics = (*AXES, "samples_per_s", "es_drop", "em_drop", "memory_mb")
     rows = []
     for number in range(draw(st.integers(1, 6))):
         state = {"error": draw(st.sampled_from([None, None, None, "it broke"]))}
         state |= {"random_weights": draw(st.sampled_from([False, False, True]))}
         found = {metric: draw(figures(figure if "drop" in metric else size)) for metric in metrics}
+        speed = (found["speed_ratio"].value or 0) + 0.1
+        found["speed_ratio"] = found["speed_ratio"] if found["speed_ratio"].value is None else Figure(speed)
+        state["pair_ratios"] = pairs(*(speed * factor for factor in draw(st.lists(NOISE, max_size=3))))
         rows.append(with_figures(row(f"v{number}", **state), **found))
     return rows
 
@@ -227,12 +282,14 @@ bounds = st.builds(Constraints, *(st.none() | figure for _ in BOUNDED))
 
 def keeps(made, constraints):
     """Whether a variant surely keeps everything, said again in other words."""
-    if made.error or any(made.value(metric) is None for metric in ("speed_ratio", *list(AXES)[1:])):
+    if made.error or any(made.value(metric) is None for metric in list(AXES)[1:]):
         return False
     for name, bound in (constraints.bounds() or DEFAULT.bounds()).items():
         metric, sign = BOUNDED[name]
         found = made.figure(metric)
         if (made.random_weights and "drop" in metric) or found.value is None:
+            return False
+        if metric == "samples_per_s" and found.lo is None:
             return False
         if any(sign * end > sign * bound for end in (found.value, found.lo, found.hi) if end is not None):
             return False
@@ -252,20 +309,13 @@ def better(one, other):
 def test_what_is_recommended_surely_keeps_the_constraints_and_nothing_that_does_dominates_it(rows, constraints):
     found = recommend(rows, constraints)
     fitting = [each for each in rows if keeps(each, constraints)]
-    assert (found.winner is None) == (not fitting)
+    assert (found.winner is None) == (not fitting or found.rule == NOT_ENOUGH)
     assert {candidate.variant for candidate in found.candidates if not candidate.loses} == {found.winner} - {None}
     winner = next((each for each in rows if each.variant == found.winner), None)
     if winner is not None:
         assert winner in fitting
         optimal = [each for each in fitting if not any(better(other, each) for other in fitting)]
         assert winner in optimal
-        for other in optimal:
-            if other is winner:
-                continue
-            fastest, slowest = winner.figure("speed_ratio"), other.figure("speed_ratio")
-            assert (fastest.value if fastest.hi is None else fastest.hi) >= (
-                slowest.value if slowest.lo is None else slowest.lo
-            )
 
 
 @given(rows=tables(), constraints=bounds)
@@ -289,7 +339,8 @@ def test_what_it_would_take_is_enough_and_needed(rows, constraints):
     for name, bound in found.relaxation.bounds.items():
         assert (bound - asked[name]) * BOUNDED[name][1] > 0
     relaxed = Constraints(**{**asked, **found.relaxation.bounds})
-    assert recommend(rows, relaxed).winner is not None
+    again = recommend(rows, relaxed)
+    assert again.winner is not None or again.rule == NOT_ENOUGH
     for name in found.relaxation.bounds:
         kept = Constraints(**{**asked, **found.relaxation.bounds, name: asked[name]})
         assert not keeps(next(each for each in rows if each.variant == found.relaxation.variant), kept)
