@@ -30,7 +30,6 @@ from slimline.tasks.measurement.completions import read_predictions, score_of
 from slimline.tasks.measurement.peaks import Peaks, PeaksError, host_peaks
 from slimline.tasks.measurement.probe import ProbeRequest
 from slimline.tasks.measurement.rounds import (
-    all_notes,
     artifact_work,
     has_random_weights,
     measure_size,
@@ -41,8 +40,9 @@ from slimline.tasks.measurement.rounds import (
     speed_request,
     threads_of,
 )
+from slimline.tasks.measurement.saturation import saturation
 from slimline.tasks.measurement.score import Score
-from slimline.tasks.runtime.host import describe_host, usable_weight_bits
+from slimline.tasks.runtime.host import describe_host
 from slimline.tasks.specs import ScoreStep
 
 __all__ = ["Order", "measure"]
@@ -81,10 +81,27 @@ def measure(order: Order) -> None:
     # A supervisor and a waiting benchmark may both have started it again: the second finds the rows of the first.
     with _only_one(order):
         stored = stored_rows(metrics, order.run, order.table_host)
-        site = _Site(order, artifact_store(), metrics, stored, time.monotonic() + (order.minutes or 0) * 60)
+        store = artifact_store()
+        usable = order if stored.complete else _without_saturated(order, store)
+        site = _Site(usable, store, metrics, stored, time.monotonic() + (order.minutes or 0) * 60)
         if not stored.complete:
             with show_progress(f"{order.study.name}-measuring-{order.table_host}"):
                 _measure(site)
+
+
+def _without_saturated(order: Order, store: ArtifactStore) -> Order:
+    """The order without the variants whose int8 arithmetic is wrong on this processor: they have failed, with a reason.
+
+    Raises:
+        RuntimeError: the baseline is one of them.
+    """
+    reasons = {variant: why for variant, ref in order.artifacts.items() if (why := saturation(ref, store))}
+    for variant, why in reasons.items():
+        say(f"{variant} is not measured: {why}")
+    if why := reasons.get(order.study.baseline):
+        raise RuntimeError(f"the baseline {order.study.baseline} cannot be measured here: {why}")
+    usable = {variant: ref for variant, ref in order.artifacts.items() if variant not in reasons}
+    return order.model_copy(update={"artifacts": usable, "failed": order.failed | reasons})
 
 
 @contextmanager
@@ -185,8 +202,6 @@ def _complete(site: _Site) -> tuple[dict[str, ArtifactRef], dict[str, str]]:
         if too_late := site.too_late:
             failed[variant] = too_late
             continue
-        if all_notes(artifact, site.store).get("weight_bits", 0) > usable_weight_bits():
-            say(f"{variant}: its weights of 8 bits saturate on this processor; a run that builds here uses 7")
         scoring = _scoring(order.study, variant)
         state = steps.complete(scoring, artifact, order.slice_, site.store, return_state=True)
         result = state.result(raise_on_failure=False)

@@ -21,7 +21,9 @@ from tests.command import environment, program_command
 from tests.tasks.bpe_models import write_bpe_model
 
 pytestmark = pytest.mark.e2e
-MEASURE = Path(__file__).with_name("programs") / "measure_order.py"
+PROGRAMS = Path(__file__).with_name("programs")
+MEASURE = PROGRAMS / "measure_order.py"
+MEASURE_WITHOUT_VNNI = PROGRAMS / "measure_without_vnni.py"
 MOST_LISTINGS = 12
 ONNX = {"step": "engine", "name": "onnxruntime"}
 COUNTS = """
@@ -53,7 +55,7 @@ def publish(store: ArtifactStore, directory: Path, kind: str, *inputs: ArtifactR
     return store.publish(directory, kind, made)
 
 
-def build_order(store: ArtifactStore, directory: Path) -> Order:
+def build_order(store: ArtifactStore, directory: Path, weight_bits: int | None = None) -> Order:
     """Three variants of a tiny model, and four lines to complete."""
     slice_dir, graph_dir, int8_dir = (directory / name for name in ("slice", "graph", "int8"))
     for each in (slice_dir, graph_dir, int8_dir):
@@ -64,7 +66,8 @@ def build_order(store: ArtifactStore, directory: Path) -> Order:
     )
     slice_, base = publish(store, slice_dir, "slice"), publish(store, model, "model")
     graph = publish(store, graph_dir, "onnx", base, **export_onnx(model, graph_dir))
-    int8 = publish(store, int8_dir, "onnx", graph, **quantize_onnx(graph_dir, int8_dir, per_channel=True))
+    notes = quantize_onnx(graph_dir, int8_dir, per_channel=True, weight_bits=weight_bits)
+    int8 = publish(store, int8_dir, "onnx", graph, **notes)
     artifacts = {"original": graph, "drafts": graph, "int8": int8}
     now = datetime.now(UTC)
     study = parse_study(STUDY)
@@ -104,3 +107,20 @@ def test_a_measurement_lists_the_store_a_few_times_and_a_second_one_measures_not
     assert metrics.files() == before
     copied = {path.name for path in (tmp_path / "second").glob("slimline/*/*")}
     assert copied <= {".staging", "files"}  # of measurements: no artifact was needed
+
+
+@pytest.mark.long
+def test_weights_that_saturate_on_this_processor_are_not_measured(prepared_home: Path, tmp_path: Path) -> None:
+    home = shutil.copytree(prepared_home, tmp_path / "home")
+    order = tmp_path / "order.json"
+    store = ArtifactStore(home / "artifacts")
+    order.write_text(build_order(store, tmp_path, weight_bits=8).model_dump_json())
+    subprocess.run(program_command(MEASURE_WITHOUT_VNNI, order), env=environment(home), check=True)
+
+    metrics = MetricsStore(home / "metrics")
+    (error,) = metrics.query("SELECT DISTINCT error FROM measurements WHERE variant = 'int8'").to_pylist()
+    assert "8 bits" in error["error"] and "weight_bits: 7" in error["error"]
+    measured = metrics.query("SELECT DISTINCT variant FROM rounds UNION SELECT DISTINCT variant FROM predictions")
+    assert {row["variant"] for row in measured.to_pylist()} == {"original", "drafts"}
+    (run,) = metrics.query("SELECT status, error FROM runs").to_pylist()
+    assert run["status"] == "failed" and "8 bits" in run["error"]
