@@ -31,8 +31,8 @@ NIGHTS_KEPT = 60
 LOOKS = (8, 20, 44)
 """Rounds of a re-run after which it may be decided; eight are the fewest whose range is a 99 % interval of a median.
 
-The level is 99 % at each look, not over all of them: of nights without a change, an interval leaves out the truth at one
-of three looks in some 2 %.
+The level is 99 % at each look, not over all of them: without a change, one of three intervals leaves out the truth in
+some 2 % of re-runs.
 """
 LASTING_IMPROVEMENT = 3
 """Nights in a row, tonight included, for which an improvement must have lasted before it is the new level.

@@ -128,7 +128,9 @@ def _table(noise: Sequence[Noise], alarms: Sequence[Alarms], power: Sequence[Det
         ours = [row for row in alarms if row.recording == each.recording]
         found = [row for row in power if row.recording == each.recording]
         shares = [_shares([row for row in found if row.slowdown == round(1 - factor, 2)]) for factor in FACTORS]
-        counts = [", ".join(map(str, each)) for each in zip(*((r.regression, r.improvement) for r in ours), strict=True)]
+        counts = [
+            ", ".join(map(str, each)) for each in zip(*((r.regression, r.improvement) for r in ours), strict=True)
+        ]
         again = statistics.fmean(row.measured_again for row in ours)
         cells = [each.recording, str(each.rounds), f"{each.itself:.1%}", f"{each.spread:.1%}", *counts, f"{again:.0%}"]
         lines.append(f"| {' | '.join([*cells, *shares])} |")

@@ -61,6 +61,6 @@ def change_text(row: VerdictRow) -> str:
     return f"{100 * (row.ratio - 1):+.1f} % of {row.metric} against {nights_text(row.history)}"
 
 
-def nights_text(count: int) -> str:
-    """A number of nights, for people."""
-    return f"{count} night" + ("" if count == 1 else "s")
+def nights_text(count: int, what: str = "night") -> str:
+    """A number of nights, or of something else, for people."""
+    return f"{count} {what}" + ("" if count == 1 else "s")
