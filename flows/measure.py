@@ -25,9 +25,9 @@ from slimline.storage.paths import home
 from slimline.storage.queries.resume import StoredRows, stored_rows
 from slimline.storage.stores import artifact_store, metrics_store
 from slimline.tasks import steps
-from slimline.tasks.measurement import summary
+from slimline.tasks.measurement import limits, summary
 from slimline.tasks.measurement.completions import read_predictions, score_of
-from slimline.tasks.measurement.peaks import Peaks, PeaksError, host_peaks
+from slimline.tasks.measurement.peaks import Peaks, PeaksError, host_peaks, raise_peaks
 from slimline.tasks.measurement.probe import ProbeRequest
 from slimline.tasks.measurement.rounds import (
     artifact_work,
@@ -42,7 +42,7 @@ from slimline.tasks.measurement.rounds import (
 )
 from slimline.tasks.measurement.saturation import saturation
 from slimline.tasks.measurement.score import Score
-from slimline.tasks.runtime.host import describe_host
+from slimline.tasks.runtime.host import describe_host, last_level_cache_bytes
 from slimline.tasks.specs import ScoreStep
 
 __all__ = ["Order", "measure"]
@@ -120,6 +120,8 @@ def _measure(site: _Site) -> None:
     peaks = None if site.stored.measured else _describe(site)
     scores, failed = _score(site)
     rounds = _measure_rounds(site)
+    limited = [_limited(site, variant) for variant in order.artifacts] if peaks else []
+    peaks = _raise_beaten(peaks, limited, rounds) if peaks else None
     cut_short = site.too_late if len(rounds) < site.turns else None
     failed |= {row.variant: row.error for row in rounds if row.error} | order.failed
     measurements = [
@@ -127,7 +129,7 @@ def _measure(site: _Site) -> None:
         *missing_speeds(order, rounds, cut_short or "it was not measured"),
         *_quality(order.study, scores, failed),
         *(each for variant in order.artifacts for each in _artifact_measurements(site, variant)),
-        *(share for variant in order.artifacts if peaks for share in _limit_shares(site, variant, rounds, peaks)),
+        *(share for each in limited if peaks for share in limits.limit_measurements(rounds, each, peaks)),
     ]
     reasons = dict.fromkeys([*failed.values(), *([cut_short] if cut_short else [])])
     _conclude(site, measurements, RunEnd(*summary.session_noise(rounds, baseline), "; ".join(reasons) or None))
@@ -271,7 +273,18 @@ def _artifact_measurements(site: _Site, variant: str) -> list[summary.Measuremen
     ]
 
 
-def _limit_shares(site: _Site, variant: str, rounds: list[RoundRow], peaks: Peaks) -> list[summary.Measurement]:
+def _limited(site: _Site, variant: str) -> limits.Limited:
     study = site.order.study
-    work = artifact_work(site.order.artifacts[variant], study.variants[variant].engine, site.store)
-    return summary.limit_measurements(rounds, variant, work, peaks, study.measuring.decoding.beams)
+    engine, beams = study.variants[variant].engine, study.measuring.decoding.beams
+    work = artifact_work(site.order.artifacts[variant], engine, site.store)
+    counts_passes = beams == 1 and not engine.draft_tokens
+    return limits.Limited(variant, work, beams, last_level_cache_bytes(), counts_passes)
+
+
+def _raise_beaten(peaks: Peaks, limited: list[limits.Limited], rounds: list[RoundRow]) -> Peaks:
+    """The peaks, raised to what a variant has reached where that is beyond them by far: then they are too low."""
+    beaten = [each for one in limited for each in limits.beaten_peaks(rounds, one, peaks)]
+    for each in beaten:
+        say(f"{each.describe(peaks)}, which was measured too low: kept as the peak from now on")
+    fastest = {each.rate: each for each in sorted(beaten, key=lambda each: each.value)}
+    return raise_peaks(peaks, fastest) if fastest else peaks

@@ -6,6 +6,7 @@ import subprocess
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -18,6 +19,7 @@ from slimline.tasks.data.samples import Sample
 from slimline.tasks.export.onnx_export import export_onnx
 from slimline.tasks.quantization.onnx_int8 import quantize_onnx
 from tests.command import environment, program_command
+from tests.flows.programs.measure_without_vnni import TOO_LOW
 from tests.tasks.bpe_models import write_bpe_model
 
 pytestmark = pytest.mark.e2e
@@ -109,18 +111,48 @@ def test_a_measurement_lists_the_store_a_few_times_and_a_second_one_measures_not
     assert copied <= {".staging", "files"}  # of measurements: no artifact was needed
 
 
-@pytest.mark.long
-def test_weights_that_saturate_on_this_processor_are_not_measured(prepared_home: Path, tmp_path: Path) -> None:
-    home = shutil.copytree(prepared_home, tmp_path / "home")
-    order = tmp_path / "order.json"
-    store = ArtifactStore(home / "artifacts")
-    order.write_text(build_order(store, tmp_path, weight_bits=8).model_dump_json())
-    subprocess.run(program_command(MEASURE_WITHOUT_VNNI, order), env=environment(home), check=True)
+class Measured(NamedTuple):
+    """A measurement on a processor without VNNI whose kept peaks are far too low, and what it said."""
 
-    metrics = MetricsStore(home / "metrics")
+    metrics: MetricsStore
+    peaks: Path
+    said: str
+
+
+@pytest.fixture(scope="module")
+def measured(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    directory = tmp_path_factory.mktemp("measured")
+    home = shutil.copytree(prepared_home, directory / "home")
+    order = directory / "order.json"
+    order.write_text(build_order(ArtifactStore(home / "artifacts"), directory, weight_bits=8).model_dump_json())
+    finished = subprocess.run(
+        program_command(MEASURE_WITHOUT_VNNI, order),
+        env=environment(home),
+        check=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    (peaks,) = (home / "peaks").glob("*.json")
+    return Measured(MetricsStore(home / "metrics"), peaks, " ".join(finished.stderr.split()))
+
+
+@pytest.mark.long
+def test_weights_that_saturate_on_this_processor_are_not_measured(measured: Measured) -> None:
+    metrics = measured.metrics
     (error,) = metrics.query("SELECT DISTINCT error FROM measurements WHERE variant = 'int8'").to_pylist()
     assert "8 bits" in error["error"] and "weight_bits: 7" in error["error"]
-    measured = metrics.query("SELECT DISTINCT variant FROM rounds UNION SELECT DISTINCT variant FROM predictions")
-    assert {row["variant"] for row in measured.to_pylist()} == {"original", "drafts"}
+    found = metrics.query("SELECT DISTINCT variant FROM rounds UNION SELECT DISTINCT variant FROM predictions")
+    assert {row["variant"] for row in found.to_pylist()} == {"original", "drafts"}
     (run,) = metrics.query("SELECT status, error FROM runs").to_pylist()
     assert run["status"] == "failed" and "8 bits" in run["error"]
+    assert "int8 is not measured" in measured.said
+
+
+@pytest.mark.long
+def test_a_run_that_beats_a_peak_by_far_says_so_and_raises_it(measured: Measured) -> None:
+    kept = json.loads(measured.peaks.read_text())
+    assert kept["fp32_gflops"] > TOO_LOW and kept["kernels"]["fp32"].endswith("in a run")
+    assert kept["int8_gops"] == TOO_LOW  # nothing was measured in int8
+    assert "beyond the kept peak of 0.0 GFLOP/s" in measured.said
+    shares = measured.metrics.query("SELECT max(hi) AS hi FROM measurements WHERE metric = 'prefill_limit_share'")
+    assert shares.to_pylist()[0]["hi"] <= 100.001
