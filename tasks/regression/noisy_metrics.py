@@ -14,6 +14,7 @@ import numpy as np
 
 from slimline.storage.metrics.rows import VerdictRow
 from slimline.storage.queries.history import History, HostRun, PairedRound
+from slimline.storage.text import counted
 from slimline.tasks.regression.detection import (
     LASTING_IMPROVEMENT,
     LOOKS,
@@ -29,7 +30,7 @@ from slimline.tasks.regression.detection import (
     shift,
     tolerance,
 )
-from slimline.tasks.regression.verdict import change_starts, change_text, nights_text, with_change
+from slimline.tasks.regression.verdict import change_starts, change_text, with_change
 
 TIMED = {
     "speed_ratio": Rule(relevant=0.05, prior=0.02),
@@ -80,7 +81,7 @@ def judge_timed(history: History, row: VerdictRow, past: Sequence[HostRun]) -> J
     row = row.replace(value=math.exp(sign * tonight.level), history=len(series))
     expectation = expect_night(series, rule, change_starts(history, row))
     if expectation is None:
-        return Judgement(row.replace(reason=f"{nights_text(NIGHTS_NEEDED - len(series))} more are needed"))
+        return Judgement(row.replace(reason=f"{counted(NIGHTS_NEEDED - len(series), 'night')} more are needed"))
     whole = Series(rule, sign, tuple(past), series, tonight, expectation)
     found = _with_figures(row.replace(history=expectation.nights), whole, shift(tonight.values, expectation))
     if not is_suspicious(tonight, expectation, rule):
@@ -102,7 +103,7 @@ def _too_early(row: VerdictRow, series: Series) -> str | None:
     is_worse = series.sign * ((row.ratio or 1.0) - 1) < 0
     needed = series.rule.lasting if is_worse else max(series.rule.lasting, LASTING_IMPROVEMENT)
     lasted = len(series.nights) - _first_changed(row, series) + 1
-    return f"seen for {nights_text(lasted)} of {needed}" if lasted < needed else None
+    return f"seen for {counted(lasted, 'night')} of {needed}" if lasted < needed else None
 
 
 def settle(judgement: Judgement, reruns: Sequence[str], rounds: Sequence[PairedRound]) -> Judgement:

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from slimline.storage.text import counted
 from slimline.tasks.regression.detection import (
     LASTING_IMPROVEMENT,
     LOOKS,
@@ -32,7 +33,6 @@ from slimline.tasks.regression.detection import (
     tolerance,
 )
 from slimline.tasks.regression.series_csv import Run, Series
-from slimline.tasks.regression.verdict import nights_text
 
 Verdict = Literal["ok", "new", "not-comparable", "suspicious-unconfirmed", "regression", "improvement"]
 LASTING = 3
@@ -175,7 +175,7 @@ class Replay:
         start = max(0, until - NIGHTS_KEPT)
         expectation = expect_night(self._nights[start:until], self._rule, self._starts)
         if expectation is None:
-            return Found("new", f"{nights_text(NIGHTS_NEEDED - until, 'run')} more are needed")
+            return Found("new", f"{counted(NIGHTS_NEEDED - until, 'run')} more are needed")
         tonight = Night(self._runs[index].run, self._logs(self._runs[index].values))
         found = shift_of_nights([tonight], expectation)
         if self._waiting and not self._is_still_there(found, self._waiting):
@@ -200,11 +200,11 @@ class Replay:
             needed = self._lasting
             later = self._nights[waiting.first + 1 : index + 1]
             changed = shift_of_nights(later, expectation) if lasted >= needed else found
-            by = nights_text(len(later), "later run")
+            by = counted(len(later), "later run")
         reason = f"{100 * math.expm1(self._sign * changed.value):+.1f} %"
         whole = Found("suspicious-unconfirmed", reason, expectation, changed, waiting.first)
         if lasted < needed:
-            return whole._replace(reason=f"{reason}; seen for {nights_text(lasted, 'run')} of {needed}")
+            return whole._replace(reason=f"{reason}; seen for {counted(lasted, 'run')} of {needed}")
         return self._settle(whole, index, decide(changed, self._rule), by, gives_up=lasted > PATIENCE)
 
     def _settle(self, found: Found, index: int, decision: Decision, by: str, gives_up: bool) -> Found:
