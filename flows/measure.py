@@ -25,14 +25,13 @@ from slimline.storage.paths import home
 from slimline.storage.queries.resume import StoredRows, stored_rows
 from slimline.storage.stores import artifact_store, metrics_store
 from slimline.tasks import steps
-from slimline.tasks.measurement import summary
+from slimline.tasks.measurement import limits, summary
 from slimline.tasks.measurement.completions import read_predictions, score_of
-from slimline.tasks.measurement.peaks import Peaks, PeaksError, host_peaks
+from slimline.tasks.measurement.peaks import Peaks, PeaksError, host_peaks, raise_peaks
 from slimline.tasks.measurement.probe import ProbeRequest
 from slimline.tasks.measurement.rounds import (
     PairPlan,
     Round,
-    all_notes,
     artifact_work,
     has_random_weights,
     measure_size,
@@ -43,8 +42,9 @@ from slimline.tasks.measurement.rounds import (
     speed_samples,
     threads_of,
 )
+from slimline.tasks.measurement.saturation import saturation
 from slimline.tasks.measurement.score import Score
-from slimline.tasks.runtime.host import describe_host, usable_weight_bits
+from slimline.tasks.runtime.host import describe_host, last_level_cache_bytes
 from slimline.tasks.runtime.machine_lock import machine_lock
 from slimline.tasks.specs import ScoreStep
 
@@ -89,10 +89,27 @@ def measure(order: Order) -> None:
     # A supervisor and a waiting benchmark may both have started it again: the second finds the rows of the first.
     with _only_one(order):
         stored = stored_rows(metrics, order.run, order.table_host)
-        site = _Site(order, artifact_store(), metrics, stored, time.monotonic() + (order.minutes or 0) * 60)
+        store = artifact_store()
+        usable = order if stored.complete else _without_saturated(order, store)
+        site = _Site(usable, store, metrics, stored, time.monotonic() + (order.minutes or 0) * 60)
         if not stored.complete:
             with show_progress(f"{order.study.name}-measuring-{order.table_host}"):
                 _measure(site)
+
+
+def _without_saturated(order: Order, store: ArtifactStore) -> Order:
+    """The order without the variants whose int8 arithmetic is wrong on this processor: they have failed, with a reason.
+
+    Raises:
+        RuntimeError: the baseline is one of them.
+    """
+    reasons = {variant: why for variant, ref in order.artifacts.items() if (why := saturation(ref, store))}
+    for variant, why in reasons.items():
+        say(f"{variant} is not measured: {why}")
+    if why := reasons.get(order.study.baseline):
+        raise RuntimeError(f"the baseline {order.study.baseline} cannot be measured here: {why}")
+    usable = {variant: ref for variant, ref in order.artifacts.items() if variant not in reasons}
+    return order.model_copy(update={"artifacts": usable, "failed": order.failed | reasons})
 
 
 @contextmanager
@@ -111,6 +128,8 @@ def _measure(site: _Site) -> None:
     peaks = None if site.stored.measured else _describe(site)
     scores, failed = _score(site)
     rounds = _measure_rounds(site)
+    limited = [one for variant in order.artifacts if peaks and (one := _limited(site, variant))]
+    peaks = _raise_beaten(peaks, limited, rounds) if peaks else None
     cut_short = site.too_late if len(rounds) < site.turns else None
     failed |= {row.variant: row.error for row in rounds if row.error} | order.failed
     measurements = [
@@ -118,7 +137,7 @@ def _measure(site: _Site) -> None:
         *missing_speeds(order, rounds, cut_short or "it was not measured"),
         *_quality(order.study, scores, failed),
         *(each for variant in order.artifacts for each in _artifact_measurements(site, variant)),
-        *(share for variant in order.artifacts if peaks for share in _limit_shares(site, variant, rounds, peaks)),
+        *(share for each in limited if peaks for share in limits.limit_measurements(rounds, each, peaks)),
     ]
     reasons = dict.fromkeys([*failed.values(), *([cut_short] if cut_short else [])])
     _conclude(site, measurements, RunEnd(*summary.session_noise(rounds, baseline), "; ".join(reasons) or None))
@@ -193,8 +212,6 @@ def _complete(site: _Site) -> tuple[dict[str, ArtifactRef], dict[str, str]]:
         if too_late := site.too_late:
             failed[variant] = too_late
             continue
-        if all_notes(artifact, site.store).get("weight_bits", 0) > usable_weight_bits():
-            say(f"{variant}: its weights of 8 bits saturate on this processor; a run that builds here uses 7")
         scoring = _scoring(order.study, variant)
         state = steps.complete(scoring, artifact, order.slice_, site.store, return_state=True)
         result = state.result(raise_on_failure=False)
@@ -287,7 +304,21 @@ def _artifact_measurements(site: _Site, variant: str) -> list[summary.Measuremen
     ]
 
 
-def _limit_shares(site: _Site, variant: str, rounds: list[RoundRow], peaks: Peaks) -> list[summary.Measurement]:
+def _limited(site: _Site, variant: str) -> limits.Limited | None:
+    """What limits a variant; null where its work is not known."""
     study = site.order.study
-    work = artifact_work(site.order.artifacts[variant], study.variants[variant].engine, site.store)
-    return summary.limit_measurements(rounds, variant, work, peaks, study.measuring.decoding.beams) if work else []
+    engine, beams = study.variants[variant].engine, study.measuring.decoding.beams
+    work = artifact_work(site.order.artifacts[variant], engine, site.store)
+    if work is None:
+        return None
+    counts_passes = beams == 1 and not engine.draft_tokens
+    return limits.Limited(variant, work, beams, last_level_cache_bytes(), counts_passes)
+
+
+def _raise_beaten(peaks: Peaks, limited: list[limits.Limited], rounds: list[RoundRow]) -> Peaks:
+    """The peaks, raised to what a variant has reached where that is beyond them by far: then they are too low."""
+    beaten = [each for one in limited for each in limits.beaten_peaks(rounds, one, peaks)]
+    for each in beaten:
+        say(f"{each.describe(peaks)}, which was measured too low: kept as the peak from now on")
+    fastest = {each.rate: each for each in sorted(beaten, key=lambda each: each.value)}
+    return raise_peaks(peaks, fastest) if fastest else peaks

@@ -15,6 +15,11 @@ def clean(value: object) -> str:
     return "".join(character if character.isprintable() else " " for character in str(value)).strip()
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things, for people: 1 night, 2 nights."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
 def escaped_markdown(text: str) -> str:
     """As the same characters in a Markdown paragraph or table cell."""
     return re.sub(r"([\\`*_\[\]<>|#&~])", r"\\\1", text)

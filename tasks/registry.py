@@ -199,6 +199,12 @@ def _int8_of_host(spec: Spec) -> str:
     return str(usable_weight_bits())
 
 
+def _weight_bits(spec: OnnxInt8 | OnnxStaticInt8 | OpenvinoInt8 | ExportCtranslate2) -> str:
+    """How many bits of a weight an int8 step uses on this host."""
+    is_int8 = not isinstance(spec, ExportCtranslate2) or spec.precision == "int8"
+    return str(spec.weight_bits or usable_weight_bits()) if is_int8 else ""
+
+
 def directory_digest(directory: Path) -> str:
     """SHA-256 over the names and contents of a directory's files; of a missing one, that of nothing."""
     digest = sha256()
@@ -262,16 +268,16 @@ RECIPE_ROWS = (
     StepRow(
         OnnxInt8,
         "slimline.tasks.quantization.onnx_int8:quantize_onnx",
-        "model target per_channel",
+        "model target per_channel weight_bits",
         {"graph": "quantized graph"},
-        reads=_int8_of_host,
+        reads=_weight_bits,
     ),
     StepRow(
         OnnxStaticInt8,
         "slimline.tasks.quantization.onnx_static_int8:quantize_onnx_static",
         "model target spec data",
         {"graph": "quantized graph"},
-        reads=_int8_of_host,
+        reads=_weight_bits,
     ),
     StepRow(
         ExportOpenvino,
@@ -285,7 +291,7 @@ RECIPE_ROWS = (
         "slimline.tasks.quantization.openvino_int8:quantize_openvino",
         "model target spec data",
         {"OpenVINO model": "quantized OpenVINO model"},
-        reads=_int8_of_host,
+        reads=_weight_bits,
     ),
     StepRow(
         ExportCtranslate2,
@@ -293,6 +299,7 @@ RECIPE_ROWS = (
         "model target spec",
         {"checkpoint": "CTranslate2 model"},
         bound=Bound(),
+        reads=_weight_bits,
     ),
 )
 _BASE = "slimline.tasks.models.bases:make_base"

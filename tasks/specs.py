@@ -280,11 +280,18 @@ class ExportOnnx(StepSpec):
     step: Literal["export-onnx"] = "export-onnx"
 
 
+WeightBits = Annotated[
+    Literal[7, 8] | None,
+    Field(description="Bits of a weight: 7 for hosts without VNNI, where 8 saturate. Empty: as this host needs."),
+]
+
+
 class OnnxInt8(StepSpec):
     """Dynamic int8 of every projection of an ONNX graph, the tied head included."""
 
     step: Literal["onnx-int8"] = "onnx-int8"
     per_channel: bool = True
+    weight_bits: WeightBits = None
 
 
 class OnnxStaticInt8(StepSpec):
@@ -292,6 +299,7 @@ class OnnxStaticInt8(StepSpec):
 
     step: Literal["onnx-static-int8"] = "onnx-static-int8"
     calibration_samples: PositiveInt = Field(64, description="Windows of the training split the ranges are taken from.")
+    weight_bits: WeightBits = None
 
 
 class ExportOpenvino(StepSpec):
@@ -305,6 +313,7 @@ class OpenvinoInt8(StepSpec):
 
     step: Literal["openvino-int8"] = "openvino-int8"
     calibration_samples: PositiveInt = Field(64, description="Windows of the training split the ranges are taken from.")
+    weight_bits: WeightBits = None
 
 
 class ExportCtranslate2(StepSpec):
@@ -312,6 +321,13 @@ class ExportCtranslate2(StepSpec):
 
     step: Literal["export-ctranslate2"] = "export-ctranslate2"
     precision: Literal["float32", "int8"] = "float32"
+    weight_bits: WeightBits = None
+
+    @model_validator(mode="after")
+    def _bits_are_of_int8(self) -> Self:
+        if self.weight_bits is not None and self.precision != "int8":
+            raise ValueError(f"weight_bits: {self.weight_bits}; allowed: none, or precision int8")
+        return self
 
 
 class WeightOnly(StepSpec):

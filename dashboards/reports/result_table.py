@@ -70,7 +70,7 @@ MEANINGS = {
     ),
     "decode_limit_share": (
         "decode limit: bytes a second that decoding has to read, of this host's measured peak; "
-        "above 100 % where a cache holds the model, or drafted tokens share a pass"
+        "none where the last-level cache holds the model, above 100 % where it holds a part or drafts share a pass"
     ),
 }
 # The published figures by the column of ours that has the same meaning: see PUBLISHED_NOTE.

@@ -13,6 +13,7 @@ from slimline.flows.cli import (
     codexglue,
     dashboard,
     doctor,
+    judge,
     metrics,
     nightly,
     recommend,
@@ -38,7 +39,7 @@ app = typer.Typer(
     epilog="State lives in .slimline, or where SLIMLINE_HOME says. With `--debug`, an error that nobody expected shows "
     "where it came from. Start with: `slimline run`",
 )
-for command in (run, nightly, serve, table, recommend, report, dashboard, sql, codexglue, doctor):
+for command in (run, nightly, judge, serve, table, recommend, report, dashboard, sql, codexglue, doctor):
     app.add_typer(command.app)
 app.add_typer(artifacts.app, name="artifacts")
 app.add_typer(metrics.app, name="metrics")

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from ctranslate2.specs import TransformerDecoderModelSpec, common_spec
+from ctranslate2.specs.model_spec import index_spec
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
@@ -20,12 +21,14 @@ from slimline.tasks.engines.ctranslate2_engine import open_generator
 from slimline.tasks.export.gpt2_tensors import refuse_unsupported
 from slimline.tasks.models.checkpoint import CheckpointError, Gpt2Config, read_gpt2_config
 from slimline.tasks.models.loading import load_gpt2
+from slimline.tasks.runtime.host import usable_weight_bits
 from slimline.tasks.specs import ExportCtranslate2
 
 Weights = dict[str, NDArray[np.float32]]
 
 # The library's names of storage types: of matrices, and of everything else, which CPUs compute in fp32.
 _STORED = {"float32": "float32", "int8": "int8_float16"}
+_SEVEN_BITS = np.float32(63)
 
 
 def export_ctranslate2(source: Path, target: Path, spec: ExportCtranslate2) -> dict[str, Any]:
@@ -33,10 +36,11 @@ def export_ctranslate2(source: Path, target: Path, spec: ExportCtranslate2) -> d
 
     In int8 every matrix has one scale per output channel, or per token for the embedding, and activations are rounded
     at run time with one scale per token; norms, biases and positions are stored in fp16. A tied head is stored once.
+    Where eight bits of a weight would saturate, seven are used.
 
     Returns:
         Notes for provenance: matmuls; int8_matmuls, those stored in int8 and executed in it on this CPU, according to
-        the library; compute_type, the library's name of the type; tied_head.
+        the library; compute_type, the library's name of the type; tied_head; weight_bits, in int8.
 
     Raises:
         CheckpointError: the checkpoint is damaged, dynamic-int8, or computes something that the library does not.
@@ -47,13 +51,15 @@ def export_ctranslate2(source: Path, target: Path, spec: ExportCtranslate2) -> d
     model = _describe(config, weights)
     _name_tokens(model, source, config["vocab_size"])
     model.validate()
-    model.optimize(_STORED[spec.precision])
+    bits = (spec.weight_bits or usable_weight_bits()) if spec.precision == "int8" else None
+    _store_as(model, _STORED[spec.precision], bits)
     target.mkdir(parents=True, exist_ok=True)
     model.save(str(target))
     shutil.copyfile(source / "tokenizer.json", target / "tokenizer.json")
     _merge_config(source, target)
     _compact_json(target / "vocabulary.json")
-    return _notes(model, target) | {"tied_head": config["tie_word_embeddings"]}
+    notes = _notes(model, target) | {"tied_head": config["tie_word_embeddings"]}
+    return notes | ({"weight_bits": bits} if bits else {})
 
 
 def _describe(config: Gpt2Config, weights: Weights) -> Any:
@@ -80,6 +86,20 @@ def _describe(config: Gpt2Config, weights: Weights) -> Any:
         _linear(feed_forward.linear_0, weights, f"{name}.mlp.c_fc")
         _linear(feed_forward.linear_1, weights, f"{name}.mlp.c_proj")
     return model
+
+
+def _store_as(model: Any, kind: str, weight_bits: int | None) -> None:
+    """Convert the weights to their storage type; the library's int8 has eight bits, so seven replace it afterwards."""
+    matrices = model.variables() if weight_bits == 7 else {}
+    precise = {name: value.numpy().copy() for name, value in matrices.items() if name.endswith("/weight")}
+    model.optimize(kind)
+    stored = model.variables()
+    for name in [name for name in precise if getattr(stored[name], "dtype", None) == "int8"]:
+        largest = np.abs(precise[name]).max(axis=1, keepdims=True)
+        scales = _SEVEN_BITS / np.where(largest == 0, _SEVEN_BITS, largest)
+        layer = index_spec(model, name.removesuffix("/weight"))
+        layer.weight = type(stored[name])(np.rint(precise[name] * scales).astype(np.int8))
+        layer.weight_scale = type(stored[name])(scales[:, 0])
 
 
 def _norm(layer: Any, weights: Weights, name: str) -> None:

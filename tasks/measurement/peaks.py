@@ -1,73 +1,77 @@
 """Peak rates of this host: matrix multiplication in each precision, and reading memory.
 
-    python -m slimline.tasks.measurement.peaks THREADS PARENT_PID > peaks.json
-
-`host_peaks` starts this command, so that the parent process does not import torch. The kernels run on the threads and
-CPUs that measured runs use. A peak is the best of many short repeats, because a disturbance can only make a repeat
-slower. Each precision is timed with several libraries, and the fastest one counts.
+They are measured by `peak_kernels`, in a process of its own, and kept below home()/peaks: of each rate the largest that
+was ever seen, with when and at what load. So a measurement on a busy machine never replaces a better one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import psutil
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
 
 from slimline.storage import fs
-from slimline.storage.child_process import ChildExitError, die_with, run_json_module
+from slimline.storage.child_process import ChildExitError, run_json_module
 from slimline.storage.paths import home
-from slimline.tasks.runtime.host import (
-    describe_host,
-    has_bf16,
-    isa_flags,
-    last_level_cache_bytes,
-    library_versions,
-    usable_cpus,
-)
+from slimline.tasks.runtime.host import describe_host, is_busy, library_versions, usable_cpus
 from slimline.tasks.runtime.machine_lock import machine_lock
-from slimline.tasks.runtime.threads import can_pin, child_environment, pin_process
+from slimline.tasks.runtime.threads import child_environment
 
 Precision = Literal["float32", "bfloat16", "int8"]
+RateName = Literal["fp32", "bf16", "int8", "read"]
 
 _LIBRARIES = ("numpy", "onnxruntime", "torch")  # those whose kernels are timed
 _TIMEOUT_S = 300.0
-_REPEAT_FOR_S = 0.3
-_SIDE = 512  # of one thread's matrices: large enough for full speed, small enough for a short, undisturbed repeat
-_PIECE_BYTES = 16 << 20  # read by one thread in one repeat
-_LEAST_BUFFER_BYTES = 256 << 20
-_CACHES = 4  # the buffer has this many times the size of the last-level caches, so that they hold little of it
-_PASSES = 3
+_FIELDS: dict[RateName, str] = {
+    "fp32": "fp32_gflops",
+    "bf16": "bf16_gflops",
+    "int8": "int8_gops",
+    "read": "read_gb_s",
+}
+_UNITS: dict[RateName, str] = {"fp32": "GFLOP/s", "bf16": "GFLOP/s", "int8": "GOP/s", "read": "GB/s"}
 
 
 class PeaksError(RuntimeError):
     """The peaks could not be measured; the message ends with the last line that the process printed."""
 
 
+class Conditions(BaseModel):
+    """When a rate was measured, and the load average of the minute before; null where it is not known."""
+
+    model_config = ConfigDict(frozen=True)
+
+    measured: datetime
+    load: NonNegativeFloat | None = None
+
+
 class Peaks(BaseModel):
     """A host's peak rates with a number of threads.
+
+    Files of earlier versions lack the last three fields: then one measurement was kept, whatever the load was.
 
     Attributes:
         fingerprint: Hash of the hardware, the number of threads and the library versions.
         cpu: Model name of the processor.
         threads: Threads that the kernels used.
-        measured: When they were measured (UTC).
+        measured: When they were measured last (UTC).
         versions: Versions of the timed libraries.
         fp32_gflops: 10^9 operations per second; a multiply-add is two operations.
         bf16_gflops: The same in bf16; None where bf16 is emulated.
         int8_gops: The same in int8.
         read_gb_s: Memory read, in 10^9 bytes per second.
-        kernels: The fastest kernel for fp32, bf16, int8 and read.
+        kernels: The fastest kernel for fp32, bf16, int8 and read, or the run that was faster.
+        conditions: When and at what load each of them was measured.
+        measurements: How many measurements they are the best of.
+        least_load: The least load at which one was made; None where it is not known.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,43 +86,161 @@ class Peaks(BaseModel):
     int8_gops: PositiveFloat
     read_gb_s: PositiveFloat
     kernels: dict[str, str]
+    conditions: dict[str, Conditions] = {}
+    measurements: PositiveInt = 1
+    least_load: NonNegativeFloat | None = None
+
+    def rate(self, name: RateName) -> float | None:
+        """A rate in its unit; None for bf16 where it is emulated."""
+        found: float | None = getattr(self, _FIELDS[name])
+        return found
+
+    def rate_of(self, precision: Precision) -> RateName:
+        """The rate of matrix multiplication in that precision; where bf16 is emulated, it is fp32's."""
+        names: dict[Precision, RateName] = {"float32": "fp32", "bfloat16": "bf16", "int8": "int8"}
+        return names[precision] if self.rate(names[precision]) else "fp32"
 
     def operations_per_s(self, precision: Precision) -> float:
-        """Peak of matrix multiplication in that precision, per second; where bf16 is emulated, it is fp32's."""
-        peak = {"float32": self.fp32_gflops, "bfloat16": self.bf16_gflops or self.fp32_gflops, "int8": self.int8_gops}
-        return peak[precision] * 1e9
+        """Peak of matrix multiplication in that precision, per second."""
+        return (self.rate(self.rate_of(precision)) or 0.0) * 1e9
 
     def describe(self) -> dict[str, str]:
-        """Each peak as text, with its unit and the kernel that reached it."""
-        values = {"fp32": (self.fp32_gflops, "GFLOP/s"), "bf16": (self.bf16_gflops, "GFLOP/s")}
-        values |= {"int8": (self.int8_gops, "GOP/s"), "read": (self.read_gb_s, "GB/s")}
-        known = {name: f"{value:.1f} {unit}" for name, (value, unit) in values.items() if value is not None}
-        return {name: f"{text} ({self.kernels[name]})" for name, text in known.items()} | {"threads": str(self.threads)}
+        """Each peak as text, with its unit, the kernel that reached it, when, and at what load."""
+        texts: dict[str, str] = {name: self._describe(name) for name in _FIELDS if self.rate(name) is not None}
+        return texts | {"threads": str(self.threads)}
+
+    def _describe(self, name: RateName) -> str:
+        conditions = self.conditions.get(name) or Conditions(measured=self.measured)
+        load = "unknown" if conditions.load is None else f"{conditions.load:.2f}"
+        when = f"{conditions.measured:%Y-%m-%d %H:%M} UTC, load {load}"
+        return f"{self.rate(name):.1f} {_UNITS[name]} ({self.kernels.get(name, 'unknown')}; {when})"
 
 
-def host_peaks(threads: int, remeasure: bool = False) -> Peaks:
-    """This host's peaks, from the file of its fingerprint below home()/peaks, or measured now and stored there.
+class Beaten(NamedTuple):
+    """A rate that was measured in a run and is larger than its peak, in the peak's unit, and what reached it."""
 
+    rate: RateName
+    value: float
+    by: str
+
+    def describe(self, peaks: Peaks) -> str:
+        """By how much it beats the peak."""
+        unit, before = _UNITS[self.rate], peaks.rate(self.rate)
+        return f"{self.by} reached {self.value:.1f} {unit} ({self.rate}), beyond the kept peak of {before:.1f} {unit}"
+
+
+class Remeasured(NamedTuple):
+    """Peaks as they were measured now, those that are kept, and the file that keeps them."""
+
+    now: Peaks
+    kept: Peaks
+    path: Path
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether other work was running, so that what was measured now may be too low."""
+        return self.now.least_load is not None and _is_busy(self.now.least_load)
+
+
+def host_peaks(threads: int) -> Peaks:
+    """This host's peaks, from the file of its fingerprint below home()/peaks, or measured now and kept there.
+
+    They are measured again, once, where all measurements so far were made on a busy machine which is not busy any more.
     Measuring takes some seconds, after waiting for the machine lock.
-
-    Args:
-        threads: Threads that the kernels use.
-        remeasure: Measure even if there is a file.
 
     Raises:
         PeaksError: the kernels do not run, or not in time.
     """
-    identity = _identity(threads)
-    path = home() / "peaks" / f"{identity['fingerprint']}.json"
-    if not remeasure and (stored := _read_peaks(path)):
+    path = _path(_identity(threads))
+    stored = _read_peaks(path)
+    if stored and not _is_worth_another(stored):
         return stored
     with machine_lock("measuring the host's peaks"):
-        if not remeasure and (stored := _read_peaks(path)):  # another run has measured them while this one waited
+        stored = _read_peaks(path)  # another run may have measured them while this one waited
+        if stored and not _is_worth_another(stored):
             return stored
-        measured = datetime.now(UTC)
-        peaks = Peaks.model_validate({**identity, "measured": measured, **_measure_in_child(threads)})
-    fs.write_whole(path.parent, path, peaks.model_dump_json(indent=2).encode())
-    return peaks
+        return _keep(path, _measure(threads))
+
+
+def remeasure_peaks(threads: int) -> Remeasured:
+    """Measure this host's peaks now; of each the larger is kept.
+
+    Raises:
+        PeaksError: the kernels do not run, or not in time.
+    """
+    with machine_lock("measuring the host's peaks"):
+        now = _measure(threads)
+    path = _path({"fingerprint": now.fingerprint})
+    return Remeasured(now, _keep(path, now), path)
+
+
+def raise_peaks(peaks: Peaks, beaten: Mapping[RateName, Beaten]) -> Peaks:
+    """The peaks with rates that a run has reached; they are kept, unless larger ones are by now."""
+    conditions = Conditions(measured=datetime.now(UTC), load=_load())
+    changes = {
+        **{_FIELDS[name]: each.value for name, each in beaten.items()},
+        "kernels": peaks.kernels | {name: each.by for name, each in beaten.items()},
+        "conditions": peaks.conditions | dict.fromkeys(beaten, conditions),
+        "measured": conditions.measured,
+    }
+    return _keep(_path({"fingerprint": peaks.fingerprint}), peaks.model_copy(update=changes), is_new=False)
+
+
+def best_of(kept: Peaks, new: Peaks, is_new: bool = True) -> Peaks:
+    """Of each rate the larger, with its kernel and conditions; `is_new` says that the second is another measurement."""
+    faster = [name for name in _FIELDS if (new.rate(name) or 0.0) > (kept.rate(name) or 0.0)]
+    loads = [each for each in (kept.least_load, new.least_load) if each is not None]
+    return kept.model_copy(
+        update={
+            **{_FIELDS[name]: new.rate(name) for name in faster},
+            "kernels": kept.kernels | {name: new.kernels[name] for name in faster if name in new.kernels},
+            "conditions": kept.conditions | {name: new.conditions[name] for name in faster if name in new.conditions},
+            "measured": max(kept.measured, new.measured),
+            "measurements": kept.measurements + new.measurements if is_new else kept.measurements,
+            "least_load": min(loads, default=None),
+        }
+    )
+
+
+def _is_worth_another(stored: Peaks) -> bool:
+    is_doubtful = stored.least_load is None or _is_busy(stored.least_load)
+    return is_doubtful and not _is_busy(_load())
+
+
+def _load() -> float:
+    return psutil.getloadavg()[0]
+
+
+def _is_busy(load: float) -> bool:
+    return is_busy(load, len(usable_cpus()))
+
+
+def _path(identity: Mapping[str, Any]) -> Path:
+    return home() / "peaks" / f"{identity['fingerprint']}.json"
+
+
+def _keep(path: Path, new: Peaks, is_new: bool = True) -> Peaks:
+    """Put the best of what is kept and the new ones there, whoever else is doing so."""
+    fs.make_directory(path.parent)
+    with FileLock(path.with_suffix(".lock")):
+        stored = _read_peaks(path)
+        kept = best_of(stored, new, is_new) if stored else new
+        fs.write_whole(path.parent, path, kept.model_dump_json(indent=2).encode())
+    return kept
+
+
+def _measure(threads: int) -> Peaks:
+    conditions = Conditions(measured=datetime.now(UTC), load=_load())
+    rates = _measure_in_child(threads)
+    return Peaks.model_validate(
+        {
+            **_identity(threads),
+            **rates,
+            "measured": conditions.measured,
+            "conditions": dict.fromkeys(rates["kernels"], conditions),
+            "least_load": conditions.load,
+        }
+    )
 
 
 def _identity(threads: int) -> dict[str, Any]:
@@ -141,7 +263,7 @@ def _measure_in_child(threads: int) -> dict[str, Any]:
     arguments = str(threads), str(os.getpid())
     try:
         rates: dict[str, Any] = run_json_module(
-            "slimline.tasks.measurement.peaks",
+            "slimline.tasks.measurement.peak_kernels",
             *arguments,
             environment=child_environment(threads),
             timeout_s=_TIMEOUT_S,
@@ -151,131 +273,3 @@ def _measure_in_child(threads: int) -> dict[str, Any]:
     except ChildExitError as failure:
         raise PeaksError(f"the host's peaks: {failure}") from None
     return rates
-
-
-# -------------------------------------------------------------------------------------------------- the child process
-
-
-def measure_peaks(threads: int) -> dict[str, Any]:
-    """Measure the rates and kernels of `Peaks` in this process, with `threads` threads."""
-    import torch
-
-    torch.set_num_threads(threads)
-    side = 64 * round(_SIDE / 64 * math.cbrt(threads))
-    operations = 2 * side**3
-    kernels = {"fp32": _fp32_kernels(side, threads), "int8": _int8_kernels(side, threads)}
-    if has_bf16(isa_flags()):
-        kernels["bf16"] = _bf16_kernels(side)
-    best = {precision: _fastest(them, operations) for precision, them in kernels.items()}
-    best["read"] = _fastest_read(threads)
-    return {
-        "fp32_gflops": best["fp32"][0],
-        "bf16_gflops": best["bf16"][0] if "bf16" in best else None,
-        "int8_gops": best["int8"][0],
-        "read_gb_s": best["read"][0],
-        "kernels": {precision: name for precision, (_, name) in best.items()},
-    }
-
-
-Kernels = Mapping[str, Callable[[], object]]
-
-
-def _fp32_kernels(side: int, threads: int) -> Kernels:
-    import torch
-
-    left, right, product = (torch.rand(side, side) for _ in range(3))
-    run = _onnx_product("MatMul", left.numpy(), right.numpy(), threads)
-    return {f"torch mm, {side}": lambda: torch.mm(left, right, out=product), f"onnxruntime MatMul, {side}": run}
-
-
-def _bf16_kernels(side: int) -> Kernels:
-    import torch
-
-    left, right, product = (torch.rand(side, side).to(torch.bfloat16) for _ in range(3))
-    return {f"torch mm, {side}": lambda: torch.mm(left, right, out=product)}
-
-
-def _int8_kernels(side: int, threads: int) -> Kernels:
-    """Products of int8 numbers, accumulated in int32: both factors signed in torch, one unsigned in onnxruntime."""
-    import torch
-
-    left, right = (torch.randint(-127, 128, (side, side), dtype=torch.int8) for _ in range(2))
-    unsigned = (left.to(torch.int16) + 127).to(torch.uint8)
-    run = _onnx_product("MatMulInteger", unsigned.numpy(), right.numpy(), threads)
-    return {f"torch _int_mm, {side}": lambda: torch._int_mm(left, right), f"onnxruntime MatMulInteger, {side}": run}
-
-
-def _onnx_product(operator: str, left: Any, right: Any, threads: int) -> Callable[[], object]:
-    """A matrix product by onnxruntime; the right factor is a constant of the graph, as weights are."""
-    import onnxruntime as ort
-    from onnx import TensorProto, helper, numpy_helper
-
-    kinds = {"MatMul": ("FLOAT", "FLOAT"), "MatMulInteger": ("UINT8", "INT32")}
-    ends = [
-        helper.make_tensor_value_info(name, TensorProto.DataType.Value(kind), left.shape)
-        for name, kind in zip(("left", "product"), kinds[operator], strict=True)
-    ]
-    node = helper.make_node(operator, ["left", "right"], ["product"])
-    graph = helper.make_graph([node], operator, ends[:1], ends[1:], [numpy_helper.from_array(right, "right")])
-    content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10).SerializeToString()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    binding = session.io_binding()
-    binding.bind_cpu_input("left", left)
-    binding.bind_output("product", "cpu")
-    return lambda: session.run_with_iobinding(binding)
-
-
-def _fastest(kernels: Kernels, operations: float) -> tuple[float, str]:
-    """10^9 operations per second in the fastest repeat of the fastest kernel, and the kernel's name."""
-    return max((operations / min(_repeats(kernel)), name) for name, kernel in kernels.items())
-
-
-def _repeats(kernel: Callable[[], object]) -> Iterator[float]:
-    """Nanoseconds of each repeat after the first one, which may allocate or compile something."""
-    kernel()
-    end = time.perf_counter() + _REPEAT_FOR_S
-    while True:
-        started = time.perf_counter_ns()
-        kernel()
-        yield time.perf_counter_ns() - started
-        if time.perf_counter() > end:
-            return
-
-
-def _fastest_read(threads: int) -> tuple[float, str]:
-    """10^9 bytes per second at which a buffer larger than all caches is read, and the reduction that reads it."""
-    import torch
-
-    piece = _PIECE_BYTES * threads
-    size = max(_LEAST_BUFFER_BYTES, _CACHES * last_level_cache_bytes())
-    pieces = math.ceil(min(size, psutil.virtual_memory().available // 4) / piece)
-    buffer = torch.ones(max(2, pieces), piece // 4)
-    reductions: Mapping[str, Callable[[Any], object]] = {"torch sum": torch.sum, "torch amax": torch.amax}
-    times = {name: min(_read_times(buffer, reduction)) for name, reduction in reductions.items()}
-    name = min(times, key=lambda each: times[each])
-    return piece / times[name], f"{name}, {buffer.nbytes / 1e6:.0f} MB in pieces of {piece / 1e6:.0f} MB"
-
-
-def _read_times(buffer: Any, reduction: Callable[[Any], object]) -> Iterator[float]:
-    """Nanoseconds for each piece in turn; before a piece is read again, all others have replaced it in the caches."""
-    for _ in range(_PASSES):
-        for piece in buffer:
-            started = time.perf_counter_ns()
-            reduction(piece)
-            yield time.perf_counter_ns() - started
-
-
-def main() -> None:
-    """Print the rates with the given number of threads as a line of JSON."""
-    threads, parent = map(int, sys.argv[1:])
-    die_with(parent)
-    if can_pin():
-        pin_process(usable_cpus()[:threads])
-    print(json.dumps(measure_peaks(threads)))
-
-
-if __name__ == "__main__":
-    main()

@@ -32,10 +32,8 @@ from slimline.tasks.analysis.statistics import (
     replicates_interval,
 )
 from slimline.tasks.measurement.pairs import Pair
-from slimline.tasks.measurement.peaks import Peaks
 from slimline.tasks.measurement.probe import ProbeResult, Timing
 from slimline.tasks.measurement.probe_process import ProbeError
-from slimline.tasks.measurement.roofline import ModelWork
 from slimline.tasks.measurement.score import Score
 from slimline.tasks.measurement.size import DiskSize, Parameters
 
@@ -199,37 +197,6 @@ def _p_values(rounds: Sequence[RoundRow], variants: Iterable[str]) -> dict[str, 
     ratios = {variant: list(_by_round(rounds, variant, "pair_ratio").values()) for variant in variants}
     alone = {name: p for name, values in ratios.items() if values and (p := equal_speed_p_value(values)) is not None}
     return {name: Interval(p, None, None, len(ratios[name])) for name, p in holm(alone).items()}
-
-
-def limit_measurements(
-    rounds: Sequence[RoundRow], variant: str, work: ModelWork, peaks: Peaks, beams: int
-) -> list[Measurement]:
-    """Shares of the host's peaks that a variant reached, in percent, by the formulas of `tasks.measurement.roofline`.
-
-    These are the share of the peak of matrix multiplication in the prefill, and of the memory bandwidth in decoding. A
-    share can exceed 100 %: caches are faster than memory, and accepted drafts share one pass over the weights.
-    """
-    ours = [row for row in rounds if row.variant == variant and row.samples_per_s is not None]
-    shares = {
-        "prefill_limit_share": {row.round: _prefill_share(row, work, peaks) for row in ours},
-        "decode_limit_share": {row.round: _decode_share(row, work, peaks, beams) for row in ours},
-    }
-    found = {name: [value for value in values.values() if value is not None] for name, values in shares.items()}
-    return [_measurement(variant, name, replicates_interval(values)) for name, values in found.items() if values]
-
-
-def _prefill_share(row: RoundRow, work: ModelWork, peaks: Peaks) -> float | None:
-    if row.prefill_tokens_per_s is None or not row.prompt_tokens or row.samples is None or row.prefill_context is None:
-        return None
-    operations = work.prefill_operations(row.prefill_context, row.samples / row.prompt_tokens)
-    return 100 * operations * row.prefill_tokens_per_s / peaks.operations_per_s(work.precision)
-
-
-def _decode_share(row: RoundRow, work: ModelWork, peaks: Peaks, beams: int) -> float | None:
-    if row.decode_tokens_per_s is None or row.decode_context is None:
-        return None
-    read = work.decode_bytes(row.decode_context, beams) * row.decode_tokens_per_s
-    return 100 * read / (peaks.read_gb_s * 1e9)
 
 
 def quality_measurements(scores: Mapping[str, Score | str], baseline: str) -> list[Measurement]:

@@ -28,13 +28,14 @@ INT8_MATMULS = ("MatMulIntegerToFloat", "QGemm")
 _TINY = np.float32(1e-30)  # the smallest scale, so that a channel of zeros can be divided by it
 
 
-def quantize_onnx(onnx_dir: Path, target: Path, per_channel: bool) -> dict[str, Any]:
+def quantize_onnx(onnx_dir: Path, target: Path, per_channel: bool, weight_bits: int | None = None) -> dict[str, Any]:
     """Write the export `onnx_dir` with all matrices in int8 to `target`.
 
     Args:
         onnx_dir: An export of export-onnx.
         target: Where the new export is written.
         per_channel: Whether projections have one scale per output channel; tables always have one per row.
+        weight_bits: Bits of a weight; None: as many as this processor adds without saturation.
 
     Returns:
         Notes for provenance: matmuls and int8_matmuls, counted in the graph that onnxruntime executes; per_channel,
@@ -43,7 +44,7 @@ def quantize_onnx(onnx_dir: Path, target: Path, per_channel: bool) -> dict[str, 
     Raises:
         CheckpointError: `onnx_dir` is not an export of export-onnx.
     """
-    weight_bits = usable_weight_bits()
+    weight_bits = weight_bits or usable_weight_bits()
     arithmetic = DynamicInt8(exported_weights(onnx_dir), weight_bits, per_channel)
     write_export(Gpt2Graph(read_gpt2_config(onnx_dir), arithmetic).build(), onnx_dir, target)
     return {**count_matmuls(target / GRAPH), "per_channel": per_channel, "weight_bits": weight_bits}

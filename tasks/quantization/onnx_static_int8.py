@@ -61,7 +61,7 @@ def quantize_onnx_static(source: Path, target: Path, spec: OnnxStaticInt8, slice
     windows = calibration_windows(slice_dir, tokenizer, spec.calibration_samples, window)
     smoothed = smooth(config, weights, extremes(_observe(config, weights, windows)))
     ranges = best_ranges(_observe(config, smoothed.weights, windows), smoothed.extremes)
-    weight_bits = usable_weight_bits()
+    weight_bits = spec.weight_bits or usable_weight_bits()
     graph = Gpt2Graph(config, StaticInt8(smoothed.weights, weight_bits, ranges))
     write_export(graph.build(), source, target)
     return {**count_matmuls(target / GRAPH), "weight_bits": weight_bits, "calibration_tokens": windows.size}

@@ -50,7 +50,7 @@ def quantize_openvino(source: Path, target: Path, spec: OpenvinoInt8, slice_dir:
         raise CheckpointError(f"{source}: tokenizer.json is missing")
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
     windows = calibration_windows(slice_dir, tokenizer, spec.calibration_samples, config["n_positions"])
-    weight_bits = usable_weight_bits()
+    weight_bits = spec.weight_bits or usable_weight_bits()
     quantized = _quantize(model, windows, weight_bits)
     tables = _look_up_in_int8(quantized)
     save_model(quantized, source, target)

@@ -29,7 +29,16 @@ NIGHTS_NEEDED = 5
 NIGHTS_KEPT = 60
 """Nights looked back: older ones say little about the machine of today."""
 LOOKS = (8, 20, 44)
-"""Rounds of a re-run after which it may be decided; eight are the fewest whose range is a 99 % interval of a median."""
+"""Rounds of a re-run after which it may be decided; eight are the fewest whose range is a 99 % interval of a median.
+
+The level is 99 % at each look, not over all of them: without a change, one of three intervals leaves out the truth in
+some 2 % of re-runs.
+"""
+LASTING_IMPROVEMENT = 3
+"""Nights in a row, tonight included, for which an improvement must have lasted before it is the new level.
+
+A false one would make the next normal night a regression, and nothing is lost by waiting.
+"""
 _SUSPECT = 2.0
 """Standard errors that make a night suspicious. A false suspicion costs a re-run; a missed one waits a night."""
 _CONFIDENCE = 0.99
@@ -117,7 +126,7 @@ def expect_night(series: Sequence[Night], rule: Rule, starts: Collection[str] = 
     rounds = float(np.median([len(night.values) for night in series]))
     between = math.sqrt(max(spread**2 - _MEDIAN_PENALTY * within**2 / rounds, (_OF_NIGHTS * spread) ** 2))
     start, end = found[-1]
-    uncertainty = spread * math.sqrt((_MEDIAN_PENALTY if end - start > 2 else 1.0) / (end - start))
+    uncertainty = spread * math.sqrt(_variance_of_median(end - start))
     degrees = len(residuals) - len(found) + _PRIOR_NIGHTS
     level = float(np.median(values[start:end]))
     return Expectation(level, end - start, start, between, within, uncertainty, degrees)
@@ -189,9 +198,26 @@ def shift(values: Sequence[float], expectation: Expectation) -> Shift:
     return Shift(middle, middle - math.hypot(value - low, reach), middle + math.hypot(high - value, reach))
 
 
-def decide(values: Sequence[float], expectation: Expectation, rule: Rule) -> Decision:
-    """What the rounds of a re-run say: a relevant change that the noise does not explain, none, or not yet."""
-    found = shift(values, expectation)
+def shift_of_nights(nights: Sequence[Night], expectation: Expectation) -> Shift:
+    """How far some nights are from the level, with an interval; each night counts once, however many rounds it has.
+
+    What rounds scatter within a night is known from the history, so that a night may have a single one.
+    """
+    middle = float(np.median([night.level for night in nights])) - expectation.level
+    own = float(np.mean([_variance_of_median(len(night.values)) for night in nights])) * expectation.within**2
+    variance = (expectation.between**2 + own) * _variance_of_median(len(nights))
+    reach = math.sqrt(variance + expectation.uncertainty**2)
+    reach *= float(stats.t.ppf((1 + _CONFIDENCE) / 2, expectation.degrees))
+    return Shift(middle, middle - reach, middle + reach)
+
+
+def _variance_of_median(count: int) -> float:
+    """Of that many values with variance 1; up to two have their mean as median."""
+    return (_MEDIAN_PENALTY if count > 2 else 1.0) / count
+
+
+def decide(found: Shift, rule: Rule) -> Decision:
+    """What new measurements say: a relevant change that the noise does not explain, none, or not yet."""
     if found.hi < 0 and found.value <= -rule.step:
         return "worse"
     if found.lo > 0 and found.value >= rule.step:

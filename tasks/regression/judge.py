@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from slimline.storage.metrics.rows import MeasurementRow, VerdictRow
 from slimline.storage.queries.history import History, HostRun
+from slimline.storage.text import counted
 from slimline.tasks.regression.comparability import Prompts, differences, other_prompts, timed_prompts
 from slimline.tasks.regression.detection import NIGHTS_NEEDED
 from slimline.tasks.regression.exact import (
@@ -20,7 +21,7 @@ from slimline.tasks.regression.exact import (
     present_level,
 )
 from slimline.tasks.regression.noisy_metrics import TIMED, Judgement, judge_timed
-from slimline.tasks.regression.verdict import new_verdict, nights_text, with_suspects
+from slimline.tasks.regression.verdict import new_verdict, with_suspects
 
 JUDGED_METRICS = (*TIMED, "disk_mb", *RELEVANT_POINTS)
 
@@ -56,7 +57,7 @@ def _judge_series(history: History, variant: str, metric: str, predictions: Read
         return Judgement(row.replace(verdict="failed", reason=str(tonight.error)))
     past, why_not = _comparable_runs(history, variant, metric, measurements)
     if not past:
-        reason = why_not or f"{nights_text(NIGHTS_NEEDED)} more are needed"
+        reason = why_not or f"{counted(NIGHTS_NEEDED, 'night')} more are needed"
         verdict = "not-comparable" if why_not else "new"
         return Judgement(row.replace(value=tonight.value, verdict=verdict, reason=reason, history=0))
     if metric in TIMED:

@@ -14,7 +14,9 @@ import numpy as np
 
 from slimline.storage.metrics.rows import VerdictRow
 from slimline.storage.queries.history import History, HostRun, PairedRound
+from slimline.storage.text import counted
 from slimline.tasks.regression.detection import (
+    LASTING_IMPROVEMENT,
     LOOKS,
     NIGHTS_NEEDED,
     Expectation,
@@ -28,7 +30,7 @@ from slimline.tasks.regression.detection import (
     shift,
     tolerance,
 )
-from slimline.tasks.regression.verdict import change_starts, change_text, nights_text, with_change
+from slimline.tasks.regression.verdict import change_starts, change_text, with_change
 
 TIMED = {
     "speed_ratio": Rule(relevant=0.05, prior=0.02),
@@ -79,7 +81,7 @@ def judge_timed(history: History, row: VerdictRow, past: Sequence[HostRun]) -> J
     row = row.replace(value=math.exp(sign * tonight.level), history=len(series))
     expectation = expect_night(series, rule, change_starts(history, row))
     if expectation is None:
-        return Judgement(row.replace(reason=f"{nights_text(NIGHTS_NEEDED - len(series))} more are needed"))
+        return Judgement(row.replace(reason=f"{counted(NIGHTS_NEEDED - len(series), 'night')} more are needed"))
     whole = Series(rule, sign, tuple(past), series, tonight, expectation)
     found = _with_figures(row.replace(history=expectation.nights), whole, shift(tonight.values, expectation))
     if not is_suspicious(tonight, expectation, rule):
@@ -91,11 +93,17 @@ def _suspicion(row: VerdictRow, series: Series, now: HostRun) -> Judgement:
     """A suspicious night; pending, unless it is too early for an alarm, whatever a re-run would say."""
     assert row.band is not None  # _with_figures has set it
     reason = f"{change_text(row)}, beyond the band of {100 * row.band:.1f} %{_doubt(now)}"
-    lasted = len(series.nights) - _first_changed(row, series) + 1
-    if lasted < series.rule.lasting:
-        reason = f"{reason}; seen for {nights_text(lasted)} of {series.rule.lasting}"
-        return Judgement(row.replace(verdict="suspicious-unconfirmed", reason=reason))
+    if too_early := _too_early(row, series):
+        return Judgement(row.replace(verdict="suspicious-unconfirmed", reason=f"{reason}; {too_early}"))
     return Judgement(row.replace(verdict="suspicious-unconfirmed", reason=reason), replace(series, why=reason))
+
+
+def _too_early(row: VerdictRow, series: Series) -> str | None:
+    """Why a change cannot be confirmed tonight, whatever is measured: it has not lasted long enough."""
+    is_worse = series.sign * ((row.ratio or 1.0) - 1) < 0
+    needed = series.rule.lasting if is_worse else max(series.rule.lasting, LASTING_IMPROVEMENT)
+    lasted = len(series.nights) - _first_changed(row, series) + 1
+    return f"seen for {counted(lasted, 'night')} of {needed}" if lasted < needed else None
 
 
 def settle(judgement: Judgement, reruns: Sequence[str], rounds: Sequence[PairedRound]) -> Judgement:
@@ -107,8 +115,8 @@ def settle(judgement: Judgement, reruns: Sequence[str], rounds: Sequence[PairedR
     values = _log_values(ours, row.metric, series.sign, fewest=LOOKS[0])
     if not values:
         return Judgement(row.replace(reason=f"{series.why}; it could not be measured again"))
-    found = _with_figures(row, series, shift(values, series.expectation))
-    decision = decide(values, series.expectation, series.rule)
+    changed = shift(values, series.expectation)
+    found, decision = _with_figures(row, series, changed), decide(changed, series.rule)
     if decision == "same":
         return Judgement(found.replace(verdict="ok", reason=f"not confirmed by {len(values)} new rounds"))
     if decision == "undecided":
@@ -117,6 +125,8 @@ def settle(judgement: Judgement, reruns: Sequence[str], rounds: Sequence[PairedR
         doubt = f"in which the baseline differs from itself by {100 * math.expm1(floor):.1f} %"
         return _undecided(found, series, ours, doubt)
     reason = f"{change_text(found)}, confirmed by {len(values)} new rounds"
+    if too_early := _too_early(found, series):
+        return Judgement(found.replace(reason=f"{reason}; {too_early}"))
     first = _first_changed(found, series)
     return Judgement(with_change(found, series.past, first, worse=decision == "worse", reason=reason))
 

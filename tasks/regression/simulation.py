@@ -98,7 +98,7 @@ def simulate(recording: Recording, nights: int, rounds: int, seed: int, slowdown
     verdicts: list[VerdictRow] = []
     found = Simulation([], [])
     for number in range(nights):
-        night = _Night(recording, number, draw, slowdown)
+        night = SimulatedNight(recording, number, draw, slowdown)
         now = night.host_run()
         rows = night.rounds(now.run, rounds)
         measurements = _measurements(now, rows)
@@ -118,7 +118,7 @@ def simulate(recording: Recording, nights: int, rounds: int, seed: int, slowdown
     return found
 
 
-class _Night:
+class SimulatedNight:
     """One simulated night: its moment of the recording, and more rounds from around it whenever they are wanted."""
 
     def __init__(self, recording: Recording, number: int, draw: random.Random, slowdown: Slowdown | None) -> None:
@@ -178,7 +178,7 @@ def _measurements(now: HostRun, rows: Sequence[PairedRound]) -> list[Measurement
     ]
 
 
-def _judge_again(judgements: list[Judgement], night: _Night) -> tuple[list[Judgement], list[PairedRound]]:
+def _judge_again(judgements: list[Judgement], night: SimulatedNight) -> tuple[list[Judgement], list[PairedRound]]:
     """The judgements after as many re-runs as they need, and the rounds of those."""
     rows: list[PairedRound] = []
     reruns: list[str] = []

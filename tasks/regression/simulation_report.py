@@ -120,17 +120,19 @@ def _variants(recording: Recording) -> list[str]:
 def _table(noise: Sequence[Noise], alarms: Sequence[Alarms], power: Sequence[Detections]) -> str:
     factors = " | ".join(f"{1 - factor:.0%} slower" for factor in FACTORS)
     lines = [
-        f"| recording | rounds | baseline against itself | spread of a round | false alarms in {NIGHTS} nights "
-        f"| nights measured again | {factors} |",
-        f"|{' --- |' * (6 + len(FACTORS))}",
+        f"| recording | rounds | baseline against itself | spread of a round | false regressions in {NIGHTS} nights "
+        f"| false improvements | nights measured again | {factors} |",
+        f"|{' --- |' * (7 + len(FACTORS))}",
     ]
     for each in noise:
         ours = [row for row in alarms if row.recording == each.recording]
         found = [row for row in power if row.recording == each.recording]
         shares = [_shares([row for row in found if row.slowdown == round(1 - factor, 2)]) for factor in FACTORS]
-        counts = ", ".join(str(row.regression) for row in ours)
+        counts = [
+            ", ".join(map(str, each)) for each in zip(*((r.regression, r.improvement) for r in ours), strict=True)
+        ]
         again = statistics.fmean(row.measured_again for row in ours)
-        cells = [each.recording, str(each.rounds), f"{each.itself:.1%}", f"{each.spread:.1%}", counts, f"{again:.0%}"]
+        cells = [each.recording, str(each.rounds), f"{each.itself:.1%}", f"{each.spread:.1%}", *counts, f"{again:.0%}"]
         lines.append(f"| {' | '.join([*cells, *shares])} |")
     return "\n".join(lines) + "\n"
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from slimline.storage.metrics.rows import VerdictRow
 from slimline.storage.queries.history import History, HostRun
+from slimline.storage.text import counted
 from slimline.tasks.regression.comparability import suspects
 
 
@@ -58,9 +59,4 @@ def with_suspects(row: VerdictRow, history: History) -> VerdictRow:
 def change_text(row: VerdictRow) -> str:
     """By how much a series has changed, for people."""
     assert row.ratio is not None and row.history is not None  # a row with a change has both
-    return f"{100 * (row.ratio - 1):+.1f} % of {row.metric} against {nights_text(row.history)}"
-
-
-def nights_text(count: int) -> str:
-    """A number of nights, for people."""
-    return f"{count} night" + ("" if count == 1 else "s")
+    return f"{100 * (row.ratio - 1):+.1f} % of {row.metric} against {counted(row.history, 'night')}"

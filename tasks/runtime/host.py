@@ -224,8 +224,13 @@ def _processor_warnings(now: Conditions) -> Iterable[str]:
         yield "The CPU frequency governor is powersave: the clock rate and all timings may vary."
 
 
+def is_busy(load: float, cpus: int) -> bool:
+    """Whether other work disturbs timings: at that load average, on so many CPUs."""
+    return load > _BUSY_LOAD * cpus
+
+
 def _disturbance_warnings(now: Conditions) -> Iterable[str]:
-    if now.load > _BUSY_LOAD * now.cpus:
+    if is_busy(now.load, now.cpus):
         yield f"The load average is {now.load:.2f} on {now.cpus} CPUs: other work is running and disturbs timings."
     if now.swap_used_mb >= 1:
         yield f"{now.swap_used_mb:.0f} MB of swap are in use: resident memory may be understated and timings unsteady."

@@ -36,7 +36,9 @@ def files(smoke_home: Path, tmp_path: Path) -> dict[str, str]:
     (tmp_path / "my-study.yaml").write_text(study, "utf8")
     (tmp_path / "answers.json").write_text("".join(json.dumps({"gt": f"x = {n}"}) + "\n" for n in range(3)), "utf8")
     (tmp_path / "predictions.txt").write_text("x = 0\nx = 1\ny = 2\n", "utf8")
-    names = ("my-study.yaml", "answers.json", "predictions.txt", "report.html", "slimline.duckdb")
+    rows = [f"2026-11-{day:02},parse,{40 + day % 3}\n" for day in range(1, 21)]
+    (tmp_path / "times.csv").write_text("time,series,value\n" + "".join(rows), "utf8")
+    names = ("times.csv", "my-study.yaml", "answers.json", "predictions.txt", "report.html", "slimline.duckdb")
     return {name: str(tmp_path / name) for name in names}
 
 

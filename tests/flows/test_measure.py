@@ -6,6 +6,7 @@ import subprocess
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -18,10 +19,13 @@ from slimline.tasks.data.samples import Sample
 from slimline.tasks.export.onnx_export import export_onnx
 from slimline.tasks.quantization.onnx_int8 import quantize_onnx
 from tests.command import environment, program_command
+from tests.flows.programs.measure_without_vnni import TOO_LOW
 from tests.tasks.bpe_models import write_bpe_model
 
 pytestmark = pytest.mark.e2e
-MEASURE = Path(__file__).with_name("programs") / "measure_order.py"
+PROGRAMS = Path(__file__).with_name("programs")
+MEASURE = PROGRAMS / "measure_order.py"
+MEASURE_WITHOUT_VNNI = PROGRAMS / "measure_without_vnni.py"
 MOST_LISTINGS = 12
 ONNX = {"step": "engine", "name": "onnxruntime"}
 COUNTS = """
@@ -53,7 +57,7 @@ def publish(store: ArtifactStore, directory: Path, kind: str, *inputs: ArtifactR
     return store.publish(directory, kind, made)
 
 
-def build_order(store: ArtifactStore, directory: Path) -> Order:
+def build_order(store: ArtifactStore, directory: Path, weight_bits: int | None = None) -> Order:
     """Three variants of a tiny model, and four lines to complete."""
     slice_dir, graph_dir, int8_dir = (directory / name for name in ("slice", "graph", "int8"))
     for each in (slice_dir, graph_dir, int8_dir):
@@ -64,7 +68,8 @@ def build_order(store: ArtifactStore, directory: Path) -> Order:
     )
     slice_, base = publish(store, slice_dir, "slice"), publish(store, model, "model")
     graph = publish(store, graph_dir, "onnx", base, **export_onnx(model, graph_dir))
-    int8 = publish(store, int8_dir, "onnx", graph, **quantize_onnx(graph_dir, int8_dir, per_channel=True))
+    notes = quantize_onnx(graph_dir, int8_dir, per_channel=True, weight_bits=weight_bits)
+    int8 = publish(store, int8_dir, "onnx", graph, **notes)
     artifacts = {"original": graph, "drafts": graph, "int8": int8}
     now = datetime.now(UTC)
     study = parse_study(STUDY)
@@ -104,3 +109,50 @@ def test_a_measurement_lists_the_store_a_few_times_and_a_second_one_measures_not
     assert metrics.files() == before
     copied = {path.name for path in (tmp_path / "second").glob("slimline/*/*")}
     assert copied <= {".staging", "files"}  # of measurements: no artifact was needed
+
+
+class Measured(NamedTuple):
+    """A measurement on a processor without VNNI whose kept peaks are far too low, and what it said."""
+
+    metrics: MetricsStore
+    peaks: Path
+    said: str
+
+
+@pytest.fixture(scope="module")
+def measured(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    directory = tmp_path_factory.mktemp("measured")
+    home = shutil.copytree(prepared_home, directory / "home")
+    order = directory / "order.json"
+    order.write_text(build_order(ArtifactStore(home / "artifacts"), directory, weight_bits=8).model_dump_json())
+    finished = subprocess.run(
+        program_command(MEASURE_WITHOUT_VNNI, order),
+        env=environment(home),
+        check=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    (peaks,) = (home / "peaks").glob("*.json")
+    return Measured(MetricsStore(home / "metrics"), peaks, " ".join(finished.stderr.split()))
+
+
+@pytest.mark.long
+def test_weights_that_saturate_on_this_processor_are_not_measured(measured: Measured) -> None:
+    metrics = measured.metrics
+    (error,) = metrics.query("SELECT DISTINCT error FROM measurements WHERE variant = 'int8'").to_pylist()
+    assert "8 bits" in error["error"] and "weight_bits: 7" in error["error"]
+    found = metrics.query("SELECT DISTINCT variant FROM rounds UNION SELECT DISTINCT variant FROM predictions")
+    assert {row["variant"] for row in found.to_pylist()} == {"original", "drafts"}
+    (run,) = metrics.query("SELECT status, error FROM runs").to_pylist()
+    assert run["status"] == "failed" and "8 bits" in run["error"]
+    assert "int8 is not measured" in measured.said
+
+
+@pytest.mark.long
+def test_a_run_that_beats_a_peak_by_far_says_so_and_raises_it(measured: Measured) -> None:
+    kept = json.loads(measured.peaks.read_text())
+    assert kept["fp32_gflops"] > TOO_LOW and kept["kernels"]["fp32"].endswith("in a run")
+    assert kept["int8_gops"] == TOO_LOW  # nothing was measured in int8
+    assert "beyond the kept peak of 0.0 GFLOP/s" in measured.said
+    shares = measured.metrics.query("SELECT max(hi) AS hi FROM measurements WHERE metric = 'prefill_limit_share'")
+    assert shares.to_pylist()[0]["hi"] <= 100.001

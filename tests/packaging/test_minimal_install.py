@@ -20,6 +20,7 @@ READING = (
     "regressions --all",
     "artifacts list",
     "lex {root}/tasks/specs.py",
+    "judge {root}/docs/examples/series.csv",
 )
 WRITING = ("run smoke", "nightly smoke", "serve", "doctor --peaks")
 

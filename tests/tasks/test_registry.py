@@ -83,6 +83,15 @@ def test_the_host_matters_only_for_a_speedup() -> None:
     assert reads(specs.Slim(sparsity=0.5)) == "" != reads(specs.Slim(speedup=2.0))
 
 
+def test_int8_depends_on_the_hosts_bits_unless_the_step_says_them() -> None:
+    for spec in (specs.OnnxInt8, specs.OnnxStaticInt8, specs.OpenvinoInt8):
+        assert row_of(spec()).reads(spec()) in ("7", "8")  # as this host needs
+        assert row_of(spec()).reads(spec(weight_bits=7)) == "7"
+    ctranslate2 = specs.ExportCtranslate2
+    assert row_of(ctranslate2()).reads(ctranslate2()) == ""
+    assert row_of(ctranslate2()).reads(ctranslate2(precision="int8", weight_bits=8)) == "8"
+
+
 def test_the_registry_imports_nothing_heavy() -> None:
     program = Path(__file__).parent / "programs" / "print_imports.py"
     imported = set(json.loads(run_program(program, "slimline.tasks.registry").stdout))

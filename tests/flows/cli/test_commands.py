@@ -272,9 +272,17 @@ def test_doctor_measures_peaks_where_asked_and_keeps_them(slimline: Slimline, ho
     answer = slimline("doctor", "--peaks", "--json")
     assert answer.status == 0
     peaks = json.loads(answer.out)["peaks"]
-    assert min(peaks["fp32_gflops"], peaks["int8_gops"], peaks["read_gb_s"]) > 0
-    assert json.loads((home / "peaks" / f"{peaks['fingerprint']}.json").read_text()) == peaks
+    now, kept = peaks["now"], peaks["kept"]
+    assert min(now["fp32_gflops"], now["int8_gops"], now["read_gb_s"]) > 0
+    assert kept == now and now["least_load"] is not None and peaks["busy"] in (True, False)
+    file = Path(peaks["file"])
+    assert file.parent == home / "peaks" and json.loads(file.read_text()) == kept
     assert not answer.imported & HEAVY
+
+    file.write_text(json.dumps(kept | {"read_gb_s": 1e6}))
+    text = slimline("doctor", "--peaks")
+    assert text.status == 0 and "kept         read 1000000.0 GB/s" in text.out
+    assert "now          read 1000000.0" not in text.out and "the best of 2" in text.out
 
 
 def test_local_is_the_host_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,12 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from slimline.tasks.engines.base import CompletionEngine, load_engine
+from slimline.tasks.export import ctranslate2_export
 from slimline.tasks.export.ctranslate2_export import export_ctranslate2
 from slimline.tasks.export.parity import logits_parity
 from slimline.tasks.models.checkpoint import CheckpointError
 from slimline.tasks.quantization.dynamic_int8 import quantize_linear_only
+from slimline.tasks.runtime.host import usable_weight_bits
 from slimline.tasks.specs import Decoding, Engine, ExportCtranslate2
 from tests.command import run_program
 from tests.tasks.gpt2_models import POSITIONS, STOP, VOCABULARY, prompts, random_gpt2, save, trained_gpt2
@@ -77,7 +79,7 @@ def test_int8_is_close(checkpoint: Path, torch_engine: CompletionEngine) -> None
     parity = logits_parity(torch_engine, int8, prompts(20), new_tokens=1)
     assert parity.max_abs > 0
     assert parity.greedy_agreement > 0.7
-    # How close depends on the processor: without VNNI, sums of two products saturate.
+    # How close depends on the processor: without VNNI, weights have seven bits.
     for prompt in prompts(20):
         assert np.corrcoef(torch_engine.logits(prompt), int8.logits(prompt))[0, 1] > 0.9
 
@@ -130,7 +132,8 @@ def test_export_honours_the_configuration(changes: dict[str, Any], tmp_path: Pat
     assert notes == {"matmuls": 9, "int8_matmuls": 0, "compute_type": "float32", "tied_head": tied}
     assert logits_parity(reference, load(tmp_path / "float32"), prompts(3), new_tokens=4).max_abs < 1e-4
     notes = export(directory, tmp_path / "int8", "int8")
-    assert notes == {"matmuls": 9, "int8_matmuls": 9, "compute_type": "int8_float32", "tied_head": tied}
+    of_int8 = {"compute_type": "int8_float32", "weight_bits": usable_weight_bits()}
+    assert notes == {"matmuls": 9, "int8_matmuls": 9, "tied_head": tied} | of_int8
     assert logits_parity(reference, load(tmp_path / "int8"), prompts(3), new_tokens=1).max_abs < 2
 
 
@@ -219,3 +222,29 @@ def test_what_the_library_cannot_load_is_refused(tmp_path: Path) -> None:
         (tmp_path / "made" / "model.bin").write_bytes(whole[:kept])
         with pytest.raises(CheckpointError, match="ctranslate2"):
             load(tmp_path / "made")
+
+
+@pytest.mark.parametrize(("bits", "largest"), [(7, 63), (8, 127)])
+def test_weights_keep_to_the_bits_that_are_asked_for(
+    bits: Literal[7, 8], largest: int, checkpoint: Path, torch_engine: CompletionEngine, tmp_path: Path
+) -> None:
+    stored: list[Any] = []
+
+    class Recorded(ctranslate2_export.TransformerDecoderModelSpec):  # type: ignore[misc]
+        def save(self, directory: str) -> None:
+            stored.extend(value for name, value in self.variables().items() if name.endswith("/weight"))
+            super().save(directory)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ctranslate2_export, "TransformerDecoderModelSpec", Recorded)
+        spec = ExportCtranslate2(precision="int8", weight_bits=bits)
+        assert export_ctranslate2(checkpoint, tmp_path, spec)["weight_bits"] == bits
+    matrices = [value.numpy() for value in stored if not isinstance(value, str)]
+    assert {int(np.abs(each.astype(int)).max()) for each in matrices} == {largest}
+    for prompt in prompts(5):
+        assert np.corrcoef(torch_engine.logits(prompt), load(tmp_path).logits(prompt))[0, 1] > 0.9
+
+
+def test_bits_of_a_weight_are_for_int8_only() -> None:
+    with pytest.raises(ValueError, match="weight_bits"):
+        ExportCtranslate2(weight_bits=7)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,9 +10,20 @@ import pytest
 
 from slimline.storage.paths import home
 from slimline.tasks.measurement import peaks
-from slimline.tasks.measurement.peaks import Peaks, PeaksError, host_peaks
+from slimline.tasks.measurement.peaks import (
+    Beaten,
+    Peaks,
+    PeaksError,
+    best_of,
+    host_peaks,
+    raise_peaks,
+    remeasure_peaks,
+)
 from slimline.tasks.runtime.host import describe_host, has_bf16, isa_flags, last_level_cache_bytes
 from tests.command import run_program
+
+RATES = {"fp32_gflops": 100.0, "bf16_gflops": None, "int8_gops": 300.0, "read_gb_s": 10.0}
+QUIET, BUSY = 0.0, 1000.0
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +32,7 @@ def measured(tmp_path_factory):
     directory = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLIMLINE_HOME", str(directory))
+        patch.setattr(peaks, "_load", lambda: QUIET)
         return host_peaks(1), directory
 
 
@@ -30,10 +43,10 @@ def no_process(monkeypatch):
 
     def measure(threads):
         asked.append(threads)
-        rates = {"fp32_gflops": 100.0, "bf16_gflops": None, "int8_gops": 300.0, "read_gb_s": 10.0}
-        return {**rates, "kernels": {"fp32": "a", "int8": "b", "read": "c"}}
+        return {**RATES, "kernels": {"fp32": "a", "int8": "b", "read": "c"}}
 
     monkeypatch.setattr(peaks, "_measure_in_child", measure)
+    monkeypatch.setattr(peaks, "_load", lambda: 0.0)
     return asked
 
 
@@ -66,7 +79,7 @@ def test_they_are_measured_again_where_asked_damaged_or_changed(fresh_home, no_p
     first = host_peaks(1)
     host_peaks(1)
     assert no_process == [1]
-    host_peaks(1, remeasure=True)
+    remeasure_peaks(1)
     (home() / "peaks" / f"{first.fingerprint}.json").write_text('{"cpu": ')
     host_peaks(1)
     assert no_process == [1, 1, 1]
@@ -88,7 +101,74 @@ def test_precisions_and_descriptions(fresh_home, no_process):
     assert [found.operations_per_s(name) for name in ("float32", "bfloat16", "int8")] == [1e11, 1e11, 3e11]
     native = Peaks(**{**found.model_dump(), "bf16_gflops": 200.0})
     assert native.operations_per_s("bfloat16") == 2e11
-    assert found.describe()["read"] == "10.0 GB/s (c)" and "bf16" not in found.describe()
+    assert found.describe()["read"].startswith("10.0 GB/s (c; 20") and found.describe()["read"].endswith("load 0.00)")
+    assert "bf16" not in found.describe()
+    assert [found.rate_of("bfloat16"), native.rate_of("bfloat16")] == ["fp32", "bf16"]
+
+
+def measure_as(monkeypatch, load=QUIET, **rates):
+    """Have the next measurements give these rates at that load."""
+    kernels = {name: str(load) for name in ("fp32", "int8", "read")}
+    monkeypatch.setattr(peaks, "_measure_in_child", lambda threads: {**RATES, **rates, "kernels": kernels})
+    monkeypatch.setattr(peaks, "_load", lambda: load)
+
+
+def test_a_busy_machine_overwrites_nothing_better(fresh_home, monkeypatch):
+    measure_as(monkeypatch, read_gb_s=79.6)
+    host_peaks(1)
+    measure_as(monkeypatch, BUSY, read_gb_s=5.9, int8_gops=400.0)
+    found = remeasure_peaks(1)
+    assert found.is_busy and (found.now.read_gb_s, found.kept.read_gb_s) == (5.9, 79.6)
+    assert (found.kept.int8_gops, found.kept.measurements, found.kept.least_load) == (400.0, 2, QUIET)
+    assert {name: each.load for name, each in found.kept.conditions.items()} == {"fp32": 0.0, "int8": BUSY, "read": 0.0}
+    assert found.kept.kernels["int8"] == str(BUSY) and found.kept.kernels["read"] == str(QUIET)
+    assert host_peaks(1) == found.kept and json.loads(found.path.read_text())["read_gb_s"] == 79.6
+    assert remeasure_peaks(1).kept.measurements == 3
+
+
+def test_what_was_measured_on_a_busy_machine_is_measured_again_once_it_is_quiet(fresh_home, monkeypatch):
+    measure_as(monkeypatch, BUSY, read_gb_s=5.9)
+    assert host_peaks(1).read_gb_s == host_peaks(1).read_gb_s == 5.9
+    assert host_peaks(1).measurements == 1
+    measure_as(monkeypatch, read_gb_s=79.6)
+    assert (host_peaks(1).read_gb_s, host_peaks(1).measurements) == (79.6, 2)
+
+
+def test_a_file_of_an_earlier_version_is_read_and_measured_again_once(fresh_home, no_process):
+    """Its load is not known."""
+    first = host_peaks(1)
+    path = home() / "peaks" / f"{first.fingerprint}.json"
+    new = ("conditions", "measurements", "least_load")
+    old = {name: value for name, value in json.loads(path.read_text()).items() if name not in new}
+    path.write_text(json.dumps(old | {"read_gb_s": 79.6}))
+    found = host_peaks(1)
+    assert (found.read_gb_s, found.measurements, found.least_load) == (79.6, 2, 0.0)
+    assert "load unknown" in found.describe()["read"]
+    assert host_peaks(1) == found and no_process == [1, 1]
+
+
+def test_a_run_raises_a_peak_and_lowers_none(fresh_home, no_process):
+    first = host_peaks(1)
+    raised = raise_peaks(first, {"read": Beaten("read", 50.0, "int8 in r1")})
+    assert (raised.read_gb_s, raised.fp32_gflops, raised.measurements) == (50.0, 100.0, 1)
+    assert raised.kernels["read"] == "int8 in r1" and host_peaks(1) == raised
+    assert raise_peaks(first, {"read": Beaten("read", 40.0, "int8 in r2")}).read_gb_s == 50.0
+
+
+def test_writers_at_once_keep_the_largest(fresh_home, no_process):
+    first = host_peaks(1)
+    rates = [float(rate) for rate in range(11, 31)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda rate: raise_peaks(first, {"read": Beaten("read", rate, "x")}), rates))
+    assert host_peaks(1).read_gb_s == max(rates)
+
+
+def test_the_best_of_two_has_the_larger_of_each(fresh_home, no_process):
+    one = host_peaks(1)
+    other = one.model_copy(update={"fp32_gflops": 90.0, "int8_gops": 310.0, "bf16_gflops": 200.0, "least_load": None})
+    for found in (best_of(one, other), best_of(other, one)):
+        assert [found.fp32_gflops, found.bf16_gflops, found.int8_gops, found.read_gb_s] == [100.0, 200.0, 310.0, 10.0]
+        assert (found.measurements, found.least_load) == (2, 0.0)
 
 
 def test_the_parent_holds_no_library_that_computes():

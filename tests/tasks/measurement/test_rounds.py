@@ -14,6 +14,7 @@ from slimline.tasks.data.samples import Sample
 from slimline.tasks.data.tokenizer import load_tokenizer, stop_ids
 from slimline.tasks.export.onnx_export import export_onnx
 from slimline.tasks.measurement.completions import prompts_of, target_tokens
+from slimline.tasks.measurement.limits import Limited, limit_measurements
 from slimline.tasks.measurement.peaks import Peaks
 from slimline.tasks.measurement.probe import ProbeRequest, ProbeResult, Timing
 from slimline.tasks.measurement.roofline import ModelWork
@@ -22,7 +23,6 @@ from slimline.tasks.measurement.score import score_pairs
 from slimline.tasks.measurement.size import DiskSize, Parameters
 from slimline.tasks.measurement.summary import (
     Turn,
-    limit_measurements,
     quality_measurements,
     round_row,
     size_measurements,
@@ -82,7 +82,7 @@ def test_every_metric_is_measured_by_something_and_what_is_measured_has_a_defini
     notes |= {"greedy_agreement": 0.9, "int8_matmuls": 1, "matmuls": 2, "opset": 21}
     measurements = [
         *speed_measurements(rounds, "original"),
-        *limit_measurements(rounds, "original", ModelWork(1.0, 1.0, 1.0, 1.0, 1.0, "int8"), peaks, beams=1),
+        *limit_measurements(rounds, Limited("original", ModelWork(1.0, 1.0, 1.0, 1.0, 1.0, "int8"), 1, 0), peaks),
         *quality_measurements({"original": score_pairs([("a", "a")])}, "original"),
         *size_measurements("original", DiskSize(2.0, 1.0), Parameters(2, 1)),
         *note_measurements("original", publish(store, "model", [], **notes), store),

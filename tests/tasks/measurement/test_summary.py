@@ -6,17 +6,14 @@ from slimline.storage.metrics.metric import METRICS
 from slimline.storage.metrics.rows import MeasurementRow
 from slimline.tasks.analysis.statistics import holm, replicates_interval
 from slimline.tasks.measurement.pairs import Pair
-from slimline.tasks.measurement.peaks import Peaks
 from slimline.tasks.measurement.probe import ProbeResult, Timing
 from slimline.tasks.measurement.probe_process import ProbeError
-from slimline.tasks.measurement.roofline import ModelWork
 from slimline.tasks.measurement.score import score_pairs
 from slimline.tasks.measurement.size import DiskSize, Parameters
 from slimline.tasks.measurement.summary import (
     Subject,
     Turn,
     failure_row,
-    limit_measurements,
     measurement_rows,
     quality_measurements,
     round_row,
@@ -205,49 +202,6 @@ def test_without_a_baseline_only_the_ratios_are_missing():
     assert measured["samples_per_s"].value == 2.0
     assert measured["speed_ratio"][2:] == (None, None, None, 0, "it never took turns with the baseline (base)")
     assert measured["line_speed_ratio"][2:] == (None, None, None, 0, "no round has both it and the baseline (base)")
-
-
-WORK = ModelWork(
-    operations_per_token=900.0,
-    operations_per_position=2.0,
-    operations_per_prompt=99.0,
-    weight_bytes=895.0,
-    cache_bytes_per_position=1.0,
-    precision="int8",
-)
-PEAKS = Peaks(
-    fingerprint="f",
-    cpu="c",
-    threads=1,
-    measured=T0,
-    versions={},
-    fp32_gflops=1e-6,
-    bf16_gflops=None,
-    int8_gops=2e-3,
-    read_gb_s=5e-4,
-    kernels={},
-)
-
-
-def test_limit_shares_by_hand():
-    """800 prompt tokens a second at 900 + 2 * 50.5 + 99 / 100 operations each; 144 tokens at 895 + 105 bytes."""
-    rounds = [round_row(turn("ours", number), result()) for number in range(2)] + [failed_row("ours", 2)]
-    measured = by_metric(limit_measurements(rounds, "ours", WORK, PEAKS, beams=1), "ours")
-    assert measured["prefill_limit_share"].value == pytest.approx(100 * 800 * (900 + 101 + 0.99) / 2e6)
-    assert measured["decode_limit_share"].value == pytest.approx(100 * 144 * 1000 / 5e5)
-    assert [each.n for each in measured.values()] == [2, 2]
-    wider = by_metric(limit_measurements(rounds, "ours", WORK, PEAKS, beams=5), "ours")
-    assert wider["decode_limit_share"].value == pytest.approx(100 * 144 * (895 + 5 * 105) / 5e5)
-    assert set(measured) < set(METRICS)
-
-
-def test_a_share_above_the_limit_is_not_clipped_and_what_has_no_rate_has_no_share():
-    fast = Peaks(**{**PEAKS.model_dump(), "read_gb_s": 1e-6})
-    rounds = [round_row(turn("ours"), result())]
-    assert by_metric(limit_measurements(rounds, "ours", WORK, fast, 1), "ours")["decode_limit_share"].value > 100
-    rounds = [rounds[0].replace(decode_tokens_per_s=None, decode_context=None)]
-    assert list(by_metric(limit_measurements(rounds, "ours", WORK, fast, 1), "ours")) == ["prefill_limit_share"]
-    assert limit_measurements([failed_row("ours")], "ours", WORK, fast, 1) == []
 
 
 @pytest.mark.parametrize(("ratios", "floor", "tainted"), [([1.0, 1.0], 0.0, False), ([1.02, 0.98], 0.29, True)])

@@ -120,6 +120,7 @@ def test_without_vnni_weights_keep_to_seven_bits(
     monkeypatch.setattr(onnx_int8, "usable_weight_bits", lambda: 7)
     assert quantize_onnx(exported, tmp_path, per_channel=True)["weight_bits"] == 7
     tensors = onnx.load_model(tmp_path / "model.onnx").graph.initializer
+    assert quantize_onnx(exported, tmp_path / "eight", per_channel=True, weight_bits=8)["weight_bits"] == 8
     weights = [onnx.numpy_helper.to_array(tensor) for tensor in tensors if tensor.name.endswith(".int8")]
     assert max(np.abs(weight).max() for weight in weights) == 63
 

@@ -20,6 +20,7 @@ from slimline.tasks.regression.detection import (
     is_suspicious,
     median_bounds,
     shift,
+    shift_of_nights,
 )
 
 RULE = Rule(relevant=0.05, prior=0.02)
@@ -96,19 +97,40 @@ def test_no_noise_at_all_still_has_a_band():
 def test_new_rounds_decide(level, verdict):
     found = expect_night(series(20), RULE)
     rounds = night("again", 1 + level, rounds=LOOKS[1]).values
-    assert decide(rounds, found, RULE) == verdict
+    assert decide(shift(rounds, found), RULE) == verdict
 
 
 def test_rounds_too_few_or_too_noisy_leave_it_open():
     found = expect_night(series(20), RULE)
-    assert decide(night("again", 1 + SLOWER, rounds=LOOKS[0] - 1).values, found, RULE) == "undecided"
-    assert decide(night("again", 1 + SLOWER, noise=0.4, rounds=LOOKS[0]).values, found, RULE) == "undecided"
+    for rounds, noise in ((LOOKS[0] - 1, 0.02), (LOOKS[0], 0.4)):
+        values = night("again", 1 + SLOWER, noise=noise, rounds=rounds).values
+        assert decide(shift(values, found), RULE) == "undecided"
     assert shift((0.9,) * 7, found)[1:] == (-math.inf, math.inf)
 
 
 def test_a_change_too_small_to_matter_is_none_however_sure():
     found = expect_night(series(40, noise=0.001), Rule(0.05, 0.001))
-    assert decide(night("again", 1 - 0.02, noise=0.001, rounds=20).values, found, RULE) == "same"
+    values = night("again", 1 - 0.02, noise=0.001, rounds=20).values
+    assert decide(shift(values, found), RULE) == "same"
+
+
+@pytest.mark.parametrize(("level", "verdict"), [(SLOWER, "worse"), (-SLOWER, "better"), (0.0, "same")])
+@pytest.mark.parametrize("rounds", [1, 4])
+def test_later_nights_decide_as_well(level, verdict, rounds):
+    found = expect_night(series(30, rounds=rounds), RULE)
+    later = series(6, 1 + level, seed=5, rounds=rounds)
+    assert decide(shift_of_nights(later, found), RULE) == verdict
+    one, six = (shift_of_nights(later[:count], found) for count in (1, 6))
+    assert six.hi - six.lo < one.hi - one.lo
+
+
+def test_an_interval_of_nights_holds_the_truth_as_often_as_it_says():
+    def misses(seed):
+        found = expect_night(series(25, noise=0.03, seed=seed, rounds=1), RULE)
+        later = shift_of_nights(series(3, noise=0.03, seed=10_000 + seed, rounds=1), found)
+        return not later.lo <= 0 <= later.hi
+
+    assert sum(misses(seed) for seed in range(400)) <= 12  # one in a hundred is 4
 
 
 @given(st.integers(1, 60))

@@ -121,10 +121,13 @@ def test_too_few_nights_are_new_and_say_how_many_are_needed(count, more):
     assert row.verdict == "new" and row.reason == f"{more} more are needed"
 
 
-@pytest.mark.parametrize(("ratio", "verdict"), [(2.5, "regression"), (3.6, "improvement")])
-def test_a_change_is_suspicious_until_new_rounds_confirm_it(ratio, verdict):
-    now = host_run(8, versions={"torch": "2.1", "onnxruntime": "1.0"})
-    history = history_of([*STEADY, ratio], now)
+@pytest.mark.parametrize(("ratio", "lasted", "verdict"), [(2.5, 1, "regression"), (3.6, 3, "improvement")])
+def test_a_change_is_suspicious_until_new_rounds_confirm_it(ratio, lasted, verdict):
+    newer = {"torch": "2.1", "onnxruntime": "1.0"}
+    history = history_of([*STEADY, *[ratio] * lasted])
+    nights = [*history.past, history.now]
+    nights = [*nights[:8], *with_values(nights[8:], versions=newer)]
+    history = replace(history, now=nights[-1], past=tuple(nights[:-1]))
     first = verdict_of(history)
     assert first.row.verdict == "suspicious-unconfirmed" and first.pending
     settled = settle(first, ["again"], rounds_of("again", ratio, 8))
@@ -134,6 +137,23 @@ def test_a_change_is_suspicious_until_new_rounds_confirm_it(ratio, verdict):
     assert (row.ratio - 1) * ((row.hi if ratio < 3 else row.lo) - 1) > 0
     refuted = settle(first, ["again"], rounds_of("again", 3.0, 8)).row
     assert refuted.verdict == "ok" and refuted.rerun == ("again",)
+
+
+@pytest.mark.parametrize("lasted", [1, 2])
+def test_an_improvement_is_not_the_level_before_it_has_lasted(lasted):
+    """Else a false one would make the next normal night a regression."""
+    better = [3.6] * lasted
+    judged = verdict_of(history_of([*STEADY, *better]))
+    assert judged.row.verdict == "suspicious-unconfirmed" and not judged.pending
+    assert f"seen for {lasted} night" in judged.row.reason and judged.row.change_point is None
+    after = verdict_of(history_of([*STEADY, *better, 3.0], verdicts=[judged.row])).row
+    assert after.verdict == "ok" and after.reference == pytest.approx(3, rel=0.02)
+
+
+def test_a_re_run_that_turns_a_bad_night_into_a_good_one_is_no_improvement_yet():
+    first = verdict_of(history_of([*STEADY, 2.5]))
+    row = settle(first, ["again"], rounds_of("again", 3.6, 8)).row
+    assert row.verdict == "suspicious-unconfirmed" and "seen for 1 night of 3" in row.reason
 
 
 def test_a_re_run_too_short_to_tell_stays_pending_and_one_that_failed_says_so():
