@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import platform
 import signal
@@ -21,6 +22,7 @@ import httpx
 import psutil
 from filelock import FileLock, Timeout
 
+from slimline.dashboards.access import is_loopback
 from slimline.flows.server.child_process import Child
 from slimline.flows.server.discovery import (
     LOGIN_PATH,
@@ -48,7 +50,6 @@ _SERVER_ENDS_WITHIN_S = 8.0
 LOGIN_FILE = "server-token"
 # Prefect's settings: what its clients send, and what its server asks for.
 _CLIENT_TOKEN, _SERVER_TOKEN = "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"
-_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - how to reach it, not what is bound
 
 
 class ServeError(Exception):
@@ -78,17 +79,29 @@ class ServeOptions:
         """The server's URL as this machine reaches it, without a path."""
         if self.connect:
             return self.connect.rstrip("/").removesuffix("/api")
-        return self._url_of(_ANY_ADDRESS.get(self.host, self.host))
+        return self._url_of(_loopback_of(self.host) if _is_any_address(self.host) else self.host)
 
     @property
     def public_url(self) -> str | None:
         """The same as other machines reach it; None if they cannot."""
-        if self.host in ("localhost", "::1") or self.host.startswith("127."):
+        if is_loopback(self.host):
             return None
-        return self._url_of(platform.node() if self.host in _ANY_ADDRESS else self.host)
+        return self._url_of(platform.node() if _is_any_address(self.host) else self.host)
 
     def _url_of(self, host: str) -> str:
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+
+def _is_any_address(host: str) -> bool:
+    """Whether a server that listens there listens on every address of this machine."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:  # a name
+        return False
+
+
+def _loopback_of(address: str) -> str:
+    return "::1" if ":" in address else "127.0.0.1"
 
 
 def serve(options: ServeOptions) -> ServerRecord | None:

@@ -159,6 +159,15 @@ def test_a_server_that_goes_away_and_comes_back_makes_nobody_silent(pools: Pools
     assert pools.keys == ["the-run-desk-1"] and pools.client.changes == []
 
 
+def test_a_server_that_goes_away_has_heard_of_no_worker_meanwhile(pools: Pools) -> None:
+    pools.client.workers.clear()
+    pools.plan((500, Pending()), (510, Completed()))
+    pools.go_down(60, 400)
+    pools.clock.after(480, lambda: pools.client.add_worker("desk-pool", "desk", datetime.now(UTC)))
+    pools.measure()
+    assert pools.keys == ["the-run-desk-1"]
+
+
 def test_a_server_that_answers_with_an_error_is_asked_again(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
     pools.plan((10, Completed()))
     read, answers = pools.client.read_flow_run, iter([True, True])

@@ -395,5 +395,7 @@ def test_urls_are_those_that_this_machine_reaches() -> None:
     assert ServeOptions("::1", 4200, ()).url == "http://[::1]:4200"
     assert ServeOptions("0.0.0.0", 4200, ()).public_url == f"http://{platform.node()}:4200"
     assert ServeOptions("192.0.2.1", 4200, ()).public_url == "http://192.0.2.1:4200"
+    assert ServeOptions("::", 4200, ()).url == "http://[::1]:4200"
+    assert ServeOptions("127.example.com", 4200, ()).public_url == "http://127.example.com:4200"
     assert {ServeOptions(host, 4200, ()).public_url for host in ("127.0.0.1", "localhost", "::1")} == {None}
     assert ServeOptions("127.0.0.1", 4200, (), connect="http://desk:4200/api/").url == "http://desk:4200"

@@ -18,7 +18,14 @@ from slimline.tasks.measurement.limits import Limited, limit_measurements
 from slimline.tasks.measurement.peaks import Peaks
 from slimline.tasks.measurement.probe import ProbeRequest, ProbeResult, Timing
 from slimline.tasks.measurement.roofline import ModelWork
-from slimline.tasks.measurement.rounds import PairPlan, Round, note_measurements, round_order, speed_request
+from slimline.tasks.measurement.rounds import (
+    PairPlan,
+    Round,
+    all_notes,
+    note_measurements,
+    round_order,
+    speed_request,
+)
 from slimline.tasks.measurement.score import score_pairs
 from slimline.tasks.measurement.size import DiskSize, Parameters
 from slimline.tasks.measurement.summary import (
@@ -62,6 +69,19 @@ def test_training_is_inherited_and_what_conversions_found_is_not(store: Artifact
     assert noted(int8, store)["greedy_agreement"] == 0.8
     tuned = publish(store, "model", [int8], train_loss=2.0)
     assert noted(tuned, store) == {"train_loss": 2.0, "train_tokens_per_s": 9.0}
+
+
+def test_of_very_many_generations_the_nearest_note_counts(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, refs, known = 1500, [], {}
+    first = store.provenance(publish(store, "model", []))
+    for number in range(count):
+        notes = {f"note{number % 7}": number}
+        refs.append(ArtifactRef(kind="model", digest=f"{number:064x}"))
+        known[refs[-1]] = first.model_copy(update={"inputs": refs[-2:-1], "notes": notes})
+    monkeypatch.setattr(store, "provenance", known.__getitem__)
+    assert all_notes(refs[-1], store) == {f"note{number % 7}": number for number in range(count - 7, count)}
 
 
 def test_a_teachers_training_is_not_the_students(store: ArtifactStore) -> None:
