@@ -390,10 +390,13 @@ class MeasurementSettings(Spec):
         0, le=600, description="Least seconds that a variant is timed alone in a round: samples are timed again."
     )
     pair_seconds: NonNegativeFloat = Field(
-        4, le=600, description="Least seconds that it takes turns with the baseline in a round, at equal work."
+        4,
+        le=600,
+        description="Least seconds that it takes turns with the baseline in a round, at equal work; up to three times "
+        "as many where it is noisy. 0: each sample once.",
     )
     turn_samples: PositiveInt = Field(
-        4, description="Samples that one of the two completes before it is the other's turn."
+        1, description="Samples that one of the two completes before it is the other's turn."
     )
     warmup_samples: PositiveInt = Field(3, description="Untimed samples first, with the real shapes.")
     quality_batch_size: PositiveInt = Field(8, description="Batch for EM and ES; does not change them.")

@@ -12,6 +12,7 @@ from slimline.dashboards.reports.text_tables import align_columns, markdown_tabl
 from slimline.storage.queries.results import ResultRow
 from slimline.storage.text import clean, escaped_markdown
 from slimline.tasks.analysis.recommendation import Recommendation, constraint_text, figure_text, recommend
+from slimline.tasks.analysis.significance import NOT_ENOUGH
 
 
 class HostResults(NamedTuple):
@@ -42,7 +43,7 @@ def _verdict(found: Recommendation) -> list[str]:
     bounds = [constraint_text(name, bound) for name, bound in found.constraints.items()]
     within = f"constraints: {'; '.join(bounds)} (what counts is the worse end of a 95 % interval)"
     if found.winner is None:
-        obstacles = _obstacles(found) if not _admissible(found) else []
+        obstacles = [] if found.rule == NOT_ENOUGH else _obstacles(found)
         return [f"{_doubt(found)}ship none", f"why: {found.rule}", within, *obstacles]
     winner = next(candidate for candidate in found.candidates if candidate.variant == found.winner)
     figures = {metric: figure_text(figure) for metric, figure in winner.figures.items()}
@@ -71,10 +72,6 @@ def _obstacles(found: Recommendation) -> list[str]:
 
 def _doubt(found: Recommendation) -> str:
     return f"provisional, as {found.provisional}: " if found.provisional else ""
-
-
-def _admissible(found: Recommendation) -> int:
-    return sum(not each.unkept for each in found.candidates)
 
 
 def _frontier(found: Recommendation) -> list[list[str]]:

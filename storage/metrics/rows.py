@@ -144,6 +144,9 @@ class RoundRow(Row):
     variant: str = Field(description="What was measured.")
     replicate: Int64 = Field(description="0, or 1 for the baseline's second process in a round.")
     pid: Int64 | None = Field(None, description="The process that measured.")
+    nice: Int64 | None = Field(
+        None, description="Its niceness: -20 where it may run before others, 0 where the system does not allow that."
+    )
     started: AwareDatetime | None = Field(None, description="When the process started.")
     finished: AwareDatetime | None = Field(None, description="When it ended.")
     samples: Int64 | None = Field(None, description="Samples timed.")
@@ -179,8 +182,8 @@ class RoundRow(Row):
     pair_ratio: float | None = Field(
         None, description="How many times as fast it was there: the mean of the middle half of the samples' ratios."
     )
-    pair_spread: float | None = Field(
-        None, description="Half the range of that middle half, relative (0.02: 2 %): the noise within the pair."
+    pair_error: float | None = Field(
+        None, description="That ratio's standard error, relative (0.02: 2 %): of the noise within the pair."
     )
     pair_passes: Int64 | None = Field(None, description="How often each sample was timed in turns.")
     pair_tokens: Int64 | None = Field(None, description="Tokens that it wrote in one pass of turns.")

@@ -192,13 +192,18 @@ def _shortfall(row: ResultRow, name: str, bound: float) -> str | None:
     figure = _figure(row, limit.metric)
     if figure.value is None:
         return f"{limit.name} was not measured"
-    if limit.metric == "samples_per_s" and figure.lo is None:
+    if _is_unsure(figure, limit):
         return f"{limit.name}: {NOT_ENOUGH}"
     if not _keeps(figure.value, limit, bound):
         return f"breaks {constraint_text(name, bound)}: {figure_text(figure)}"
     if not _keeps(_worse_end(figure, limit), limit, bound):
         return f"may break {constraint_text(name, bound)}, as its interval reaches over it: {figure_text(figure)}"
     return None
+
+
+def _is_unsure(figure: Figure, limit: _Limit) -> bool:
+    """Whether too little was measured to know how a speed varies."""
+    return limit.metric == "samples_per_s" and figure.lo is None
 
 
 def _shortfalls(row: ResultRow, bounds: Mapping[str, float]) -> list[str]:
@@ -314,10 +319,10 @@ def _relaxation(measured: Rows, bounds: Mapping[str, float]) -> Relaxation | Non
 
 
 def _needed(row: ResultRow, name: str) -> float | None:
-    """The bound that a variant would surely keep, rounded away from it to three digits; null if it has no figure."""
+    """The bound that a variant would surely keep, rounded away from it to three digits; null if none is known."""
     limit = _LIMITS[name]
     figure = _figure(row, limit.metric)
-    if figure.value is None:
+    if figure.value is None or _is_unsure(figure, limit):
         return None
     outwards = Context(prec=3, rounding=ROUND_CEILING if limit.upper else ROUND_FLOOR)
     return float(outwards.create_decimal_from_float(_worse_end(figure, limit)))

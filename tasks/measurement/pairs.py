@@ -7,6 +7,7 @@ Variable Cloud Computing Environments (ICPE 2017): randomized multiple interleav
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
@@ -16,6 +17,12 @@ from numpy.typing import NDArray
 
 Seconds = NDArray[np.float64]
 """[passes, samples, 2]: of the variant and of the baseline."""
+
+PRECISE = 0.015
+"""Relative standard error of a pair's ratio at which no further pass begins: what a process is lucky or unlucky by."""
+LONGEST = 3
+"""Times the least seconds of a pair after which it ends, however noisy it is."""
+_CUT = 0.25  # share of the samples' ratios that is left out at either end
 
 
 class TurnTaker(Protocol):
@@ -32,7 +39,7 @@ class Schedule(NamedTuple):
     Attributes:
         samples: Number of samples.
         in_turn: Samples in a turn.
-        least_s: Seconds after which no further pass over the samples begins.
+        least_s: Seconds that a pair lasts at least; `LONGEST` times as many at most, unless one pass takes longer.
         timeout_s: Seconds after which a process that takes its turn is killed.
     """
 
@@ -43,7 +50,9 @@ class Schedule(NamedTuple):
 
 
 def take_turns(ours: TurnTaker, theirs: TurnTaker, schedule: Schedule, seed: str) -> Seconds:
-    """Time both on the same samples, turn by turn; the samples' order, and who begins, are drawn anew.
+    """Time both on the same samples, turn by turn, until their ratio is precise enough or its time is over.
+
+    The samples' order, and who begins, are drawn anew for each pass.
 
     Raises:
         ProbeError: one of them failed.
@@ -51,7 +60,7 @@ def take_turns(ours: TurnTaker, theirs: TurnTaker, schedule: Schedule, seed: str
     rng = random.Random(seed)
     passes: list[Seconds] = []
     spent = 0.0
-    while not passes or spent < schedule.least_s:
+    while not passes or spent < schedule.least_s or (spent < LONGEST * schedule.least_s and _error(passes) > PRECISE):
         one_pass = np.empty((schedule.samples, 2))
         for turn in _turns(schedule, rng):
             for place in rng.sample((0, 1), 2):
@@ -67,14 +76,14 @@ class Pair(NamedTuple):
     Attributes:
         ratio: How many times as fast ours was: the geometric mean of the middle half of the samples' ratios, so that a
             disturbance that hits one of the two moves it little.
-        spread: Half the relative range of that middle half.
+        error: The ratio's standard error, relative: of the noise within the pair.
         passes: How often each sample was timed.
         seconds: Of ours in the median pass.
         baseline_seconds: Of theirs.
     """
 
     ratio: float
-    spread: float
+    error: float
     passes: int
     seconds: float
     baseline_seconds: float
@@ -82,12 +91,26 @@ class Pair(NamedTuple):
 
 def compare(seconds: Seconds) -> Pair:
     """The ratio of a pair from its seconds."""
-    logs = np.sort(np.log(seconds[..., 1] / seconds[..., 0]), axis=None)
-    cut = logs.size // 4
-    middle = logs[cut : logs.size - cut]
+    logs = _sorted_logs(seconds)
+    middle = logs[_cut(logs) : logs.size - _cut(logs)]
     ours, theirs = np.median(seconds.sum(axis=1), axis=0).tolist()
-    spread = float(np.expm1((middle[-1] - middle[0]) / 2))
-    return Pair(float(np.exp(middle.mean())), spread, len(seconds), ours, theirs)
+    return Pair(float(np.exp(middle.mean())), _error(seconds), len(seconds), ours, theirs)
+
+
+def _sorted_logs(seconds: Seconds) -> NDArray[np.float64]:
+    return np.sort(np.log(seconds[..., 1] / seconds[..., 0]), axis=None)
+
+
+def _cut(logs: NDArray[np.float64]) -> int:
+    return int(_CUT * logs.size)
+
+
+def _error(seconds: Seconds | Sequence[Seconds]) -> float:
+    """Standard error of a trimmed mean (Tukey and McLaughlin, Sankhya A 25, 1963): that of the winsorized values."""
+    logs = _sorted_logs(np.asarray(seconds))
+    cut = _cut(logs)
+    winsorized = logs.clip(logs[cut], logs[logs.size - cut - 1])
+    return float(winsorized.std() / ((1 - 2 * _CUT) * math.sqrt(logs.size)))
 
 
 def _turns(schedule: Schedule, rng: random.Random) -> Iterator[list[int]]:

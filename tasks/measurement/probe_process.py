@@ -6,15 +6,17 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from types import TracebackType
 from typing import IO, Self
 
 from slimline.storage.child_process import module_command
 from slimline.tasks.measurement.probe import ProbeRequest, ProbeResult
+from slimline.tasks.runtime.isolation import bound_threads, same_addresses
 from slimline.tasks.runtime.threads import child_environment
 
 _STDERR_LINES = 20
@@ -45,13 +47,16 @@ class ProbeProcess:
 
     def __init__(self, request: ProbeRequest) -> None:
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the context is left
-        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            module_command("slimline.tasks.measurement.probe", str(os.getpid())),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            env=child_environment(request.threads),
-        )
+        is_timed = request.mode == "speed"
+        with same_addresses() if is_timed else nullcontext():
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                module_command("slimline.tasks.measurement.probe", str(os.getpid())),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                env=child_environment(request.threads) | (bound_threads() if is_timed else {}),
+                start_new_session=sys.platform == "linux",  # for its priority; there it ends with this thread anyhow
+            )
         self._request = request
         self._expired: str | None = None
 

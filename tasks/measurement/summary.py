@@ -108,6 +108,7 @@ def round_row(turn: Turn, result: ProbeResult) -> RoundRow:
     return RoundRow(
         **vars(turn),
         pid=result.pid,
+        nice=result.nice,
         started=result.started,
         finished=result.finished,
         samples=len(one_pass),
@@ -155,7 +156,7 @@ def with_pair(row: RoundRow, pair: Pair, pid: int, tokens: int) -> RoundRow:
     return row.replace(
         pair_pid=pid,
         pair_ratio=pair.ratio,
-        pair_spread=pair.spread,
+        pair_error=pair.error,
         pair_passes=pair.passes,
         pair_tokens=tokens,
         pair_s=pair.seconds,

@@ -176,7 +176,8 @@ def plant_history(home: Path) -> None:
 def plant_speed(row: RoundRow, factor: float) -> RoundRow:
     """The row at its variant's planted speed, which is not the baseline's to that factor; rounds differ by 2 %."""
     speed = SPEEDS[row.variant] * (1.0 if row.variant == "onnx" else factor) * (1 + 0.02 * (row.round - 1))
-    return row.replace(samples_per_s=speed, undisturbed_per_s=speed)
+    ratio = None if row.pair_ratio is None else speed / SPEEDS["onnx"]
+    return row.replace(samples_per_s=speed, undisturbed_per_s=speed, pair_ratio=ratio)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from slimline.storage.metrics.metric import METRICS
 from slimline.storage.metrics.rows import MeasurementRow, PredictionRow, RoundRow, RunRow, VerdictRow
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -25,8 +26,8 @@ def measured(
     variant: str, metric: str, value: float | None, run: str = "r1", time: datetime = NOON, **values: Any
 ) -> MeasurementRow:
     """A metric of a variant in that run."""
-    row: dict[str, Any] = {"study": "embedded", "host": "box", "metric_version": 1, "label": "repaired"}
-    row |= {"random_weights": False}
+    row: dict[str, Any] = {"study": "embedded", "host": "box", "metric_version": METRICS[metric].version}
+    row |= {"label": "repaired", "random_weights": False}
     return MeasurementRow(run=run, variant=variant, metric=metric, value=value, time=time, **(row | values))
 
 

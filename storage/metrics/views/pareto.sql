@@ -1,7 +1,8 @@
 -- The rows of result_table, each with on_frontier: whether no other variant of its run and host is at least as good in
--- edit similarity, speed (at equal work, or where that was not measured, until lines end), size on disk and memory, and better in one of them. Equal ones are on it together.
--- Without an edit similarity (that of random weights means nothing) a variant counts as the worst in it, so among several
--- such variants the other three decide. What failed, or was not measured in one of the others, is not on the frontier.
+-- edit similarity, speed (at equal work, or where that was not measured, until lines end), size on disk and memory, and
+-- better in one of them. Equal ones are on it together. Without an edit similarity (that of random weights means nothing) a
+-- variant counts as the worst in it, so among several such variants the other three decide. What failed, or was not
+-- measured in one of the others, is not on the frontier.
 WITH points AS (
     SELECT
         run,
@@ -12,7 +13,11 @@ WITH points AS (
         disk_mb,
         memory_over_base_mb
     FROM result_table
-    WHERE error IS NULL AND coalesce(speed_ratio, line_speed_ratio) IS NOT NULL AND disk_mb IS NOT NULL AND memory_over_base_mb IS NOT NULL
+    WHERE
+        error IS NULL
+        AND coalesce(speed_ratio, line_speed_ratio) IS NOT NULL
+        AND disk_mb IS NOT NULL
+        AND memory_over_base_mb IS NOT NULL
 ),
 dominated AS (
     SELECT DISTINCT run, host, ours.variant

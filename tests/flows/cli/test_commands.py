@@ -5,7 +5,6 @@ import io
 import json
 import platform
 import re
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,11 @@ from typer.testing import CliRunner
 from slimline.flows.cli.__main__ import app
 from slimline.flows.cli.options import BAD_INPUT
 from slimline.flows.config.study import study_names
-from slimline.storage.metrics.rows import MeasurementRow, RunRow
+from slimline.storage.metrics.rows import RunRow
 from slimline.storage.metrics.store import MetricsStore
 from tests.flows.cli.answer import HEAVY, Slimline
-
-NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
-
+from tests.storage.factories import NOON, round_row
+from tests.storage.factories import measured as measured_row
 
 # ---------------------------------------------------------------------------------------------------------------- help
 
@@ -161,13 +159,10 @@ def measured(home: Path) -> MetricsStore:
     for variant, (speed, drop, disk) in figures.items():
         values = {"speed_ratio": speed, "samples_per_s": speed, "es": 50 - drop, "es_drop": drop, "disk_mb": disk}
         values |= {"memory_mb": 5 * disk, "memory_over_base_mb": 4 * disk}
+        turns = [round_row(variant, number, pair_ratio=speed) for number in (1, 2)]
+        metrics.append(turns)
         metrics.append(
-            [
-                MeasurementRow(
-                    run="r1", study="mine", host="box", variant=variant, time=NOON, metric=metric, value=value
-                )
-                for metric, value in values.items()
-            ]
+            [measured_row(variant, metric, value, study="mine", label=None) for metric, value in values.items()]
         )
     return metrics
 

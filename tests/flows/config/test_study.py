@@ -114,7 +114,7 @@ REFUSED = {  # name: content, field, value, what is allowed
         "sparsity, block",
     ),
     "unknown field of a part": (study_of(measuring={"round": 4}), "measuring", "'round'", "rounds, speed_samples"),
-    "unknown label": (recipe(TORCH, label="best"), "variants.odd.label", "'best'", "'as published', 'repaired' or"),
+    "unknown label": (recipe(TORCH, label="best"), "variants.odd.label", "'best'", "'ours' or 'external'"),
     "graph after preparation": (study_of(prepare=[EXPORT]), "prepare", "leaves a graph", "starts from a checkpoint"),
     "quantized after preparation": (
         study_of(prepare=[{"step": "fine-tune"}, DYNAMIC]),

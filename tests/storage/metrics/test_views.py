@@ -54,7 +54,7 @@ def test_versus_published_pairs_each_variant_with_every_published_row_of_it(metr
     metrics.append([run_row()])
     gzip = {"original": 400.0, "pruned": 100.0, "onnx": 300.0, "int8": 50.0}
     metrics.append([measured(variant, "disk_gzip_mb", value) for variant, value in gzip.items()])
-    metrics.append([measured("pruned", "speed_ratio", 1.5), measured("pruned", "es_drop", 2.0)])
+    metrics.append([measured("pruned", "line_speed_ratio", 1.5), measured("pruned", "es_drop", 2.0)])
     found = rows(metrics, "FROM versus_published ORDER BY variant, published_host")
     assert [(r["variant"], r["published_host"]) for r in found] == [
         ("int8", None),
@@ -68,12 +68,12 @@ def test_versus_published_pairs_each_variant_with_every_published_row_of_it(metr
     assert pruned["disk_gzip_mb"] == 100.0
     assert pruned["published_disk_gzip_mb"] == pruned["published_disk_mb"] == 240.52
     assert pruned["published_params_nonzero_m"] == 49.77
-    assert (pruned["disk_ratio"], pruned["speed_ratio"], pruned["es_drop"]) == (0.25, 1.5, 2.0)
+    assert (pruned["disk_ratio"], pruned["line_speed_ratio"], pruned["es_drop"]) == (0.25, 1.5, 2.0)
     assert pruned["published_disk_ratio"] == pytest.approx(240.52 / 462.26)
-    assert pruned["published_speed_ratio"] == pytest.approx(2.79 / 2.66)
+    assert pruned["published_line_speed_ratio"] == pytest.approx(2.79 / 2.66)
     assert pruned["published_es_drop"] == pytest.approx(8.51)
     assert pruned["published_em_drop"] == pytest.approx(5.5)
-    assert found[1]["published_speed_ratio"] == pytest.approx(1.59 / 0.80)
+    assert found[1]["published_line_speed_ratio"] == pytest.approx(1.59 / 0.80)
     assert all(value is None for name, value in found[0].items() if name.startswith("published_"))
 
 
@@ -132,7 +132,7 @@ def frontier(metrics):
 
 
 def figures(variant, es, speed, disk, memory, **changes):
-    values = {"es": es, "samples_per_s": speed, "disk_mb": disk, "memory_over_base_mb": memory}
+    values = {"es": es, "speed_ratio": speed, "disk_mb": disk, "memory_over_base_mb": memory}
     return [measured(variant, metric, value, **changes) for metric, value in values.items()]
 
 
@@ -178,7 +178,7 @@ def test_pareto_agrees_with_the_recommendation(metrics):
                 random_weights=choose.random() < 0.2,
             )
         ]
-        metrics.append(rows + [measured(v, "speed_ratio", 1.0, run=f"r{number}") for v in "abcdef"])
+        metrics.append(rows)
     found = frontier(metrics)
     for number in range(20):
         verdict = recommend(result_rows(metrics, run=f"r{number}"))

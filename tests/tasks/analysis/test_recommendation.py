@@ -99,7 +99,7 @@ def test_the_more_candidates_there_are_the_surer_a_difference_must_be():
     fast = row("fast", 3.0, es=51.0)
     near = row("near", 2.9, disk=5.0, pair_ratios=pairs(2.9, 2.88, 2.92))
     assert recommend([fast, near]).winner == "fast"
-    slow = [row(f"v{number}", 1.0, es=52.0 + number, disk=4.0 - number / 10) for number in range(20)]
+    slow = [row(f"v{number}", 1.0, es=52.0 + number, disk=4.0 + number / 10) for number in range(20)]
     assert recommend([fast, near, *slow]).winner == "near"
 
 

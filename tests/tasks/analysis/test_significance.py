@@ -25,8 +25,8 @@ def test_html_has_intervals_beneath(rows):
 
 
 def test_markdown_and_latex_have_them_beside_but_for_quality(rows):
-    assert r"| **8.00\*** [7.50, 8.50] | 39.00 |" in render(rows, "md")
-    assert r"& \textbf{8.00*} [7.50, 8.50] & 39.00 &" in render(rows, "latex")
+    assert r"| **8.00\*** [7.50, 8.50] | **16.00** [15.00, 17.00] |" in render(rows, "md")
+    assert r"& \textbf{8.00*} [7.50, 8.50] & \textbf{16.00} [15.00, 17.00] &" in render(rows, "latex")
     assert r"\textbf{40.00} &" in render(rows, "latex")
 
 

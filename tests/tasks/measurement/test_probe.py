@@ -311,7 +311,7 @@ def test_a_bad_request_is_refused_with_the_field(stdin, message):
         ({"prompts": ((1,), ())}, r"prompts\.1 is empty"),
         ({"cpus": ()}, "cpus"),
         ({"mode": "both"}, "'speed' or 'quality'"),
-        ({"new_tokens": (1, 2)}, "new_tokens has 2; allowed: 4"),
+        ({"new_tokens": (1, 2)}, "new_tokens has 2 numbers; allowed: 4"),
         ({"new_tokens": (0, 1, 1, 1)}, r"new_tokens\.0"),
     ],
 )

@@ -24,7 +24,7 @@ from slimline.tasks.measurement.summary import (
 )
 
 NOT_OF_A_TURN = {"node", "slurm_job"}  # but of where the process is
-OF_A_PAIR = {"pair_pid", "pair_ratio", "pair_spread", "pair_passes", "pair_tokens", "pair_s", "pair_baseline_s"}
+OF_A_PAIR = {"pair_pid", "pair_ratio", "pair_error", "pair_passes", "pair_tokens", "pair_s", "pair_baseline_s"}
 T0, T1 = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
 
 
@@ -60,7 +60,7 @@ def test_a_round_row_of_known_timings():
     made = round_row(turn("ours"), result(energy_j=8.0, energy_source="rapl"))
     assert made.model_dump(exclude=NOT_OF_A_TURN | OF_A_PAIR) == {
         **{"run": "r", "host": "h", "round": 0, "position": 1, "variant": "ours", "replicate": 0},
-        **{"pid": 7, "started": T0, "finished": T1, "samples": 4, "passes": 1, "tokens": 40},
+        **{"pid": 7, "nice": 0, "started": T0, "finished": T1, "samples": 4, "passes": 1, "tokens": 40},
         **{"prompt_tokens": 400, "prefill_context": 50.5, "decode_context": 105.0},
         "wall_s": pytest.approx(1.0),
         "samples_per_s": pytest.approx(4.0),
@@ -104,7 +104,7 @@ def test_rows_fill_the_tables_exactly():
     assert {name for name, value in made if value is None} == {*NOT_OF_A_TURN, *OF_A_PAIR, "error"}
     paired = with_pair(made, Pair(2.0, 0.01, 3, 1.5, 3.0), pid=8, tokens=44)
     assert {name for name, value in paired if value is None} == {*NOT_OF_A_TURN, "error"}
-    assert (paired.pair_ratio, paired.pair_spread, paired.pair_passes) == (2.0, 0.01, 3)
+    assert (paired.pair_ratio, paired.pair_error, paired.pair_passes) == (2.0, 0.01, 3)
     assert (paired.pair_pid, paired.pair_tokens, paired.pair_s, paired.pair_baseline_s) == (8, 44, 1.5, 3.0)
     subjects = {"ours": Subject(artifact="ab" * 32, label="repaired", random_weights=False)}
     measured = size_measurements("ours", DiskSize(5.0, 4.0), Parameters(1_500_000, 500_000))
