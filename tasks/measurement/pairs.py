@@ -60,7 +60,11 @@ def take_turns(ours: TurnTaker, theirs: TurnTaker, schedule: Schedule, seed: str
     rng = random.Random(seed)
     passes: list[Seconds] = []
     spent = 0.0
-    while not passes or spent < schedule.least_s or (spent < LONGEST * schedule.least_s and _error(passes) > PRECISE):
+    while (
+        not passes
+        or spent < schedule.least_s
+        or (spent < LONGEST * schedule.least_s and _error(np.stack(passes)) > PRECISE)
+    ):
         one_pass = np.empty((schedule.samples, 2))
         for turn in _turns(schedule, rng):
             for place in rng.sample((0, 1), 2):
@@ -91,26 +95,31 @@ class Pair(NamedTuple):
 
 def compare(seconds: Seconds) -> Pair:
     """The ratio of a pair from its seconds."""
-    logs = _sorted_logs(seconds)
-    middle = logs[_cut(logs) : logs.size - _cut(logs)]
+    logs = np.sort(_log_ratios(seconds), axis=None)
+    cut = int(_CUT * logs.size)
     ours, theirs = np.median(seconds.sum(axis=1), axis=0).tolist()
-    return Pair(float(np.exp(middle.mean())), _error(seconds), len(seconds), ours, theirs)
+    ratio = float(np.exp(logs[cut : logs.size - cut].mean()))
+    return Pair(ratio, _error(seconds), len(seconds), ours, theirs)
 
 
-def _sorted_logs(seconds: Seconds) -> NDArray[np.float64]:
-    return np.sort(np.log(seconds[..., 1] / seconds[..., 0]), axis=None)
+def _log_ratios(seconds: Seconds) -> NDArray[np.float64]:
+    ratios: NDArray[np.float64] = np.log(seconds[..., 1] / seconds[..., 0])
+    return ratios
 
 
-def _cut(logs: NDArray[np.float64]) -> int:
-    return int(_CUT * logs.size)
+def _error(seconds: Seconds) -> float:
+    """Standard error of a trimmed mean (Tukey and McLaughlin, Sankhya A 25, 1963): that of the winsorized values.
 
-
-def _error(seconds: Seconds | Sequence[Seconds]) -> float:
-    """Standard error of a trimmed mean (Tukey and McLaughlin, Sankhya A 25, 1963): that of the winsorized values."""
-    logs = _sorted_logs(np.asarray(seconds))
-    cut = _cut(logs)
-    winsorized = logs.clip(logs[cut], logs[logs.size - cut - 1])
-    return float(winsorized.std() / ((1 - 2 * _CUT) * math.sqrt(logs.size)))
+    What differs from sample to sample is no noise, as every pair has the same samples: the values are each sample's
+    distances from its own mean, with the degrees of freedom that this takes. A single pass cannot tell the two apart.
+    """
+    logs, passes = _log_ratios(seconds), len(seconds)
+    own = logs.mean(axis=0) if passes > 1 else logs.mean()
+    values = np.sort(logs - own, axis=None)
+    cut = int(_CUT * values.size)
+    winsorized = values.clip(values[cut], values[values.size - cut - 1])
+    freedom = (passes - 1) / passes if passes > 1 else 1.0
+    return float(winsorized.std() / ((1 - 2 * _CUT) * math.sqrt(values.size * freedom)))
 
 
 def _turns(schedule: Schedule, rng: random.Random) -> Iterator[list[int]]:

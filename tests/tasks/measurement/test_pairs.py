@@ -55,9 +55,10 @@ def test_noisy_ones_go_on_until_their_ratio_is_precise_or_their_time_is_over():
 
 
 def test_the_error_is_that_of_the_ratios_mean():
-    """Of normal noise, the spread of many pairs' ratios agrees with what each says of its own."""
+    """Of normal noise, the spread of many pairs' ratios agrees with what each says of its own, whatever the samples."""
     rng = np.random.default_rng(0)
-    pairs = [compare(np.exp(rng.normal(0, 0.05, (4, 10, 2)))) for _ in range(400)]
+    lengths = rng.uniform(1, 1.2, (1, 10, 2))
+    pairs = [compare(lengths * np.exp(rng.normal(0, 0.05, (8, 10, 2)))) for _ in range(400)]
     spread = np.std(np.log([each.ratio for each in pairs]))
     assert np.mean([each.error for each in pairs]) == pytest.approx(spread, rel=0.1)
 
@@ -76,8 +77,13 @@ def test_a_pair_by_hand():
     )
     found = compare(seconds)  # the two wild ones, and as many of the others, are left out
     assert found.ratio == pytest.approx(2.0)
-    assert found.error == pytest.approx(0.0)
     assert (found.passes, found.seconds, found.baseline_seconds) == (2, 8.5, 17.5)
+
+
+def test_what_differs_from_sample_to_sample_is_no_noise():
+    seconds = np.array([[[1.0, 2.0], [1.0, 3.0], [1.0, 4.0]]])
+    assert compare(np.concatenate([seconds, 2 * seconds])).error == pytest.approx(0.0)
+    assert compare(seconds).error > 0.1  # one pass cannot tell
 
 
 @given(SECONDS)
