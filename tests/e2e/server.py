@@ -35,6 +35,7 @@ STUDY: dict[str, Any] = {
     "measuring": {
         "rounds": 3,
         "speed_samples": 1,
+        "pair_seconds": 0,
         "turn_seconds": 5,
         "warmup_samples": 1,
         "threads": 1,

@@ -41,7 +41,13 @@ def rows(home: Path) -> dict[str, dict[str, Any]]:
     study = yaml.safe_load((STUDIES / "compression.yaml").read_text("utf8"))
     study["data"] |= {"train_files": 40, "dev_files": 5, "samples": 8}
     study["variants"] = {name: study["variants"][name] for name in VARIANTS}
-    study["measuring"] |= {"rounds": 1, "speed_samples": 2, "warmup_samples": 1, "decoding": {"max_new_tokens": 12}}
+    study["measuring"] |= {
+        "rounds": 1,
+        "speed_samples": 2,
+        "pair_seconds": 0,
+        "warmup_samples": 1,
+        "decoding": {"max_new_tokens": 12},
+    }
     (home / "compression.yaml").write_text(yaml.safe_dump(study, sort_keys=False), "utf8")
     finished = run_command("run", str(home / "compression.yaml"), "--json", home=home)
     return {row["variant"]: row for row in json.loads(finished.stdout)}

@@ -25,7 +25,7 @@ variants:
   original:
     label: baseline
     recipe: [{step: export-onnx}, {step: engine, name: onnxruntime}]
-measuring: {rounds: 1, speed_samples: 1, warmup_samples: 1, decoding: {max_new_tokens: 4}}
+measuring: {rounds: 1, speed_samples: 1, pair_seconds: 0, warmup_samples: 1, decoding: {max_new_tokens: 4}}
 """
 GUIDE = (ROOT / "docs/hosts.md").read_text("utf8")
 # The guide's own files, without what only the real cluster has.

@@ -34,7 +34,8 @@ variants:
       - {step: engine, name: torch}
   lookup: {recipe: [{step: export-onnx}, {step: engine, name: onnxruntime, draft_tokens: 4}]}
   torch-lookup: {recipe: [{step: engine, name: torch, draft_tokens: 4}]}
-measuring: {rounds: 1, speed_samples: 2, warmup_samples: 1, quality_batch_size: 1, decoding: {max_new_tokens: 30}}
+measuring: {rounds: 1, speed_samples: 2, pair_seconds: 0, warmup_samples: 1, quality_batch_size: 1,
+  decoding: {max_new_tokens: 30}}
 """
 
 

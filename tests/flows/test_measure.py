@@ -44,6 +44,7 @@ STUDY = {
     "measuring": {
         "rounds": 2,
         "speed_samples": 1,
+        "pair_seconds": 0,
         "warmup_samples": 1,
         "threads": 1,
         "decoding": {"max_new_tokens": 4},

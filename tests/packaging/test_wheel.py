@@ -26,7 +26,7 @@ variants:
   original: {label: baseline, recipe: [{step: engine, name: torch}]}
   int8: {recipe: [{step: export-onnx}, {step: onnx-int8}, {step: engine, name: onnxruntime}]}
   ctranslate2: {recipe: [{step: export-ctranslate2}, {step: engine, name: ctranslate2}]}
-measuring: {rounds: 1, speed_samples: 1, warmup_samples: 1, decoding: {max_new_tokens: 5}}
+measuring: {rounds: 1, speed_samples: 1, pair_seconds: 0, warmup_samples: 1, decoding: {max_new_tokens: 5}}
 """
 
 

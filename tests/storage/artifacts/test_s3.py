@@ -81,7 +81,7 @@ TINY = """
 data: {train_files: 40, dev_files: 8, samples: 4}
 variants:
   original: {label: baseline, recipe: [{step: export-onnx}, {step: engine, name: onnxruntime}]}
-measuring: {rounds: 1, speed_samples: 1, warmup_samples: 1, decoding: {max_new_tokens: 4}}
+measuring: {rounds: 1, speed_samples: 1, pair_seconds: 0, warmup_samples: 1, decoding: {max_new_tokens: 4}}
 """
 
 
