@@ -1,20 +1,18 @@
 """How far a variant that takes turns with itself seems from itself: the noise that docs/measuring.md reports.
 
-    python -m benchmarks.pairs record docs/data/pairs.csv "idle" --pairs 40
+    python -m benchmarks.pairs record docs/data/pairs.csv idle --pairs 24
     python -m benchmarks.pairs report docs/data/pairs.csv
 
-`record` appends; while it runs, nothing else should, but what the recording is named after. `report` prints two tables:
-the spread of a pair's ratio, and how often intervals of a few pairs hold the truth.
+`record` appends; while it runs, nothing else should, but what the recording is named after. `report` prints the tables.
 """
 
 from __future__ import annotations
 
 import csv
-import math
 import random
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -22,11 +20,11 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from slimline.tasks.analysis.statistics import replicates_interval
+from slimline.tasks.analysis.statistics import equal_speed_p_value, replicates_interval
 from slimline.tasks.data.tokenizer import encode_prompts, load_tokenizer
 from slimline.tasks.export.onnx_export import export_onnx
 from slimline.tasks.measurement.completions import request_for
-from slimline.tasks.measurement.pairs import Schedule, compare, take_turns
+from slimline.tasks.measurement.pairs import Schedule, Seconds, compare, take_turns
 from slimline.tasks.measurement.probe import ProbeRequest
 from slimline.tasks.measurement.probe_process import ProbeProcess
 from slimline.tasks.models.bases import make_base
@@ -34,61 +32,58 @@ from slimline.tasks.quantization.onnx_int8 import quantize_onnx
 from slimline.tasks.runtime.host import usable_cpus, usable_threads
 from slimline.tasks.specs import BundledBase, Decoding, Engine, EngineName
 
-SAMPLES = 20
-TURNS = (1, 4, 20)
-LONGEST_S = 8.0
-SECONDS = (0.0, 2.0, 4.0, 8.0)
-PAIRS = (2, 3, 5, 10)
-DRAWS = 20_000
+SAMPLES = 10
+TURNS = (1, 5, 10)
+PASSES = 4
+REPLICATES = (2, 3, 5, 10)
+SLOWDOWN = 1.05
+SURE_BELOW = 0.05
 TIMEOUT_S = 600.0
+HEAD = ("recording", "engine", "turn_samples", "pair", "pass", "sample", "seconds", "baseline_seconds")
 
 app = typer.Typer(add_completion=False)
 
 
-class PassRow(NamedTuple):
-    """What a pair of processes said after some passes.
-
-    Attributes:
-        recording: What else the machine did.
-        engine: The engine.
-        turn_samples: Samples in a turn.
-        pair: Number of the pair.
-        passes: Passes over the samples so far.
-        seconds: Seconds of both so far.
-        ratio: The pair's ratio so far; 1 would be right.
-    """
+class Kind(NamedTuple):
+    """What else the machine did, the engine, and the samples in a turn."""
 
     recording: str
     engine: str
     turn_samples: int
-    pair: int
-    passes: int
-    seconds: float
-    ratio: float
+
+
+Recording = Mapping[Kind, NDArray[np.float64]]
+"""Seconds by kind: [pairs, passes, samples, 2]."""
 
 
 @app.command()
 def record(
     path: Annotated[Path, typer.Argument(help="The CSV file to append to.")],
     recording: Annotated[str, typer.Argument(help="What else the machine does meanwhile.")],
-    pairs: Annotated[int, typer.Option(help="Pairs of processes of each kind.")] = 40,
+    pairs: Annotated[int, typer.Option(help="Pairs of processes of each engine.")] = 24,
 ) -> None:
-    """Let new processes of the bundled model take turns with themselves, and append what each pair says."""
+    """Let new processes of the bundled model take turns with themselves, and append their seconds."""
     with tempfile.TemporaryDirectory() as directory, path.open("a", newline="", encoding="utf8") as file:
-        table = csv.writer(file)
+        table = csv.writer(file, lineterminator="\n")
         if not path.stat().st_size:
-            table.writerow(PassRow._fields)
+            table.writerow(HEAD)
         models = _models(Path(directory))
         for pair in range(pairs):
-            for engine, turn_samples in ((name, turn) for name in models for turn in TURNS):
-                request = _request(engine, models[engine])
-                table.writerows(_pair(request, PassRow(recording, engine, turn_samples, pair, 0, 0.0, 1.0)))
+            for engine, model in models.items():
+                for turn, seconds in _pair(_request(engine, model), f"{recording}/{pair}").items():
+                    for (number, sample), (ours, theirs) in _cells(seconds):
+                        kind = Kind(recording, engine, turn)
+                        table.writerow([*kind, pair, number, sample, f"{ours:.6f}", f"{theirs:.6f}"])
                 file.flush()
             typer.echo(f"{recording}: pair {pair + 1} of {pairs}", err=True)
 
 
+def _cells(seconds: Seconds) -> Iterable[tuple[tuple[int, ...], NDArray[np.float64]]]:
+    return ((place, seconds[place]) for place in np.ndindex(seconds.shape[:2]))
+
+
 def _models(directory: Path) -> dict[EngineName, Path]:
-    """The bundled model for torch, and in int8 for onnxruntime: ten times as fast."""
+    """The bundled model for torch, and in int8 for onnxruntime."""
     paths = {name: directory / name for name in ("slice", "model", "onnx", "int8")}
     for path in paths.values():
         path.mkdir()
@@ -99,7 +94,7 @@ def _models(directory: Path) -> dict[EngineName, Path]:
 
 
 def _request(engine: EngineName, directory: Path) -> ProbeRequest:
-    """Lines of this file, after different numbers of lines before them."""
+    """Lines of this file, after the 40 lines before them."""
     lines = Path(__file__).read_text("utf8").splitlines()
     chosen = sorted(random.Random(0).sample(range(40, len(lines)), SAMPLES))
     texts = [" <EOL> ".join(lines[line - 40 : line]) for line in chosen]
@@ -117,63 +112,97 @@ def _request(engine: EngineName, directory: Path) -> ProbeRequest:
     )
 
 
-def _pair(request: ProbeRequest, row: PassRow) -> Iterator[PassRow]:
-    schedule = Schedule(SAMPLES, row.turn_samples, LONGEST_S, TIMEOUT_S)
+def _pair(request: ProbeRequest, seed: str) -> dict[int, Seconds]:
+    """The seconds of a new pair of processes, by the samples in a turn."""
+    found = {turn: np.empty((0, SAMPLES, 2)) for turn in TURNS}
     with ProbeProcess(request) as theirs, ProbeProcess(request) as ours:
         for process in (theirs, ours):
             process.result(TIMEOUT_S)
-        seconds = take_turns(ours, theirs, schedule, f"{row.recording}/{row.pair}")
-    for passes in range(1, len(seconds) + 1):
-        so_far = seconds[:passes]
-        yield row._replace(passes=passes, seconds=float(so_far.sum()), ratio=compare(so_far).ratio)
-
-
-def read(path: Path) -> list[PassRow]:
-    """The rows of a recording."""
-    with path.open(newline="", encoding="utf8") as file:
-        return [
-            PassRow(recording, engine, int(turn), int(pair), int(passes), float(seconds), float(ratio))
-            for recording, engine, turn, pair, passes, seconds, ratio in list(csv.reader(file))[1:]
-        ]
-
-
-def ratios(rows: Iterable[PassRow], seconds: float) -> list[float]:
-    """What each pair said when it had lasted that long."""
-    found = []
-    for _, of_pair in groupby(rows, key=lambda row: row[:4]):
-        in_order = list(of_pair)
-        found.append(next((row.ratio for row in in_order if row.seconds >= seconds), in_order[-1].ratio))
+        for number in range(PASSES):
+            for turn in random.Random(f"{seed}/{number}").sample(TURNS, len(TURNS)):
+                schedule = Schedule(SAMPLES, turn, 0, TIMEOUT_S)
+                one_pass = take_turns(ours, theirs, schedule, f"{seed}/{number}/{turn}")
+                found[turn] = np.concatenate([found[turn], one_pass])
     return found
 
 
-def coverage(values: Sequence[float], pairs: int, draws: int = DRAWS) -> float:
-    """How often the interval of so many pairs, drawn from these ratios, holds their geometric mean."""
-    rng = np.random.default_rng(0)
-    truth = math.exp(float(np.mean(np.log(values))))
-    drawn: NDArray[np.float64] = rng.choice(np.asarray(values), (draws, pairs))
-    intervals = [replicates_interval(each) for each in drawn]
-    return sum(lo <= truth <= hi for _, lo, hi, _ in intervals if lo is not None and hi is not None) / draws
+def read(path: Path) -> Recording:
+    """A recording from its file."""
+    found: dict[Kind, dict[tuple[int, int, int], tuple[float, float]]] = defaultdict(dict)
+    with path.open(newline="", encoding="utf8") as file:
+        for row in csv.DictReader(file):
+            kind = Kind(row["recording"], row["engine"], int(row["turn_samples"]))
+            place = int(row["pair"]), int(row["pass"]), int(row["sample"])
+            found[kind][place] = float(row["seconds"]), float(row["baseline_seconds"])
+    return {kind: _array(cells) for kind, cells in found.items()}
+
+
+def _array(cells: Mapping[tuple[int, int, int], tuple[float, float]]) -> NDArray[np.float64]:
+    shape = np.max(list(cells), axis=0) + 1
+    array = np.full((*shape, 2), np.nan)
+    for place, seconds in cells.items():
+        array[place] = seconds
+    return array
+
+
+def draw(
+    seconds: NDArray[np.float64], passes: int, size: tuple[int, ...], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Ratios of new pairs with the recorded noise: a recorded pair, and of it as many passes, each drawn anew.
+
+    Which of the two processes is ours is drawn as well, so that the true ratio is 1.
+
+    Args:
+        seconds: A recording of one kind.
+        passes: Passes of a pair.
+        size: Shape of what is returned.
+        rng: Where the luck comes from.
+    """
+    found = np.empty(size)
+    for place in np.ndindex(size):
+        chosen = seconds[rng.integers(len(seconds))][rng.integers(seconds.shape[1], size=passes)]
+        found[place] = compare(chosen[..., ::-1] if rng.random() < 0.5 else chosen).ratio
+    return found
+
+
+def coverage(ratios: NDArray[np.float64]) -> float:
+    """How often the interval holds the truth, 1; `ratios` are [runs, pairs]."""
+    intervals = [replicates_interval(run.tolist()) for run in ratios]
+    return sum(lo <= 1 <= hi for _, lo, hi, _ in intervals if lo is not None and hi is not None) / len(ratios)
+
+
+def share_flagged(ratios: NDArray[np.float64], slowdown: float = 1.0) -> float:
+    """How often a variant that is so much slower surely differs; `ratios` are [runs, pairs]."""
+    p_values = [equal_speed_p_value((run / slowdown).tolist()) for run in ratios]
+    return sum(p is not None and p < SURE_BELOW for p in p_values) / len(ratios)
 
 
 @app.command()
-def report(path: Annotated[Path, typer.Argument(help="What `record` has written.")]) -> None:
-    """Print the spread of a pair's ratio, and the coverage of the intervals, as Markdown tables."""
-    rows = read(path)
-    kinds = list(dict.fromkeys((row.recording, row.engine) for row in rows))
-    typer.echo(_head(["machine", "engine", "samples a turn", *(f"{each:g} s a pair" for each in SECONDS)]))
-    for kind in kinds:
-        for turn in TURNS:
-            chosen = [row for row in rows if row[:3] == (*kind, turn)]
-            typer.echo(_line([*kind, str(turn), *(_spread(ratios(chosen, each)) for each in SECONDS)]))
-    typer.echo("\n" + _head(["machine", "engine", *(f"{each} pairs" for each in PAIRS)]))
-    for kind in kinds:
-        found = ratios([row for row in rows if row[:3] == (*kind, 4)], 4.0)
-        typer.echo(_line([*kind, *(f"{100 * coverage(found, each):.1f} %" for each in PAIRS)]))
+def report(
+    path: Annotated[Path, typer.Argument(help="What `record` has written.")],
+    runs: Annotated[int, typer.Option(help="Simulated runs for each figure.")] = 4_000,
+) -> None:
+    """Print the spread of a pair's ratio, and what intervals of few pairs are worth, as Markdown tables."""
+    recorded = read(path)
+    rng = np.random.default_rng(0)
+    passes = range(1, PASSES + 1)
+    typer.echo(_head(["machine", "engine", "samples a turn", "pairs", *(f"passes: {each}" for each in passes)]))
+    for kind, seconds in recorded.items():
+        spreads = [_spread([compare(pair[:each]).ratio for pair in seconds]) for each in passes]
+        typer.echo(_line([kind.recording, kind.engine, str(kind.turn_samples), str(len(seconds)), *spreads]))
+    columns = [*(f"{each} pairs" for each in REPLICATES), "flagged of 200 equal ones", "5 % slower flagged"]
+    typer.echo("\n" + _head(["machine", "engine", *columns]))
+    for kind, seconds in recorded.items():
+        if kind.turn_samples == 1:
+            drawn = draw(seconds, 2, (runs, max(REPLICATES)), rng)
+            held = [f"{100 * coverage(drawn[:, :each]):.1f} %" for each in REPLICATES]
+            of_five = drawn[:, :5]
+            flagged = [f"{200 * share_flagged(of_five):.0f}", f"{100 * share_flagged(of_five, SLOWDOWN):.0f} %"]
+            typer.echo(_line([kind.recording, kind.engine, *held, *flagged]))
 
 
-def _spread(values: Sequence[float]) -> str:
-    logs = np.log(values)
-    return f"{100 * logs.std(ddof=1):.2f} ({100 * logs.mean():+.2f})"
+def _spread(ratios: Sequence[float]) -> str:
+    return f"{100 * np.log(ratios).std(ddof=1):.1f} %"
 
 
 def _head(columns: Sequence[str]) -> str:

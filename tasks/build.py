@@ -20,8 +20,9 @@ from typing import Any
 from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore, Provenance
 from slimline.storage.paths import home
 from slimline.tasks.export.parity import Loadable, parity_in_new_process, reference_in_new_process
+from slimline.tasks.forms import ENGINE_OF, KIND_OF
 from slimline.tasks.models.checkpoint import refuse_not_finite, stored_tensors
-from slimline.tasks.registry import ENGINE_OF, KIND_OF, StepRow, row_of
+from slimline.tasks.registry import StepRow, row_of
 from slimline.tasks.runtime.code_hash import code_hash, step_libraries
 from slimline.tasks.specs import (
     Base,

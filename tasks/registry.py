@@ -15,10 +15,11 @@ from hashlib import file_digest, sha256
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from slimline.storage.paths import BUNDLED
 from slimline.tasks.formats import format_of
+from slimline.tasks.forms import ENGINE_OF, FORM_OF, KIND_OF, Form, Kind
 from slimline.tasks.runtime.host import describe_host, usable_threads, usable_weight_bits
 from slimline.tasks.specs import (
     BundledBase,
@@ -31,7 +32,6 @@ from slimline.tasks.specs import (
     ExportOpenvino,
     External,
     FineTune,
-    ForeignFormat,
     GroupLasso,
     HubBase,
     OnnxInt8,
@@ -51,52 +51,6 @@ from slimline.tasks.specs import (
 )
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-Form = Literal[
-    "checkpoint",
-    "quantized checkpoint",
-    "packed checkpoint",
-    "graph",
-    "quantized graph",
-    "OpenVINO model",
-    "quantized OpenVINO model",
-    "CTranslate2 model",
-    "foreign checkpoint",
-    "foreign graph",
-    "foreign OpenVINO model",
-    "foreign CTranslate2 model",
-]
-Kind = Literal["slice", "model", "packed", "onnx", "openvino", "ctranslate2", "predictions"]
-KIND_OF: dict[Form, Kind] = {
-    "checkpoint": "model",
-    "quantized checkpoint": "model",
-    "packed checkpoint": "packed",
-    "graph": "onnx",
-    "quantized graph": "onnx",
-    "OpenVINO model": "openvino",
-    "quantized OpenVINO model": "openvino",
-    "CTranslate2 model": "ctranslate2",
-    "foreign checkpoint": "model",
-    "foreign graph": "onnx",
-    "foreign OpenVINO model": "openvino",
-    "foreign CTranslate2 model": "ctranslate2",
-}
-"""The kind of artifact that a model of each form is stored as."""
-ENGINE_OF: dict[str, EngineName] = {
-    "model": "torch",
-    "packed": "torch",
-    "onnx": "onnxruntime",
-    "openvino": "openvino",
-    "ctranslate2": "ctranslate2",
-}
-"""The engine that runs each kind of artifact."""
-FORM_OF: dict[ForeignFormat, Form] = {
-    "huggingface": "foreign checkpoint",
-    "onnx": "foreign graph",
-    "openvino": "foreign OpenVINO model",
-    "ctranslate2": "foreign CTranslate2 model",
-}
-"""What a model that others made is, by its format."""
 
 
 class Bound(NamedTuple):

@@ -9,7 +9,8 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo,
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from slimline.tasks.registry import RECIPE_ROWS, Form, row_of, user_row
+from slimline.tasks.forms import Form
+from slimline.tasks.registry import RECIPE_ROWS, row_of, user_row
 from slimline.tasks.specs import Engine, External, StepSpec, UserStep
 
 USER_MODULES = {"import user modules": True}

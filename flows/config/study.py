@@ -15,7 +15,9 @@ from pydantic import Field, ValidationError, ValidationInfo, WithJsonSchema, fie
 from slimline.flows.config.host import Local, Pool, Slurm, load_hosts
 from slimline.flows.config.loader import StudyError, find_file, problem_lines, read_fields, unknown_name, yaml_names
 from slimline.flows.config.recipe import USER_MODULES, Preparation, Step, can_check, form_after
-from slimline.tasks.registry import ENGINE_OF, KIND_OF, forms_run_by
+from slimline.tasks.forms import ENGINE_OF, KIND_OF
+from slimline.tasks.measurement.settings import MeasurementSettings
+from slimline.tasks.registry import forms_run_by
 from slimline.tasks.specs import (
     Base,
     BundledBase,
@@ -23,7 +25,6 @@ from slimline.tasks.specs import (
     Engine,
     EngineName,
     External,
-    MeasurementSettings,
     Spec,
     StepSpec,
 )

@@ -24,6 +24,7 @@ from slimline.tasks.measurement.pairs import Schedule, compare, take_turns
 from slimline.tasks.measurement.probe import ProbeRequest
 from slimline.tasks.measurement.probe_process import ProbeError, ProbeProcess
 from slimline.tasks.measurement.roofline import ModelWork, work_of
+from slimline.tasks.measurement.settings import MeasurementSettings
 from slimline.tasks.measurement.size import Parameters, count_parameters, disk_size
 from slimline.tasks.measurement.summary import (
     Measurement,
@@ -35,7 +36,7 @@ from slimline.tasks.measurement.summary import (
 )
 from slimline.tasks.models.external import is_external
 from slimline.tasks.runtime.host import usable_cpus, usable_threads
-from slimline.tasks.specs import Engine, MeasurementSettings
+from slimline.tasks.specs import Engine
 
 _log = logging.getLogger(__name__)
 _OF_TRAINING = ("train_tokens_per_s", "train_loss", "dev_loss")

@@ -9,12 +9,10 @@ from typing import Any, get_args
 import pytest
 
 from slimline.tasks import specs
+from slimline.tasks.forms import ENGINE_OF, KIND_OF, Form
 from slimline.tasks.registry import (
-    ENGINE_OF,
-    KIND_OF,
     RECIPE_ROWS,
     Bound,
-    Form,
     StepRow,
     forms_run_by,
     recipe_step,

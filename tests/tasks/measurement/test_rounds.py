@@ -27,6 +27,7 @@ from slimline.tasks.measurement.rounds import (
     speed_request,
 )
 from slimline.tasks.measurement.score import score_pairs
+from slimline.tasks.measurement.settings import MeasurementSettings
 from slimline.tasks.measurement.size import DiskSize, Parameters
 from slimline.tasks.measurement.summary import (
     Turn,
@@ -36,7 +37,7 @@ from slimline.tasks.measurement.summary import (
     speed_measurements,
 )
 from slimline.tasks.runtime.host import usable_cpus
-from slimline.tasks.specs import Decoding, Engine, MeasurementSettings
+from slimline.tasks.specs import Decoding, Engine
 from tests.tasks.bpe_models import write_bpe_model
 
 
