@@ -181,7 +181,10 @@ def _unmeasured(row: ResultRow) -> list[str]:
     """Why a variant cannot be compared at all."""
     if row.error:
         return [f"failed: {clean(row.error)}"]
-    return [f"not measured: {metric}" for metric in _NEEDED if row.value(metric) is None]
+    missing = [f"not measured: {metric}" for metric in _NEEDED if row.value(metric) is None]
+    if row.value("speed_ratio") is None and row.value("line_speed_ratio") is not None:
+        return [*missing, "the run is older than measuring at equal work: run the study again"]
+    return missing
 
 
 def _shortfall(row: ResultRow, name: str, bound: float) -> str | None:

@@ -20,7 +20,7 @@ Seconds = NDArray[np.float64]
 
 PRECISE = 0.015
 """Relative standard error of a pair's ratio at which no further pass begins: what a process is lucky or unlucky by."""
-LONGEST = 3
+LONGEST = 2
 """Times the least seconds of a pair after which it ends, however noisy it is."""
 _CUT = 0.25  # share of the samples' ratios that is left out at either end
 

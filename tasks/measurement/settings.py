@@ -20,8 +20,8 @@ class MeasurementSettings(Spec):
     pair_seconds: NonNegativeFloat = Field(
         4,
         le=600,
-        description="Least seconds that it takes turns with the baseline in a round, at equal work; up to three "
-        "times as many where it is noisy. 0: each sample once.",
+        description="Least seconds that it takes turns with the baseline in a round, at equal work; up to twice as "
+        "many where it is noisy. 0: each sample once.",
     )
     turn_samples: PositiveInt = Field(
         1, description="Samples that one of the two completes before it is the other's turn."

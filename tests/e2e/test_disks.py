@@ -68,11 +68,18 @@ def test_a_full_disk_does_not_eat_the_file_before(command: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "command", ["table", "recommend --json", "artifacts list", "artifacts verify", "metrics verify"]
+    ("command", "status"),
+    [
+        ("table", 0),
+        ("recommend --json", 1),  # nothing, as it is of before speeds were measured at equal work
+        ("artifacts list", 0),
+        ("artifacts verify", 0),
+        ("metrics verify", 0),
+    ],
 )
-def test_a_store_on_a_read_only_disk_is_read(command: str, tmp_path: Path) -> None:
+def test_a_store_on_a_read_only_disk_is_read(command: str, status: int, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     fill = f"cp -r {GOLDEN}/. {disk} && mount -o remount,ro {disk}"
     answered = on_disk(disk, "size=20m", f"{fill} && {SLIMLINE} {command}")
-    assert answered.returncode == 0, answered.stderr
+    assert answered.returncode == status, answered.stderr
     assert answered.stdout and not answered.stderr

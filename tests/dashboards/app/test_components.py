@@ -70,7 +70,7 @@ def test_answers_are_kept_by_question_and_store(store, monkeypatch):
 
 def test_a_job_answers_or_says_why_not(store):
     job = Job(store, "SELECT count(*) AS n FROM measurements")
-    assert job.wait(PATIENCE_S) and job.answer is not None and job.answer.to_pylist() == [{"n": 12}]
+    assert job.wait(PATIENCE_S) and job.answer is not None and job.answer.to_pylist() == [{"n": 13}]
     job = Job(store, "SELECT 1 +\n  nonsense")
     assert job.wait(PATIENCE_S) and job.error is not None and "LINE 2" in job.error
     job = Job(store, "DROP VIEW runs")

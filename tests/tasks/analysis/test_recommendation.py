@@ -142,6 +142,11 @@ def test_one_that_fits_and_one_that_is_best_in_everything():
         ({"random_weights": True}, Constraints(max_disk_mb=20), ""),
         ({"error": "died:\nout of memory"}, Constraints(max_disk_mb=20), "failed: died: out of memory"),
         ({"speed_ratio": None}, Constraints(max_disk_mb=20), "not measured: speed_ratio"),
+        (
+            {"speed_ratio": None, "line_speed_ratio": 2.0},
+            Constraints(max_disk_mb=20),
+            "not measured: speed_ratio; the run is older than measuring at equal work: run the study again",
+        ),
         ({"disk_mb": 20.5}, Constraints(max_disk_mb=20), "breaks disk at most 20 MB: 20.5"),
         ({"memory_mb": (140.0, 126.0, 901.0)}, Constraints(max_memory_mb=900), "may break memory at most 900 MB"),
         ({"memory_mb": 900.0}, Constraints(max_memory_mb=900), ""),
