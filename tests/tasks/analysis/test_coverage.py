@@ -4,20 +4,19 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.pairs import REPLICATES, SLOWDOWN, app, coverage, draw, read, share_flagged
+from benchmarks.pairs import DRAWN, REPLICATES, SLOWDOWN, app, coverage, draw, read, share_flagged
 from tests.command import ROOT
 
 PATH = ROOT / "docs/data/pairs.csv"
 RECORDED = {kind: seconds for kind, seconds in read(PATH).items() if kind.turn_samples == 1}
 RUNS = 4_000
-PASSES = 2
 
 
 @pytest.fixture(scope="module", params=list(RECORDED), ids=lambda kind: f"{kind.recording}, {kind.engine}")
 def ratios(request: pytest.FixtureRequest) -> np.ndarray:
     """[runs, pairs] of a variant that is as fast as its baseline."""
     rng = np.random.default_rng(1)
-    return draw(RECORDED[request.param], PASSES, (RUNS, max(REPLICATES)), rng)
+    return draw(RECORDED[request.param], DRAWN, (RUNS, max(REPLICATES)), rng)
 
 
 @pytest.mark.parametrize("pairs", REPLICATES)
