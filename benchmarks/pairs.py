@@ -13,6 +13,7 @@ import random
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -159,10 +160,9 @@ def draw(
         size: Shape of what is returned.
         rng: Where the luck comes from.
     """
-    found = np.empty(size)
-    for place in np.ndindex(size):
-        chosen = seconds[rng.integers(len(seconds))][rng.choice(seconds.shape[1], passes, replace=False)]
-        found[place] = compare(chosen[..., ::-1] if rng.random() < 0.5 else chosen).ratio
+    chosen = list(combinations(range(seconds.shape[1]), passes))
+    ratios = [compare(pair[list(each)]).ratio for pair in seconds for each in chosen]
+    found: NDArray[np.float64] = rng.choice([*ratios, *(1 / ratio for ratio in ratios)], size)
     return found
 
 

@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 _STATUS = Path("/proc/self/status")
 _MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
 _MB = 1e6
+_LOOK_S = 0.005
+_QUIET = 0.1  # of one CPU
+_LONGEST_S = 0.5
 
 
 class ProbeRequest(BaseModel):
@@ -170,7 +173,9 @@ class Probe:
 
     def take_turn(self, samples: Sequence[int]) -> list[float]:
         """Seconds of each of these samples when as many tokens are written as the request says."""
-        return [self._time_equal_work(sample) for sample in samples]
+        seconds = [self._time_equal_work(sample) for sample in samples]
+        _calm_down()
+        return seconds
 
     def _time_equal_work(self, sample: int) -> float:
         request = self._request
@@ -178,6 +183,16 @@ class Probe:
         clock = time.perf_counter_ns()
         self._engine.complete([request.prompts[sample]], (), decoding)
         return (time.perf_counter_ns() - clock) / 1e9
+
+
+def _calm_down() -> None:
+    """Wait until this process is quiet: OpenMP's threads spin for 10 ms after their work, in what is the other's turn."""
+    latest = time.monotonic() + _LONGEST_S
+    while time.monotonic() < latest:
+        before = time.process_time()
+        time.sleep(_LOOK_S)
+        if time.process_time() - before < _QUIET * _LOOK_S:
+            break
 
 
 def _measure_speed(engine: CompletionEngine, request: ProbeRequest) -> dict[str, object]:

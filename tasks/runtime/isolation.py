@@ -39,8 +39,8 @@ def raise_priority() -> None:
 def same_addresses() -> Iterator[None]:
     """Processes that this thread starts have their code and memory at the same addresses, where Linux allows it.
 
-    Random ones (ASLR) change how well caches and TLBs hold a library's code: processes of the same program then differ
-    by several per cent (Mytkowicz et al., Producing Wrong Data Without Doing Anything Obviously Wrong, ASPLOS 2009).
+    Random ones (ASLR) change from process to process how well caches and TLBs hold a library's code (Mytkowicz et al.,
+    Producing Wrong Data Without Doing Anything Obviously Wrong, ASPLOS 2009).
     """
     if sys.platform != "linux":
         yield

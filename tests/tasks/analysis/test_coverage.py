@@ -9,7 +9,7 @@ from tests.command import ROOT
 
 PATH = ROOT / "docs/data/pairs.csv"
 RECORDED = {kind: seconds for kind, seconds in read(PATH).items() if kind.turn_samples == 1}
-RUNS = 4_000
+RUNS = 20_000
 
 
 @pytest.fixture(scope="module", params=list(RECORDED), ids=lambda kind: f"{kind.recording}, {kind.engine}")

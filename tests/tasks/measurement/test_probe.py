@@ -137,6 +137,17 @@ def test_equal_work_is_the_tokens_that_the_request_names_whatever_ends_a_line(re
     assert engine.asked == [([(9,)], (), expected[0]), ([(1, 2, 3)], (), expected[1])]
 
 
+def test_a_turn_ends_when_the_process_is_quiet(request_for, monkeypatch):
+    """Threads that still spin for three looks, a whole CPU each time, are waited for."""
+    monkeypatch.setattr("slimline.tasks.engines.base.load_engine", lambda *_: Recorder())
+    probe = Probe(request_for(mode="speed", new_tokens=(1, 2, 3, 4)))
+    looks, used = [], iter([0.0, 0.005, 0.005, 0.01, 0.01, 0.015, 0.015, 0.0151])
+    monkeypatch.setattr("time.sleep", looks.append)
+    monkeypatch.setattr("time.process_time", lambda: next(used))
+    probe.take_turn([0])
+    assert len(looks) == 4
+
+
 def test_a_process_that_has_measured_alone_takes_turns(request_for):
     with ProbeProcess(request_for(mode="speed", new_tokens=(1, 2, 3, 4))) as process:
         assert len(process.result(600).timings) == 4
