@@ -186,7 +186,7 @@ class Probe:
 
 
 def _calm_down() -> None:
-    """Wait until this process is quiet: OpenMP's threads spin for 10 ms after their work, in what is the other's turn."""
+    """Wait until this process is quiet: OpenMP's threads spin for 10 ms after their work, in the other's turn."""
     latest = time.monotonic() + _LONGEST_S
     while time.monotonic() < latest:
         before = time.process_time()
