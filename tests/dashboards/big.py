@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from slimline.storage.metrics.metric import TABLE_METRICS
+from slimline.storage.metrics.metric import METRICS, TABLE_METRICS
 from slimline.storage.metrics.rows import MeasurementRow, PredictionRow, RunRow, VerdictRow
 from slimline.storage.metrics.schema import arrow_schema
 from slimline.storage.metrics.store import MetricsStore
@@ -71,7 +71,8 @@ def _measurements() -> pa.Table:
     numbers = {"value": value, "lo": 0.97 * value, "hi": 1.03 * value, "n": np.full(len(row), 5)}
     columns |= {name: pa.array(values) for name, values in numbers.items()}
     columns |= {"time": times.take(pa.array(run)), "random_weights": pa.array(np.zeros(len(row), bool))}
-    columns["metric_version"] = pa.array(np.ones(len(row), int))
+    versions = np.array([METRICS[name].version for name in TABLE_METRICS])
+    columns["metric_version"] = pa.array(versions[metric])
     schema = arrow_schema(MeasurementRow)
     return pa.table([columns.get(each.name, pa.nulls(len(row))).cast(each.type) for each in schema], schema=schema)
 

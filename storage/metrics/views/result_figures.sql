@@ -2,12 +2,15 @@
 -- interval. A variant's error is the first reason why one of its numbers is missing; a host that cannot measure energy is
 -- not a failure. The first definition of speed_ratio compared samples per second until lines end: what is now
 -- line_speed_ratio.
-WITH latest AS (
+WITH named AS (
     SELECT
         * REPLACE (
             CASE WHEN metric = 'speed_ratio' AND metric_version = 1 THEN 'line_speed_ratio' ELSE metric END AS metric
         )
     FROM {measurements}
+),
+latest AS (
+    SELECT * FROM named
     QUALIFY row_number() OVER (PARTITION BY run, host, variant, metric ORDER BY time DESC, written DESC) = 1
 ),
 variants AS (

@@ -44,6 +44,13 @@ def test_result_table_shows_the_latest_value_even_if_it_is_none(metrics):
     assert (row["es"], row["em"], row["error"], row["started"]) == (None, 1.0, "it broke", None)
 
 
+def test_of_a_metric_under_its_old_and_its_new_name_the_latest_counts(metrics):
+    metrics.append([measured("a", "speed_ratio", 2.0, metric_version=1)])
+    metrics.append([measured("a", "line_speed_ratio", 3.0, time=NOON + DAY), measured("a", "speed_ratio", 4.0)])
+    (row,) = rows(metrics, "FROM result_table")
+    assert (row["line_speed_ratio"], row["speed_ratio"]) == (3.0, 4.0)
+
+
 def test_missing_energy_is_no_failure(metrics):
     metrics.append([measured("a", "energy_j_per_sample", None, error="the host does not tell")])
     metrics.append([measured("a", "es", 40.0)])
