@@ -16,7 +16,7 @@ from typing import IO, Self
 
 from slimline.storage.child_process import module_command
 from slimline.tasks.measurement.probe import ProbeRequest, ProbeResult
-from slimline.tasks.runtime.isolation import bound_threads, same_addresses
+from slimline.tasks.runtime.isolation import same_addresses, steady_environment
 from slimline.tasks.runtime.threads import child_environment
 
 _STDERR_LINES = 20
@@ -54,7 +54,7 @@ class ProbeProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
-                env=child_environment(request.threads) | (bound_threads() if is_timed else {}),
+                env=child_environment(request.threads) | (steady_environment() if is_timed else {}),
                 start_new_session=sys.platform == "linux",  # for its priority; there it ends with this thread anyhow
             )
         self._request = request

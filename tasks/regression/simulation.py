@@ -71,24 +71,28 @@ def read_recordings(path: Path) -> list[Recording]:
 
 
 def _pair(turns: _Turns, baseline: str) -> dict[str, PairedRound]:
-    """A round as the view `paired_rounds` has it; empty where the baseline did not run twice."""
-    speeds = {name: [float(row["samples_per_s"]) for row in rows] for name, rows in turns.items()}
-    if len(speeds.get(baseline, ())) < 2:
+    """A round as the view `paired_rounds` has it; empty where the baseline was not compared with itself."""
+    own_ratio = _mean(turns.get(baseline, ()), "pair_ratio")
+    if own_ratio is None:
         return {}
-    first, second = speeds[baseline]
     return {
         name: PairedRound(
             run="",
             host="",
             round=0,
             variant=name,
-            samples_per_s=statistics.fmean(found),
-            speed_ratio=statistics.fmean(found) / statistics.fmean(speeds[baseline]),
-            baseline_self_ratio=second / first,
-            memory_over_base_mb=statistics.fmean(float(row["memory_over_base_mb"]) for row in turns[name]),
+            samples_per_s=_mean(rows, "samples_per_s"),
+            speed_ratio=1.0 if name == baseline else _mean(rows, "pair_ratio"),
+            baseline_self_ratio=own_ratio,
+            memory_over_base_mb=_mean(rows, "memory_over_base_mb"),
         )
-        for name, found in speeds.items()
+        for name, rows in turns.items()
     }
+
+
+def _mean(rows: Sequence[dict[str, str]], column: str) -> float | None:
+    values = [float(row[column]) for row in rows if row[column]]
+    return statistics.fmean(values) if values else None
 
 
 def simulate(recording: Recording, nights: int, rounds: int, seed: int, slowdown: Slowdown | None = None) -> Simulation:

@@ -17,11 +17,16 @@ _AUTOGROUP = Path("/proc/self/autogroup")  # sched(7): where it is on, niceness 
 _ANY = 0xFFFFFFFF
 _ADDR_NO_RANDOMIZE = 0x0040000  # personality(2)
 _BOUND = {"OMP_PROC_BIND": "close", "OMP_PLACES": "threads"}
+_ONE_HEAP = {"MALLOC_ARENA_MAX": "1"}  # mallopt(3): glibc's; other C libraries do not read it
 
 
-def bound_threads() -> dict[str, str]:
-    """Environment variables that keep each OpenMP thread on a CPU of its own; none where a system cannot pin."""
-    return _BOUND if hasattr(os, "sched_setaffinity") else {}
+def steady_environment() -> dict[str, str]:
+    """Environment variables that keep each OpenMP thread on a CPU of its own, and all threads to one heap.
+
+    glibc gives a thread a heap by who asks first, so that buffers of one process lie otherwise than those of the next:
+    every fourth process of torch was 8 % slower than the others, for as long as it lived. None, where a system cannot pin.
+    """
+    return _BOUND | _ONE_HEAP if hasattr(os, "sched_setaffinity") else {}
 
 
 def raise_priority() -> None:

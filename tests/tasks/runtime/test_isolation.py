@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slimline.tasks.runtime.isolation import bound_threads, raise_priority, same_addresses
+from slimline.tasks.runtime.isolation import raise_priority, same_addresses, steady_environment
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="personality(2) and autogroups are Linux's")
 LAYOUT = "import ctypes; print(ctypes.addressof(ctypes.c_int.in_dll(ctypes.pythonapi, 'Py_OptimizeFlag')))"
@@ -57,5 +57,5 @@ def test_without_the_right_to_it_a_priority_stays(monkeypatch: pytest.MonkeyPatc
 
 
 @LINUX
-def test_each_thread_has_a_cpu_of_its_own() -> None:
-    assert bound_threads() == {"OMP_PROC_BIND": "close", "OMP_PLACES": "threads"}
+def test_each_thread_has_a_cpu_of_its_own_and_all_have_one_heap() -> None:
+    assert steady_environment() == {"OMP_PROC_BIND": "close", "OMP_PLACES": "threads", "MALLOC_ARENA_MAX": "1"}
