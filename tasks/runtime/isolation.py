@@ -24,7 +24,8 @@ def steady_environment() -> dict[str, str]:
     """Environment variables that keep each OpenMP thread on a CPU of its own, and all threads to one heap.
 
     glibc gives a thread a heap by who asks first, so that buffers of one process lie otherwise than those of the next:
-    every fourth process of torch was 8 % slower than the others, for as long as it lived. None, where a system cannot pin.
+    every fourth process of torch was 8 % slower than the others, for as long as it lived. No variables where a system
+    cannot pin.
     """
     return _BOUND | _ONE_HEAP if hasattr(os, "sched_setaffinity") else {}
 
@@ -44,8 +45,8 @@ def raise_priority() -> None:
 def same_addresses() -> Iterator[None]:
     """Processes that this thread starts have their code and memory at the same addresses, where Linux allows it.
 
-    Random ones (ASLR) change from process to process how well caches and TLBs hold a library's code (Mytkowicz et al.,
-    Producing Wrong Data Without Doing Anything Obviously Wrong, ASPLOS 2009).
+    Random ones (ASLR) change from process to process how well caches and TLBs hold a library's code and data (Mytkowicz
+    et al., Producing Wrong Data Without Doing Anything Obviously Wrong, ASPLOS 2009).
     """
     if sys.platform != "linux":
         yield
