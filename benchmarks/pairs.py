@@ -1,6 +1,7 @@
 """How far a variant that takes turns with itself seems from itself: the noise that docs/measuring.md reports.
 
-    python -m benchmarks.pairs record docs/data/pairs.csv idle --pairs 24
+    python -m benchmarks.pairs record docs/data/pairs.csv idle --pairs 10
+    python -m benchmarks.pairs record docs/data/pairs.csv idle --pairs 14 --turn 1
     python -m benchmarks.pairs report docs/data/pairs.csv
 
 `record` appends; while it runs, nothing else should, but what the recording is named after. `report` prints the tables.
@@ -63,21 +64,32 @@ def record(
     path: Annotated[Path, typer.Argument(help="The CSV file to append to.")],
     recording: Annotated[str, typer.Argument(help="What else the machine does meanwhile.")],
     pairs: Annotated[int, typer.Option(help="Pairs of processes of each engine.")] = 24,
+    turn: Annotated[list[int] | None, typer.Option(help="Samples in a turn; may be repeated.")] = None,
 ) -> None:
     """Let new processes of the bundled model take turns with themselves, and append their seconds."""
+    turns = tuple(turn or TURNS)
+    before = _recorded_pairs(path, recording)
     with tempfile.TemporaryDirectory() as directory, path.open("a", newline="", encoding="utf8") as file:
         table = csv.writer(file, lineterminator="\n")
         if not path.stat().st_size:
             table.writerow(HEAD)
         models = _models(Path(directory))
-        for pair in range(pairs):
+        for pair in range(before, before + pairs):
             for engine, model in models.items():
-                for turn, seconds in _pair(_request(engine, model), f"{recording}/{pair}").items():
+                for in_turn, seconds in _pair(_request(engine, model), turns, f"{recording}/{pair}").items():
                     for (number, sample), (ours, theirs) in _cells(seconds):
-                        kind = Kind(recording, engine, turn)
+                        kind = Kind(recording, engine, in_turn)
                         table.writerow([*kind, pair, number, sample, f"{ours:.6f}", f"{theirs:.6f}"])
                 file.flush()
-            typer.echo(f"{recording}: pair {pair + 1} of {pairs}", err=True)
+            typer.echo(f"{recording}: pair {pair - before + 1} of {pairs}", err=True)
+
+
+def _recorded_pairs(path: Path, recording: str) -> int:
+    """The number that the next pair of a recording gets."""
+    if not path.exists():
+        return 0
+    with path.open(newline="", encoding="utf8") as file:
+        return max((int(row["pair"]) + 1 for row in csv.DictReader(file) if row["recording"] == recording), default=0)
 
 
 def _cells(seconds: Seconds) -> Iterable[tuple[tuple[int, ...], NDArray[np.float64]]]:
@@ -114,14 +126,14 @@ def _request(engine: EngineName, directory: Path) -> ProbeRequest:
     )
 
 
-def _pair(request: ProbeRequest, seed: str) -> dict[int, Seconds]:
+def _pair(request: ProbeRequest, turns: Sequence[int], seed: str) -> dict[int, Seconds]:
     """The seconds of a new pair of processes, by the samples in a turn."""
-    found = {turn: np.empty((0, SAMPLES, 2)) for turn in TURNS}
+    found = {turn: np.empty((0, SAMPLES, 2)) for turn in turns}
     with ProbeProcess(request) as theirs, ProbeProcess(request) as ours:
         for process in (theirs, ours):
             process.result(TIMEOUT_S)
         for number in range(PASSES):
-            for turn in random.Random(f"{seed}/{number}").sample(TURNS, len(TURNS)):
+            for turn in random.Random(f"{seed}/{number}").sample(turns, len(turns)):
                 schedule = Schedule(SAMPLES, turn, 0, TIMEOUT_S)
                 one_pass = take_turns(ours, theirs, schedule, f"{seed}/{number}/{turn}")
                 found[turn] = np.concatenate([found[turn], one_pass])
@@ -140,10 +152,11 @@ def read(path: Path) -> Recording:
 
 
 def _array(cells: Mapping[tuple[int, int, int], tuple[float, float]]) -> NDArray[np.float64]:
-    shape = np.max(list(cells), axis=0) + 1
-    array = np.full((*shape, 2), np.nan)
-    for place, seconds in cells.items():
-        array[place] = seconds
+    pairs = {number: place for place, number in enumerate(sorted({pair for pair, _, _ in cells}))}
+    passes, samples = (1 + max(place[axis] for place in cells) for axis in (1, 2))
+    array = np.full((len(pairs), passes, samples, 2), np.nan)
+    for (pair, *place), seconds in cells.items():
+        array[pairs[pair], *place] = seconds
     return array
 
 
