@@ -37,8 +37,9 @@ test: setup ## Run the tests
 testall: setup ## Run them and those that take minutes: real models, servers, Slurm, PostgreSQL, the UI
 	$(PYTEST) -m ''
 
-pictures: setup ## Draw the pictures of the documentation, from the newest run of the compression study
-	$(BIN)/slimline report --study compression --figures docs/pictures
+pictures: setup ## Draw the picture of the README, from the newest run of the compression study
+	$(BIN)/slimline report --study compression --figures build/pictures
+	cp build/pictures/overview.svg docs/pictures/
 
 coverage: export PYTEST_ADDOPTS = --cov --cov-report=term
 coverage: testall ## Run all tests, and print what they cover in pytest's own processes

@@ -45,7 +45,7 @@ def overview(rows: Sequence[ResultRow], recommended: str | None = None) -> alt.L
     speeds = fit_scale([1.0, *(each.speed for each in bubbles)])
     across = Scale(speeds.lo, speeds.hi, log=speeds.lo > 0)
     along = fit_scale([0.0, -ALLOWED_DROP, *(end for each in bubbles for end in (each.lo, each.hi))])
-    layers = [*_lines(), *_symbols(bubbles), *_names(bubbles, (across, along))]
+    layers = [*_lines(across), *_symbols(bubbles), *_names(bubbles, (across, along))]
     x = alt.X("x:Q", title=TITLE_X, scale=across.altair(), axis=across.axis())
     y = alt.Y("y:Q", title=TITLE_Y, scale=along.altair(), axis=along.axis())
     description = f"{TITLE_Y} against {TITLE_X} of {len(bubbles)} variants; the area is the size on disk"
@@ -90,11 +90,11 @@ def _named(bubbles: Sequence[_Bubble]) -> Collection[str]:
     return list(dict.fromkeys(each.variant for each in in_order))[:MOST_NAMES]
 
 
-def _lines() -> list[alt.Chart]:
-    """No change, and the drop that is allowed where nothing else is asked."""
-    values = inline_data([{"y": 0.0}, {"y": -ALLOWED_DROP}])
-    line: alt.Chart = alt.Chart(values).mark_rule(color=GREY, strokeDash=[4, 3])
-    return [line]
+def _lines(across: Scale) -> list[alt.Chart]:
+    """No change, and the drop that is allowed where nothing else is asked, from end to end."""
+    values = inline_data({"x": across.lo, "to_x": across.hi, "y": y} for y in (0.0, -ALLOWED_DROP))
+    line: alt.Chart = alt.Chart(values).mark_rule(color="black", strokeDash=[5, 4])
+    return [line.encode(x2="to_x:Q")]
 
 
 def _symbols(bubbles: Sequence[_Bubble]) -> list[alt.Chart]:
@@ -142,5 +142,6 @@ def _names(bubbles: Sequence[_Bubble], scales: tuple[Scale, Scale]) -> list[alt.
         if label.far:
             lines.append({"x": across.value(label.hook / WIDTH), "y": y, "to_x": each.speed, "to_y": each.change})
     text = alt.Chart(inline_data(texts)).mark_text(align="left", baseline="middle", fontSize=11)
+    halo = text.mark_text(align="left", baseline="middle", fontSize=11, stroke="white", strokeWidth=4)
     line = alt.Chart(inline_data(lines)).mark_rule(color=GREY, strokeWidth=0.75, opacity=0.8)
-    return [line.encode(x2="to_x:Q", y2="to_y:Q"), text.encode(text="text:N")]
+    return [line.encode(x2="to_x:Q", y2="to_y:Q"), halo.encode(text="text:N"), text.encode(text="text:N")]

@@ -1,8 +1,10 @@
 """The picture of a run: what it draws of which rows, whose names it writes, and that a tainted run says so."""
 
+import re
+
 import pytest
 
-from slimline.dashboards.reports.charts import svg
+from slimline.dashboards.reports.charts import WIDTH, svg
 from slimline.dashboards.reports.overview import MOST_NAMES, has_overview, overview
 from tests.dashboards.reports.test_charts import data, texts
 from tests.factories import result_row
@@ -38,7 +40,11 @@ def test_it_says_what_is_drawn_where_and_when_it_was_measured():
     written = texts(svg(overview(ROWS)))
     assert {"original", "int8", "slow", "change of edit similarity (ES), points"} <= set(written)
     assert any("measured on box, 2026-11-01" in each for each in written if each)
-    assert {0.0, -2.0} <= {each["y"] for each in data(overview(ROWS)) if each.keys() == {"y"}}
+
+
+def test_no_change_and_the_allowed_drop_are_lines_from_end_to_end():
+    drawn = re.findall(r'<line aria-label="[^"]*points: ([^;]*);[^>]* x2="(\d+)"[^>]*dasharray', svg(overview(ROWS)))
+    assert drawn == [("0", str(WIDTH)), ("\N{MINUS SIGN}2", str(WIDTH))]
 
 
 def test_of_a_tainted_run_it_says_that_first():
@@ -49,7 +55,7 @@ def test_of_a_tainted_run_it_says_that_first():
 def test_at_most_eight_have_names_and_the_original_and_the_recommended_are_among_them():
     rows = [ORIGINAL, *(row(f"v{number}", 2.0 + number, 0.1 * number, 20.0) for number in range(12))]
     chart = overview([*rows, row("chosen", 1.1, 9.0, 30.0)], recommended="chosen")
-    named = [each["text"] for each in data(chart) if "text" in each]
+    named = {each["text"] for each in data(chart) if "text" in each}
     assert len(named) == MOST_NAMES and {"original", "chosen", "v11"} <= set(named)
     assert len(bubbles(chart)) == 14
 
