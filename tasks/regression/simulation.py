@@ -87,6 +87,7 @@ def _pair(turns: _Turns, baseline: str) -> dict[str, PairedRound]:
             memory_over_base_mb=_mean(rows, "memory_over_base_mb"),
         )
         for name, rows in turns.items()
+        if _mean(rows, "pair_ratio") is not None  # else nothing is known of its speed: no ratio is made up
     }
 
 
