@@ -1,9 +1,11 @@
 """What a timed process asks of the system, asked for in new processes; each skips where the system refuses."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,8 +23,22 @@ group = Path("/proc/self/autogroup")
 print(os.getpriority(os.PRIO_PROCESS, 0), group.read_text().split()[-1] if group.is_file() else "none")
 """
 
+PAGES = 5000
+FAULTS = f"""
+import ctypes, resource
 
-def said_by(code: str, **options: bool) -> str:
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = libc.malloc({PAGES} * resource.getpagesize())
+    ctypes.memset(block, 1, {PAGES} * resource.getpagesize())
+    libc.free(block)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def said_by(code: str, **options: Any) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, **options).stdout
 
 
@@ -58,4 +74,13 @@ def test_without_the_right_to_it_a_priority_stays(monkeypatch: pytest.MonkeyPatc
 
 @LINUX
 def test_each_thread_has_a_cpu_of_its_own_and_all_have_one_heap() -> None:
-    assert steady_environment() == {"OMP_PROC_BIND": "close", "OMP_PLACES": "threads", "MALLOC_ARENA_MAX": "1"}
+    environment = steady_environment()
+    assert environment["OMP_PROC_BIND"] == "close"
+    assert environment["OMP_PLACES"] == "threads"
+    assert environment["MALLOC_ARENA_MAX"] == "1"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the variables are glibc's")
+def test_what_a_timed_process_frees_it_has_at_hand_from_the_start() -> None:
+    assert int(said_by(FAULTS, env=os.environ | steady_environment())) < PAGES // 100
+    assert int(said_by(FAULTS)) > PAGES // 2
