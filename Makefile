@@ -17,11 +17,12 @@ setup: .venv/.ready ## Virtual environment at .venv with every dependency pinned
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=26'
 	index=$$($(BIN)/python -c "import urllib.request as u; u.urlopen('$(TORCH_CPU)/torch/', timeout=5)" 2>/dev/null \
 		&& echo "--index-url $(TORCH_CPU)" || true); \
-	$(BIN)/python -m pip install --quiet $$index "$$(grep '^torch==' requirements.lock)"
-	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-compile $$index "$$(grep '^torch==' requirements.lock)"
+	$(BIN)/python -m pip install --quiet --no-compile --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	mkdir -p .venv/src/slimline && ln -sfn $(addprefix ../../../,flows tasks storage dashboards) .venv/src/slimline/
 	$(BIN)/python -m compileall -q flows tasks storage dashboards
+	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true # on every core; pip has one, and forgives as well what does not compile
 	$(BIN)/python -m slimline.flows.cli.flow_runner
 	touch $@
 
