@@ -57,12 +57,13 @@ def judge(
             raise ValueError(f"--relevant: {relevant:g}; allowed: 0.1 to 90, in per cent")
         content = sys.stdin.buffer.read() if file == STDIN else Path(file).read_bytes()
         series = read_series(content, Choices(better.value, relevant), _names(column or []))
-    found = [judge_series(each, lasting) for each in series]
-    found.sort(key=lambda each: (_ORDER.index(each.verdict), each.series))
-    if as_json:
-        typer.echo(json.dumps({"verdicts": [each.model_dump(mode="json") for each in found]}, indent=2))
-    else:
-        typer.echo("\n".join(_text(found)))
+        found = [judge_series(each, lasting) for each in series]
+        found.sort(key=lambda each: (_ORDER.index(each.verdict), each.series))
+        # Here, as output that cannot be written must not look like a regression.
+        if as_json:
+            typer.echo(json.dumps({"verdicts": [each.model_dump(mode="json") for each in found]}, indent=2))
+        else:
+            typer.echo("\n".join(_text(found)))
     if any(each.verdict == "regression" or (is_open and each.open) for each in found):
         raise typer.Exit(1)
 
@@ -100,6 +101,9 @@ def _notes(found: Sequence[SeriesVerdict]) -> list[str]:
         elif each.open:
             change = f"{100 * (each.open.ratio - 1):+.1f} % since {clean(each.open.since)}"
             lines.append(f"open regression of {clean(each.series)}: {change}, confirmed by {clean(each.open.run)}")
+        if each.crept:
+            change = f"{100 * (each.crept - 1):+.1f} %"
+            lines.append(f"drift of {clean(each.series)}: its reference has moved by {change}, and no run confirmed it")
     return lines
 
 

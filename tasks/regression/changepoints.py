@@ -39,8 +39,9 @@ class Level(NamedTuple):
 def levels(values: Sequence[float], relevant: float) -> list[Level]:
     """The levels of a series, oldest first; at least one where there are values.
 
-    A step of less than `relevant` (in the unit of the values) is no change: so what creeps is compared with where it
-    began, and cannot pull its own reference along.
+    A step of less than `relevant` (in the unit of the values) is no change: so what creeps by less than that in all is
+    compared with where it began. A drift that goes on is cut into levels, and does pull its reference along: whoever
+    judges has to compare the levels, too.
     """
     series = np.asarray(values, dtype=np.float64)
     bounds = [0, *_changes(series), len(series)]

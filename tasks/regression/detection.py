@@ -84,7 +84,9 @@ class Expectation(NamedTuple):
     """What a night of a series should measure.
 
     `level` rests on `nights`, from index `start` of the series; `between` is the standard deviation of a night's true
-    level, `within` that of a round, `uncertainty` that of `level` itself, with `degrees` of freedom.
+    level, `within` that of a round, `uncertainty` that of `level` itself, with `degrees` of freedom. `began` is the
+    first level since the last confirmed change: where it is not `level`, the series has moved with no night confirmed
+    as a change, as a slow drift does.
     """
 
     level: float
@@ -94,6 +96,7 @@ class Expectation(NamedTuple):
     within: float
     uncertainty: float
     degrees: int
+    began: float
 
     def band(self, rounds: int) -> float:
         """How far from the level a night of that many rounds may be by noise alone, rarely farther."""
@@ -129,7 +132,9 @@ def expect_night(series: Sequence[Night], rule: Rule, starts: Collection[str] = 
     uncertainty = spread * math.sqrt(_variance_of_median(end - start))
     degrees = len(residuals) - len(found) + _PRIOR_NIGHTS
     level = float(np.median(values[start:end]))
-    return Expectation(level, end - start, start, between, within, uncertainty, degrees)
+    first, last = next(piece for piece in found if piece[0] >= max(confirmed, default=0))
+    began = float(np.median(values[first:last]))
+    return Expectation(level, end - start, start, between, within, uncertainty, degrees, began)
 
 
 def _pieces(values: NDArray[np.float64], rule: Rule, confirmed: Sequence[int]) -> list[tuple[int, int]]:

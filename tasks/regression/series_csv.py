@@ -8,8 +8,8 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
 
 Better = Literal["higher", "lower"]
@@ -18,6 +18,8 @@ KNOWN = (*NEEDED, "run", "replicate", "rerun", "better", "unit", "relevant", "se
 """The columns that mean something; what is in any other one may be to blame for a change, such as a version."""
 SMALLEST, LARGEST = 1e-150, 1e150
 """Bounds of a value, so that every ratio of two is a number."""
+LONGEST_RUN = timedelta(days=1)
+"""From a run's first measured row to its last: a name that is there for longer is not that of one run."""
 LEAST_RELEVANT, MOST_RELEVANT = 0.1, 90.0  # per cent
 _NUMBER = re.compile(r"\+?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _YES, _NO = ("1", "true", "yes"), ("", "0", "false", "no")
@@ -71,6 +73,8 @@ class _Row(NamedTuple):
     setup: str
     blame: dict[str, str]
     replicate: str
+    written: str
+    """The time as it is in the file."""
 
 
 def read_series(content: bytes, choices: Choices, names: Mapping[str, str] | None = None) -> list[Series]:
@@ -84,11 +88,12 @@ def read_series(content: bytes, choices: Choices, names: Mapping[str, str] | Non
     Raises:
         SeriesError: something in it cannot be right; the message names the line and the column.
     """
-    rows = list(_rows(content, choices, dict(names or {})))
+    rows = _with_runs_named(_rows(content, choices, dict(names or {})))
     if not rows:
         raise SeriesError("line 2: there is no row")
     _refuse_repeated(rows)
     _refuse_contradictions(rows)
+    _refuse_runs_of_one_name(rows)
     by_series: dict[str, list[_Row]] = {}
     for row in rows:
         by_series.setdefault(row.series, []).append(row)
@@ -155,7 +160,7 @@ def _row(line: int, cells: Mapping[str, str], choices: Choices) -> _Row:
         time=time,
         series=cells["series"],
         value=value,
-        run=cells.get("run") or cells["time"],
+        run=cells.get("run", ""),
         rerun=_is_rerun(line, cells.get("rerun", "")),
         better=_better(line, cells.get("better") or choices.better),
         relevant=_relevant(line, cells.get("relevant") or str(choices.relevant)),
@@ -163,6 +168,7 @@ def _row(line: int, cells: Mapping[str, str], choices: Choices) -> _Row:
         setup=cells.get("setup", ""),
         blame={name: text for name, text in cells.items() if name not in KNOWN},
         replicate=cells.get("replicate", ""),
+        written=cells["time"],
     )
 
 
@@ -210,6 +216,12 @@ def _is_rerun(line: int, text: str) -> bool:
 # --------------------------------------------------------------------------------------------------------------- runs
 
 
+def _with_runs_named(rows: Iterable[_Row]) -> list[_Row]:
+    """The rows; those without the name of a run have their time as it is written first, however it is written later."""
+    written: dict[datetime, str] = {}
+    return [row if row.run else row._replace(run=written.setdefault(row.time, row.written)) for row in rows]
+
+
 def _refuse_repeated(rows: Sequence[_Row]) -> None:
     """Refuse a row that is there twice: the same replicate, or, without numbers, a run all of whose rows are.
 
@@ -248,7 +260,26 @@ def _refuse_contradictions(rows: Sequence[_Row]) -> None:
     measured = {(row.series, row.run) for row in rows if not row.rerun}
     for row in rows:
         if (row.series, row.run) not in measured:
-            raise _refusal(row.line, "rerun", row.run, "a run that has other rows as well")
+            raise _refusal(row.line, "rerun", "yes", f"no, or a run that has other rows than {row.run!r} has")
+
+
+def _refuse_runs_of_one_name(rows: Sequence[_Row]) -> None:
+    """Refuse a name that several runs of a series have, such as a constant or a number that begins anew every night.
+
+    They would be one run, with one verdict. A run's rows lie within a day, and no other run begins between them.
+    """
+    allowed = "a name that no other run of the series has, or no such column"
+    of_series: dict[str, list[_Row]] = {}
+    for row in sorted((row for row in rows if not row.rerun), key=lambda row: row.time):
+        of_series.setdefault(row.series, []).append(row)
+    for found in of_series.values():
+        first: dict[str, _Row] = {}
+        newest = found[0]
+        for row in found:
+            began = first.setdefault(row.run, row)
+            if row.time - began.time > LONGEST_RUN or began.time < first[newest.run].time < row.time:
+                raise _refusal(row.line, "run", row.run, allowed)
+            newest = max(newest, began, key=lambda each: each.time)
 
 
 def _conflict(row: _Row, column: str, other: _Row, why: str) -> SeriesError:

@@ -90,6 +90,8 @@ class SeriesVerdict(BaseModel):
         reason: Why the verdict is what it is.
         suspects: Of a confirmed change, the columns that changed with it.
         open: The newest regression that has not been undone by half; null where there is none.
+        crept: How far the reference is from the first level since the last confirmed change, as a ratio, where it is
+            worse by what matters: a slow drift, or a step of which no run was sure; null where it is not.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -112,6 +114,7 @@ class SeriesVerdict(BaseModel):
     reason: str
     suspects: tuple[ChangedColumn, ...] = ()
     open: Change | None = None
+    crept: float | None = None
 
 
 class Found(NamedTuple):
@@ -175,7 +178,7 @@ class Replay:
         start = max(0, until - NIGHTS_KEPT)
         expectation = expect_night(self._nights[start:until], self._rule, self._starts)
         if expectation is None:
-            return Found("new", f"{counted(NIGHTS_NEEDED - until, 'run')} more are needed")
+            return Found("new", f"{counted(NIGHTS_NEEDED - until, 'more run')} needed")
         tonight = Night(self._runs[index].run, self._logs(self._runs[index].values))
         found = shift_of_nights([tonight], expectation)
         if self._waiting and not self._is_still_there(found, self._waiting):
@@ -250,6 +253,10 @@ class Replay:
                 regression = regression if left / whole > 1 / 2 else None
         return regression
 
+    def _crept(self, expectation: Expectation) -> float | None:
+        change = expectation.level - expectation.began
+        return math.exp(self._sign * change) if change <= -self._rule.step else None
+
     def report(self, found: Found) -> SeriesVerdict:
         """The verdict on the newest run, with its figures in the values' own direction."""
         newest, sign = self._runs[-1], self._sign
@@ -277,6 +284,7 @@ class Replay:
             "since": self._runs[found.first].run,
             "since_time": self._runs[found.first].time,
             "open": self.open_regression(),
+            "crept": self._crept(found.expectation),
         }
         suspects = self.changes[-1].suspects if found.verdict in ("regression", "improvement") else ()
         return report.model_copy(update={**figures, "suspects": suspects})

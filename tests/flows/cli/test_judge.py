@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +21,7 @@ GUIDE = (ROOT / "docs" / "judge.md").read_text("utf8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("slimline ")]
 EXAMPLE = ROOT / "docs" / "examples" / "series.csv"
+FULL = Path("/dev/full")
 HEAD = "time,series,value\n"
 
 Judge = Callable[..., Result]
@@ -83,6 +86,15 @@ def test_statuses(judge: Judge) -> None:
     after = slower + "2026-10-20T03:00:00Z,a,120\n"
     assert [judge("-", *options, text=after).exit_code for options in ((), ("--open",))] == [0, 1]
     assert "open regression of a: +2" in judge("-", text=after).stdout
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(not FULL.exists(), reason="/dev/full is Linux's")
+def test_output_that_cannot_be_written_is_no_regression() -> None:
+    steady = (HEAD + days(*STEADY)).encode()
+    with FULL.open("wb") as full:
+        run = subprocess.run([sys.executable, "-m", "slimline.flows.cli", "judge", "-"], input=steady, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert run.returncode not in (0, 1) and b"No space left" in run.stderr
 
 
 def test_as_json(judge: Judge) -> None:

@@ -113,6 +113,15 @@ WRONG = {
     "relevant": (f"{HEAD},relevant\n2026-11-01,a,1,95", ["line 2", "column relevant", "'95'"]),
     "rerun": (f"{HEAD},rerun\n2026-11-01,a,1,maybe", ["line 2", "column rerun", "'maybe'"]),
     "only a re-run": (f"{HEAD},rerun\n2026-11-01,a,1,1", ["line 2", "column rerun"]),
+    "one name for all nights": (
+        f"{HEAD},run\n2026-11-01,a,1,x\n2026-11-02,a,2,x\n2026-11-03,a,2,x",
+        ["line 4", "column run", "'x'"],
+    ),
+    "names that begin anew": (
+        f"{HEAD},run\n2026-11-01T01,a,1,1\n2026-11-01T01,a,2,2\n2026-11-01T02,a,2,1\n2026-11-01T02,a,1,2"
+        "\n2026-11-01T03,a,2,3\n2026-11-01T04,a,1,1",
+        ["line 7", "column run", "'1'"],
+    ),
     "two units": (f"{HEAD},unit\n2026-11-01,a,1,s\n2026-11-01,a,2,ms", ["line 3", "column unit", "line 2"]),
 }
 
@@ -137,6 +146,19 @@ def test_another_encoding_is_refused():
 def test_a_column_that_is_not_there_is_named():
     with pytest.raises(SeriesError, match=r"column ms: .*time, series, value"):
         read(PLAIN, value="ms")
+
+
+def test_rows_of_one_time_are_one_run_however_it_is_written():
+    (series,) = read(f"{HEAD}\n2026-11-01T03:00:00+01:00,a,10\n2026-11-01T02:00:00Z,a,11\n2026-11-01T02:00:01Z,a,12")
+    assert [(run.run, run.values) for run in series.runs] == [
+        ("2026-11-01T03:00:00+01:00", (10.0, 11.0)),
+        ("2026-11-01T02:00:01Z", (12.0,)),
+    ]
+
+
+def test_a_re_run_may_come_days_later():
+    (series,) = read(f"{HEAD},run,rerun\n2026-11-01,a,10,x,\n2026-11-02,a,11,y,\n2026-11-04,a,12,x,yes")
+    assert [(run.run, run.again) for run in series.runs] == [("x", (12.0,)), ("y", ())]
 
 
 def test_a_run_may_have_equal_values_but_not_all_of_them_twice_without_a_number():

@@ -111,6 +111,16 @@ def test_another_unit_or_setup_starts_anew(column):
     assert judged([*old, *new]).verdict == "ok"
 
 
+@pytest.mark.parametrize("better", ["lower", "higher"])
+def test_a_slow_drift_is_named_and_noise_and_confirmed_changes_are_none(better):
+    sign = 1 if better == "lower" else -1
+    drift = judged(runs_of([100 * 1.004 ** (sign * n) for n in range(60)], noise=0.003), better)
+    assert drift.verdict == "ok" and 1.1 < drift.crept**sign < 1.3
+    assert judged(runs_of([100 * 1.004 ** (-sign * n) for n in range(60)], noise=0.003), better).crept is None
+    assert judged(runs_of([*STEADY, *STEADY]), better).crept is None
+    assert judged(runs_of([*STEADY, *[100 * 1.2**sign] * 20]), better).crept is None
+
+
 def test_what_matters_is_chosen():
     runs = runs_of([*STEADY, *[108.0] * 3])
     assert judged(runs, relevant=5.0).verdict == "regression"
