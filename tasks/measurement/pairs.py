@@ -22,8 +22,6 @@ PRECISE = 0.015
 """Relative standard error of a pair's ratio at which no further pass begins: what a process is lucky or unlucky by."""
 LONGEST = 2
 """Times the least seconds of a pair after which it ends, however noisy it is."""
-_AWAKE = 3
-"""Samples that both complete untimed first: one of them has just been timed alone, the other may have slept for minutes."""
 _CUT = 0.25  # share of the samples' ratios that is left out at either end
 
 
@@ -54,15 +52,12 @@ class Schedule(NamedTuple):
 def take_turns(ours: TurnTaker, theirs: TurnTaker, schedule: Schedule, seed: str) -> Seconds:
     """Time both on the same samples, turn by turn, until their ratio is precise enough or its time is over.
 
-    Before that both complete a few of them untimed, the one that has slept first.
     The samples' order, and who begins, are drawn anew for each pass.
 
     Raises:
         ProbeError: one of them failed.
     """
     rng = random.Random(seed)
-    for process in (theirs, ours):
-        process.take_turn(range(min(_AWAKE, schedule.samples)), _AWAKE * schedule.timeout_s)
     passes: list[Seconds] = []
     spent = 0.0
     while (

@@ -93,7 +93,13 @@ def test_statuses(judge: Judge) -> None:
 def test_output_that_cannot_be_written_is_no_regression() -> None:
     steady = (HEAD + days(*STEADY)).encode()
     with FULL.open("wb") as full:
-        run = subprocess.run([sys.executable, "-m", "slimline.flows.cli", "judge", "-"], input=steady, stdout=full, stderr=subprocess.PIPE, check=False)
+        run = subprocess.run(
+            [sys.executable, "-m", "slimline.flows.cli", "judge", "-"],
+            input=steady,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
     assert run.returncode not in (0, 1) and b"No space left" in run.stderr
 
 
