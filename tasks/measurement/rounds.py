@@ -3,8 +3,8 @@
 In a round every variant has a new process. It is timed alone first. Then it takes turns with the round's process of the
 baseline, which sleeps meanwhile: so no more than two models are in memory.
 
-A process that starts while another model is in memory is given other pages than one that starts without, and is up to 1 %
-faster or slower for it. The variants' always start beside the baseline's. So in every second round the baseline's starts
+A process that starts while another model is in memory is given other pages than one that starts without, and is up to
+1 % faster for it. The variants' always start beside the baseline's. So in every second round the baseline's starts
 beside one, too, which then ends: what cannot be made equal is varied, so that the intervals have it (Mytkowicz et al.,
 Producing Wrong Data Without Doing Anything Obviously Wrong, ASPLOS 2009).
 """

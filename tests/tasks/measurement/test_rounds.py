@@ -13,10 +13,12 @@ from slimline.storage.metrics.metric import METRICS
 from slimline.tasks.data.samples import Sample
 from slimline.tasks.data.tokenizer import load_tokenizer, stop_ids
 from slimline.tasks.export.onnx_export import export_onnx
+from slimline.tasks.measurement import rounds
 from slimline.tasks.measurement.completions import prompts_of, target_tokens
 from slimline.tasks.measurement.limits import Limited, limit_measurements
 from slimline.tasks.measurement.peaks import Peaks
 from slimline.tasks.measurement.probe import ProbeRequest, ProbeResult, Timing
+from slimline.tasks.measurement.probe_process import ProbeProcess
 from slimline.tasks.measurement.roofline import ModelWork
 from slimline.tasks.measurement.rounds import (
     PairPlan,
@@ -193,6 +195,26 @@ def test_every_process_is_timed_alone_and_then_beside_the_same_one(request_: Pro
         assert row.samples_per_s and row.pair_ratio and row.pair_s and row.pair_baseline_s
         assert (row.pair_pid, row.pair_passes, row.pair_tokens) == (first.pid, 1, 5)
     assert len({first.pid, *(row.pid for row in others)}) == 3
+
+
+@pytest.mark.parametrize(("number", "alive"), [(1, [0]), (2, [0, 1]), (3, [0]), (4, [0, 1])])
+def test_in_every_second_round_the_baseline_starts_beside_another_that_ends(
+    request_: ProbeRequest, number: int, alive: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[ProbeProcess] = []
+    seen: list[int] = []
+
+    class Watched(ProbeProcess):
+        def __init__(self, request: ProbeRequest) -> None:
+            seen.append(sum(each.is_alive for each in started))
+            super().__init__(request)
+            started.append(self)
+
+    monkeypatch.setattr(rounds, "ProbeProcess", Watched)
+    with Round(PairPlan(request_, 1, 0)) as beside:
+        row = beside.measure(Turn("r", "h", number, 0, "base", 0), request_)
+        assert seen == alive and [each.is_alive for each in started] == [False] * (len(alive) - 1) + [True]
+    assert row.samples_per_s and row.pair_ratio is None
 
 
 def test_a_variant_that_fails_beside_the_baseline_fails_alone(request_: ProbeRequest) -> None:
