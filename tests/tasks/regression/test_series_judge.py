@@ -43,7 +43,7 @@ def test_a_run_like_the_others_is_ok():
     assert found.lo < found.ratio < found.hi and found.open is None
 
 
-@pytest.mark.parametrize(("count", "more"), [(1, "5 runs"), (3, "3 runs"), (5, "1 run")])
+@pytest.mark.parametrize(("count", "more"), [(1, "5 more runs"), (3, "3 more runs"), (5, "1 more run")])
 def test_too_few_runs_are_new(count, more):
     found = judged(runs_of(STEADY[:count]))
     assert found.verdict == "new" and found.reason.startswith(more)
