@@ -12,10 +12,12 @@ Testing Statistical Significance in NLP (ACL 2018): paired tests over samples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 TAINTED_ABOVE = 0.05
 """A session whose noise floor exceeds this (relative) is marked tainted: its differences below 5 % mean nothing."""
@@ -42,12 +44,14 @@ class Interval(NamedTuple):
         return Interval(self.value * factor, lo, hi, self.n)
 
 
-def replicates_interval(values: Sequence[float], comparisons: int = 1) -> Interval:
+def replicates_interval(values: Sequence[float], comparisons: int = 1, errors: Sequence[float] = ()) -> Interval:
     """Geometric mean of what each process gave, with Student's interval of the mean of logarithms.
 
     Args:
         values: One number of each process, all positive.
         comparisons: Intervals that are to hold together: each is then that much surer (Bonferroni).
+        errors: Their relative standard errors, if known: what they seem to spread by is no less than these explain, as
+            a few may agree by luck.
 
     Raises:
         ValueError: there is no value, or one is not positive and finite.
@@ -55,13 +59,18 @@ def replicates_interval(values: Sequence[float], comparisons: int = 1) -> Interv
     data = _checked(values)
     if not (data > 0).all():
         raise ValueError(f"need positive values; got {data[data <= 0].tolist()[:10]}")
-    if (data == data[0]).all():
+    if (data == data[0]).all() and (data.size < FEWEST or not any(errors)):
         end = None if data.size < FEWEST else float(data[0])
         return Interval(float(data[0]), end, end, data.size)
-    logs = np.log(data)
-    middle = float(np.exp(logs.mean()))
-    reach = float(logs.std(ddof=1)) / data.size**0.5 * _student(data.size - 1, comparisons)
+    middle = float(np.exp(np.log(data).mean()))
+    reach = _error_of_mean(data, errors) * _student(data.size - 1, comparisons)
     return Interval(middle, middle * float(np.exp(-reach)), middle * float(np.exp(reach)), data.size)
+
+
+def _error_of_mean(data: NDArray[np.float64], errors: Sequence[float]) -> float:
+    """Standard error of the mean of logarithms."""
+    within = float(np.sqrt(np.mean(np.square(errors)))) if errors else 0.0
+    return max(float(np.log(data).std(ddof=1)), within) / math.sqrt(data.size)
 
 
 def _student(degrees: int, comparisons: int) -> float:
@@ -70,10 +79,10 @@ def _student(degrees: int, comparisons: int) -> float:
     return float(stdtrit(degrees, 1 - (1 - _CONFIDENCE) / 2 / comparisons))
 
 
-def equal_speed_p_value(ratios: Sequence[float]) -> float | None:
+def equal_speed_p_value(ratios: Sequence[float], errors: Sequence[float] = ()) -> float | None:
     """Two-sided p-value of Student's test that the geometric mean of these ratios is 1; null for a single one.
 
-    Raises ValueError as `replicates_interval` does.
+    `errors` and ValueError as `replicates_interval` does.
     """
     from scipy.special import stdtr
 
@@ -81,7 +90,7 @@ def equal_speed_p_value(ratios: Sequence[float]) -> float | None:
     if found.n < FEWEST:
         return None
     logs = np.log(ratios)
-    error = float(logs.std(ddof=1)) / found.n**0.5
+    error = _error_of_mean(np.asarray(ratios, dtype=np.float64), errors)
     if error == 0:
         return 1.0 if found.value == 1 else 0.0
     return float(2 * stdtr(found.n - 1, -abs(float(logs.mean())) / error))
@@ -138,16 +147,17 @@ def paired_ratio(ours: Mapping[int, float], theirs: Mapping[int, float], compari
     return replicates_interval([one / other for one, other in pairs], comparisons)
 
 
-def noise_floor(ratios: Sequence[float]) -> float | None:
+def noise_floor(ratios: Sequence[float], errors: Sequence[float] = ()) -> float | None:
     """How far from 1 the ratio of a variant to itself may be, as a relative difference (0.03: 3 %); null for one pair.
 
     Args:
         ratios: Of the baseline to itself, one a pair of processes, estimated as every variant's ratio is.
+        errors: As for `replicates_interval`.
 
     Raises:
         ValueError: as `replicates_interval`.
     """
-    found = replicates_interval(ratios)
+    found = replicates_interval(ratios, errors=errors)
     if found.lo is None or found.hi is None:
         return None
     return max(abs(found.lo - 1), abs(found.hi - 1))

@@ -174,8 +174,8 @@ def session_noise(rounds: Sequence[RoundRow], baseline: str) -> tuple[float | No
 
     It is the interval of the baseline's ratio to itself, which is estimated as every variant's ratio is.
     """
-    to_itself = _by_round(rounds, baseline, "pair_ratio")
-    floor = noise_floor(list(to_itself.values())) if to_itself else None
+    ratios, errors = _pairs(rounds, baseline)
+    floor = noise_floor(ratios, errors) if ratios else None
     return floor, floor is None or floor > TAINTED_ABOVE
 
 
@@ -195,9 +195,9 @@ def speed_measurements(rounds: Sequence[RoundRow], baseline: str) -> list[Measur
 
 def _p_values(rounds: Sequence[RoundRow], variants: Iterable[str]) -> dict[str, Interval]:
     """Of each variant that has two pairs; they hold together, however many variants the run has."""
-    ratios = {variant: list(_by_round(rounds, variant, "pair_ratio").values()) for variant in variants}
-    alone = {name: p for name, values in ratios.items() if values and (p := equal_speed_p_value(values)) is not None}
-    return {name: Interval(p, None, None, len(ratios[name])) for name, p in holm(alone).items()}
+    pairs = {variant: _pairs(rounds, variant) for variant in variants}
+    alone = {name: p for name, found in pairs.items() if found[0] and (p := equal_speed_p_value(*found)) is not None}
+    return {name: Interval(p, None, None, len(pairs[name][0])) for name, p in holm(alone).items()}
 
 
 def quality_measurements(scores: Mapping[str, Score | str], baseline: str) -> list[Measurement]:
@@ -276,10 +276,11 @@ def _tokens(rounds: Sequence[RoundRow], variant: str) -> Measurement:
 
 def _speed_ratio(rounds: Sequence[RoundRow], variant: str, baseline: str) -> Measurement:
     """At equal work; the baseline is as fast as itself by definition."""
-    ratios = list(_by_round(rounds, variant, "pair_ratio").values())
+    ratios, errors = _pairs(rounds, variant)
     if not ratios:
         return missing_measurement(variant, "speed_ratio", f"it never took turns with the baseline ({baseline})")
-    found = Interval(1.0, None, None, len(ratios)) if variant == baseline else replicates_interval(ratios)
+    itself = Interval(1.0, None, None, len(ratios))
+    found = itself if variant == baseline else replicates_interval(ratios, errors=errors)
     return _measurement(variant, "speed_ratio", found)
 
 
@@ -318,6 +319,12 @@ def _measurement(variant: str, metric: str, interval: Interval) -> Measurement:
 def missing_measurement(variant: str, metric: str, reason: str) -> Measurement:
     """A metric that could not be measured, with the reason."""
     return Measurement(variant, metric, None, None, None, 0, reason)
+
+
+def _pairs(rounds: Sequence[RoundRow], variant: str) -> tuple[list[float], list[float]]:
+    """The ratio of each round's pair, and the relative standard errors of those that have one."""
+    ratios, errors = (_by_round(rounds, variant, name) for name in ("pair_ratio", "pair_error"))
+    return list(ratios.values()), list(errors.values())
 
 
 def _by_round(rounds: Iterable[RoundRow], variant: str, metric: str) -> dict[int, float]:

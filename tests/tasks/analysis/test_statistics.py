@@ -214,3 +214,14 @@ def test_mcnemar_rarely_cries_wolf():
     rng = np.random.default_rng(9)
     p_values = [mcnemar(*(rng.random((2, 120)) < 0.4)) for _ in range(300)]
     assert np.mean(np.array(p_values) < 0.05) <= 0.06
+
+
+def test_pairs_that_agree_by_luck_are_no_surer_than_each_of_them_is():
+    lucky = [1.007, 1.0072, 1.0068, 1.007]
+    alone, known = replicates_interval(lucky), replicates_interval(lucky, errors=[0.006] * 4)
+    assert alone.lo > 1.006 and known.lo < 1 < known.hi and known.value == alone.value
+    assert known.hi / known.value == pytest.approx(np.exp(3.182 * 0.006 / 2), rel=1e-4)
+    assert equal_speed_p_value(lucky) < 0.001 and equal_speed_p_value(lucky, [0.006] * 4) > 0.05
+    spread = [0.97, 1.0, 1.03, 1.01]
+    assert replicates_interval(spread, errors=[0.006] * 4) == replicates_interval(spread)
+    assert noise_floor(lucky, [0.006] * 4) == pytest.approx(known.hi - 1)
