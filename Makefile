@@ -11,6 +11,7 @@ help: ## Print this help
 
 setup: .venv/.ready ## Virtual environment at .venv with every dependency pinned, torch for the CPU
 
+# Packages are compiled on every core, as pip has one; like pip, this forgives what does not compile.
 # torch comes first and from its CPU index where that can be reached: its default build on Linux carries CUDA (3 GB).
 .venv/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -22,7 +23,7 @@ setup: .venv/.ready ## Virtual environment at .venv with every dependency pinned
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	mkdir -p .venv/src/slimline && ln -sfn $(addprefix ../../../,flows tasks storage dashboards) .venv/src/slimline/
 	$(BIN)/python -m compileall -q flows tasks storage dashboards
-	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true # on every core; pip has one, and forgives as well what does not compile
+	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	$(BIN)/python -m slimline.flows.cli.flow_runner
 	touch $@
 

@@ -82,7 +82,7 @@ def _student(degrees: int, comparisons: int) -> float:
 def equal_speed_p_value(ratios: Sequence[float], errors: Sequence[float] = ()) -> float | None:
     """Two-sided p-value of Student's test that the geometric mean of these ratios is 1; null for a single one.
 
-    `errors` and ValueError as `replicates_interval` does.
+    `errors` are those of `replicates_interval`, and so is ValueError.
     """
     from scipy.special import stdtr
 
