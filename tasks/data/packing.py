@@ -6,7 +6,7 @@ As CodeXGLUE's fine-tuning data set (microsoft/CodeXGLUE, Code-Code/CodeCompleti
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -55,6 +55,11 @@ def pack_split(slice_dir: Path, split: str, tokenizer: Tokenizer, window: int) -
         return pack(codes, tokenizer, window)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def bytes_per_token(codes: Sequence[str], tokenizer: Tokenizer) -> float:
+    """Mean length of a token in bytes of UTF-8: what losses of different vocabularies are compared by."""
+    return sum(len(code.encode()) for code in codes) / sum(map(len, _encode(codes, tokenizer)))
 
 
 def _encode(codes: Iterable[str], tokenizer: Tokenizer) -> Iterator[Windows]:

@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from slimline.tasks.data.overlap import Hashes, shared_parts, window_hashes
+
 Split = Literal["train", "dev", "test"]
 
 MAX_BYTES = 200_000
@@ -27,6 +29,8 @@ _GENERATED_TEXT = re.compile(
 # been trained on a package of the test split, whichever machine it is tested on. Changing it ends that.
 _SPLIT_SALT = "slimline-py150-4"
 _TEST_PERCENT, _DEV_PERCENT = 10, 3
+# Most of a held-out file's windows that may occur in other splits. Names tell vendored copies, but not every fork.
+_MOST_SHARED = 0.15
 
 
 class SourceFile(NamedTuple):
@@ -58,15 +62,16 @@ def split_of(package: str) -> Split:
 
 
 def package_of(relative: Path) -> str:
-    """Top-level package of a file; a vendored copy belongs to the package it is a copy of.
+    """Top-level package of a file; a vendored copy belongs to the package it is a copy of, and a fork to its origin.
 
-    >>> package_of(Path("pip/_vendor/requests/api.py")), package_of(Path("bisect.py"))
-    ('requests', 'bisect')
+    >>> package_of(Path("pip/_vendor/requests/api.py")), package_of(Path("_bisect.py")), package_of(Path("httpx2/x.py"))
+    ('requests', 'bisect', 'httpx')
     """
     parts = relative.parts
     vendored = [index for index, part in enumerate(parts[:-1]) if part in _VENDORED]
     top = parts[vendored[-1] + 1] if vendored else parts[0]
-    return top.removesuffix(".py").lower()
+    name = top.removesuffix(".py").lower()
+    return name.lstrip("_").rstrip("0123456789") or name
 
 
 class Tree(NamedTuple):
@@ -175,7 +180,7 @@ class Selection(NamedTuple):
 
 
 def select(files: Iterable[SourceFile]) -> Selection:
-    """Leave out oversized, generated and duplicate files.
+    """Leave out oversized, generated and duplicate files, and held-out ones much of which is in the other splits.
 
     A duplicate stays in one split only, the most held-out one, so that nothing trained on is ever tested on.
     """
@@ -190,7 +195,27 @@ def select(files: Iterable[SourceFile]) -> Selection:
             else:
                 left_out[reason or "duplicate"] += 1
             seen.add(digest)
-    return Selection(chosen, left_out)
+    return _without_shared(Selection(chosen, left_out))
+
+
+def _without_shared(selection: Selection) -> Selection:
+    """Without the files of dev that share too much with train, and those of test that do with train or dev."""
+    windows = {split: [_windows(file) for file in files] for split, files in selection.files.items()}
+    files = dict(selection.files)
+    others = windows["train"]
+    for split in ("dev", "test"):
+        shares = shared_parts(windows[split], others)
+        files[split] = [file for file, share in zip(files[split], shares, strict=True) if share <= _MOST_SHARED]
+        others = others + windows[split]
+    shared = sum(map(len, selection.files.values())) - sum(map(len, files.values()))
+    return Selection(files, {**selection.left_out, "shared": shared})
+
+
+def _windows(file: SourceFile) -> Hashes:
+    try:
+        return window_hashes(file.path.read_bytes())
+    except OSError:  # it has gone since it was examined, and will be reported when it is read
+        return window_hashes(b"")
 
 
 def _examine(file: SourceFile) -> tuple[str, str]:

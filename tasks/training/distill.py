@@ -30,7 +30,7 @@ from slimline.tasks.models.packed import is_packed
 from slimline.tasks.specs import Distill
 from slimline.tasks.training.packed_weights import load_trainable, save_trained
 from slimline.tasks.training.pretrain import shuffle
-from slimline.tasks.training.training_loop import mean_loss, mixed_precision, train_for
+from slimline.tasks.training.training_loop import dev_text, mixed_precision, train_for
 
 _IGNORED = -100  # label that cross-entropy ignores
 
@@ -73,8 +73,8 @@ def distill(
 
     Returns:
         Notes for provenance: trained_parameters, steps, tokens (the student's), corpus_tokens (the teacher's),
-        train_tokens_per_s, train_loss, dev_loss_before and dev_loss (nats per student token), minutes, and loss_curve
-        with pairs [minutes, training loss].
+        train_tokens_per_s, train_loss, dev_loss (nats per student token), dev_bits_per_byte, both also with
+        _before, minutes, and loss_curve with pairs [minutes, training loss].
 
     Raises:
         ValueError: the student's vocabulary is not a trimmed form of the teacher's, or a window is too long.
@@ -84,8 +84,8 @@ def distill(
     student = load_trainable(model_dir) if packed else load_gpt2(model_dir)
     pair = _Pair(spec, student, load_gpt2(teacher_dir), _read_token_map(teacher_dir, model_dir))
     _check_window(spec, pair)
-    dev = pack(read_codes(slice_dir, "dev"), load_tokenizer(model_dir), spec.window)
-    before = mean_loss(pair.student, dev, spec.batch_size)
+    dev = dev_text(slice_dir, load_tokenizer(model_dir), spec.window)
+    before = dev.losses(pair.student, spec.batch_size)
     windows = _teacher_windows(spec, slice_dir, teacher_dir, pair.token_map)
     clock, curve = train_for(spec, pair, pair.loss, windows, work_dir)
     (save_trained if packed else save_gpt2)(pair.student, model_dir, target)
@@ -96,8 +96,8 @@ def distill(
         "corpus_tokens": windows.size,
         "train_tokens_per_s": clock.tokens / clock.seconds if clock.seconds else None,
         "train_loss": curve[-1][1] if curve else None,
-        "dev_loss_before": before,
-        "dev_loss": mean_loss(pair.student, dev, spec.batch_size),
+        **{f"{name}_before": loss for name, loss in before.items()},
+        **dev.losses(pair.student, spec.batch_size),
         "minutes": clock.seconds / 60,
         "loss_curve": curve,
     }

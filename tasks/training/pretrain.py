@@ -14,23 +14,25 @@ from slimline.tasks.data.parquet import read_codes
 from slimline.tasks.data.tokenizer import load_tokenizer
 from slimline.tasks.models.loading import load_gpt2, save_gpt2
 from slimline.tasks.specs import Pretrain
-from slimline.tasks.training.training_loop import mean_loss, text_loss, train_for
+from slimline.tasks.training.training_loop import dev_text, text_loss, train_for
 
 
 def pretrain(spec: Pretrain, model_dir: Path, slice_dir: Path, target: Path, work_dir: Path) -> dict[str, Any]:
     """Train the model of `model_dir` on the slice's training files for `spec.minutes`, resuming from `work_dir`.
 
     Returns:
-        Notes for provenance, among them steps, tokens, train_tokens_per_s, dev_loss (nats per token), and loss_curve
-        with pairs [minutes, training loss].
+        Notes for provenance, among them steps, tokens, train_tokens_per_s, dev_loss (nats per token),
+        dev_bits_per_byte, and loss_curve with pairs [minutes, training loss].
     """
     torch.manual_seed(spec.seed)
     model = load_gpt2(model_dir)
     model.loss_type = "ForCausalLM"  # transformers' default for GPT-2, which it would use with a warning
+    # Of short windows, torch's fused attention in bf16 takes longer than plain products: 7,100 against 9,100 tokens/s.
+    model.set_attn_implementation("eager")
     tokenizer = load_tokenizer(model_dir)
     codes = shuffle(read_codes(slice_dir, "train"), spec.seed)
     training = pack(codes, tokenizer, spec.window)
-    dev = pack(read_codes(slice_dir, "dev"), tokenizer, spec.window)
+    dev = dev_text(slice_dir, tokenizer, spec.window)
     clock, curve = train_for(spec, model, lambda batch: text_loss(model, batch), training, work_dir)
     save_gpt2(model, model_dir, target)
     return {
@@ -43,7 +45,7 @@ def pretrain(spec: Pretrain, model_dir: Path, slice_dir: Path, target: Path, wor
         "corpus_tokens": training.size,
         "train_tokens_per_s": clock.tokens / clock.seconds,
         "train_loss": curve[-1][1] if curve else None,
-        "dev_loss": mean_loss(model, dev, spec.batch_size),
+        **dev.losses(model, spec.batch_size),
         "minutes": clock.seconds / 60,
         "loss_curve": curve,
     }

@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from rich.progress import TextColumn
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from torch import nn
 
-from slimline.tasks.data.packing import Windows
+from slimline.tasks.data.packing import Windows, bytes_per_token, pack
+from slimline.tasks.data.parquet import read_codes
 from slimline.tasks.runtime.host import has_bf16, isa_flags
 from slimline.tasks.runtime.progress import progress_bar
 from slimline.tasks.specs import Distill, Pretrain
@@ -156,6 +158,29 @@ def mean_loss(model: nn.Module, windows: Windows, batch_size: int) -> float:
     with torch.no_grad():
         losses = [text_loss(model, batch).item() * len(batch) for batch in batches]
     return float(sum(losses) / len(windows))
+
+
+class DevText(NamedTuple):
+    """Text to watch a loss on.
+
+    Attributes:
+        windows: Its tokens.
+        bytes_per_token: Mean length of one of them.
+    """
+
+    windows: Windows
+    bytes_per_token: float
+
+    def losses(self, model: nn.Module, batch_size: int) -> dict[str, float]:
+        """dev_loss, nats per token, and dev_bits_per_byte, which can be compared across vocabularies."""
+        nats = mean_loss(model, self.windows, batch_size)
+        return {"dev_loss": nats, "dev_bits_per_byte": nats / math.log(2) / self.bytes_per_token}
+
+
+def dev_text(slice_dir: Path, tokenizer: Tokenizer, window: int) -> DevText:
+    """The slice's dev split in a model's tokens."""
+    codes = read_codes(slice_dir, "dev")
+    return DevText(pack(codes, tokenizer, window), bytes_per_token(codes, tokenizer))
 
 
 def nth_batch(windows: Windows, step: int, spec: Pretrain | Distill) -> Windows:

@@ -1,0 +1,42 @@
+"""How much of a source file occurs in other files: the share of its windows of five lines that they have, too.
+
+Forks and vendored copies carry other names than what they come from, and their files differ in a few lines. So neither
+names nor digests tell that a model has seen them. Lines are compared without comments, strings, numbers and spaces,
+much as the lexed text has them.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+WINDOW_LINES = 5
+Hashes = NDArray[np.uint64]
+
+_STRING = rb'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\''
+_IGNORED = re.compile(_STRING + rb"|#[^\n]*|[ \t\r\f]+|\d+")
+# Odd, so that a product with it loses no bits.
+_MULTIPLIER = 0x9E3779B97F4A7C15
+
+
+def window_hashes(source: bytes) -> Hashes:
+    """A hash of each window of five consecutive lines, [windows]; a shorter file is one window, an empty one none."""
+    lines = [zlib.crc32(line) for line in _IGNORED.sub(b"", source).split(b"\n") if line]
+    hashes = np.array(lines, np.uint64)
+    width = min(WINDOW_LINES, len(lines))
+    total = np.zeros(len(lines) - width + 1 if lines else 0, np.uint64)
+    for offset in range(width):
+        total = total * np.uint64(_MULTIPLIER) + hashes[offset : offset + len(total)]
+    return total
+
+
+def shared_parts(files: Sequence[Hashes], others: Iterable[Hashes]) -> list[float]:
+    """Of each file the share of its windows that occur in any of the others, 0 to 1; 0 for a file without windows."""
+    hashes = np.concatenate([np.empty(0, np.uint64), *files])
+    ends = np.cumsum([len(file) for file in files])
+    is_shared = np.isin(hashes, np.concatenate([np.empty(0, np.uint64), *others]))
+    return [float(part.mean()) if len(part) else 0.0 for part in np.split(is_shared, ends[:-1])]
