@@ -177,7 +177,7 @@ RECIPE_ROWS = (
     StepRow(Pretrain, "slimline.tasks.training.pretrain:pretrain", _TRAINS, _CHECKPOINT),
     StepRow(FineTune, "slimline.tasks.training.finetune:fine_tune", _TRAINS, _CHECKPOINT),
     StepRow(GroupLasso, "slimline.tasks.pruning.group_lasso:group_lasso", _TRAINS, _CHECKPOINT),
-    StepRow(Slim, "slimline.tasks.pruning.slim:slim", _TRAINS, _CHECKPOINT, reads=_timing_host),
+    StepRow(Slim, "slimline.tasks.pruning.slim:slim", "spec model data target", _CHECKPOINT, reads=_timing_host),
     StepRow(
         Distill,
         "slimline.tasks.training.distill:distill",

@@ -14,7 +14,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -204,8 +203,8 @@ class TrimVocabulary(StepSpec):
     tokens: int = Field(4096, ge=512, description="Entries to keep, single bytes and placeholders included.")
 
 
-class Slim(EpochTraining):
-    """Structured group lasso: neurons, heads, channels and layers go to zero together and are then taken out.
+class Slim(StepSpec):
+    """Structured pruning: neurons, heads, channels and layers are taken out, and what remains is repaired.
 
     The result is a smaller dense GPT-2. Exactly one target is given: `sparsity`, `params_m` or `speedup`.
     """
@@ -217,10 +216,16 @@ class Slim(EpochTraining):
     timed_on: Literal["torch", "onnxruntime", "onnxruntime-int8"] = Field(
         "onnxruntime-int8", description="What `speedup` is timed with."
     )
-    epochs: NonNegativeFloat = Field(1.0, le=100, description="0: take out at once, by magnitude, without training.")
-    learning_rate: PositiveFloat = Field(2e-4, lt=1.0)
-    strength: PositiveFloat = Field(0.02, le=10, description="Weight of the group-lasso penalty.")
-    ramp_share: float = Field(0.8, gt=0.0, le=1.0, description="Share of the steps over which groups go.")
+    importance: Literal["brain-surgeon", "magnitude"] = Field(
+        "brain-surgeon",
+        description="What is least needed, by the error that its removal causes on calibration windows; or, without "
+        "any, what is smallest: for random weights only.",
+    )
+    calibration_windows: PositiveInt = Field(32, le=4096, description="Windows of the training split to decide on.")
+    window: PositiveInt = Field(512, le=1024, description="Tokens of a window.")
+    trial_steps: NonNegativeInt = Field(
+        24, le=10_000, description="Optimizer steps after which the best shapes are compared; 0: as they are cut."
+    )
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:

@@ -74,10 +74,10 @@ def calibration_windows(slice_dir: Path, tokenizer: Tokenizer, count: int, windo
     """Windows of the training split, for calibration.
 
     Returns:
-        Token ids, int32 [count, window]; fewer windows from a small slice.
+        Token ids, int32 [count, window].
 
     Raises:
-        ValueError: the slice is too small for one window.
+        ValueError: the slice has fewer windows.
     """
     codes = read_codes(slice_dir, "train")
     order = np.random.default_rng(0).permutation(len(codes))
@@ -88,4 +88,10 @@ def calibration_windows(slice_dir: Path, tokenizer: Tokenizer, count: int, windo
         length += len(codes[index].split())  # never more than its tokens
         if length >= count * window:
             break
-    return pack(chosen, tokenizer, window)[:count]
+    windows = pack(chosen, tokenizer, window)[:count]
+    if len(windows) < count:
+        raise ValueError(
+            f"calibration: {count} windows of {window} tokens are asked for, but the training split has only "
+            f"{len(windows)}; allowed: at most that many, or raise data.train_files"
+        )
+    return windows

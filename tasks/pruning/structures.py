@@ -17,9 +17,19 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2LMHeadModel
 
+from slimline.tasks.pruning.moments import norm_modules
+from slimline.tasks.pruning.residual import channel_map
+
 
 class Selection(NamedTuple):
-    """Ascending indices of the structures to keep; `heads` and `neurons` have one tensor for each layer of `layers`."""
+    """The structures to keep.
+
+    Attributes:
+        layers: Ascending indices.
+        channels: Map of the residual stream to the channels that remain, [width, channels], of orthonormal columns.
+        heads: For each layer of `layers`, ascending indices of its heads.
+        neurons: For each layer of `layers`, ascending indices of its feed-forward neurons.
+    """
 
     layers: list[int]
     channels: Tensor
@@ -112,7 +122,8 @@ def live_selection(model: GPT2LMHeadModel) -> Selection:
         for number, block in enumerate(blocks)
         if len(heads[number]) or len(neurons[number]) or block.attn.c_proj.bias.any() or block.mlp.c_proj.bias.any()
     ]
-    return Selection(layers, _nonzero(_live_channels(model)), [heads[n] for n in layers], [neurons[n] for n in layers])
+    channels = channel_map(_nonzero(_live_channels(model)), model.config.n_embd)
+    return Selection(layers, channels, [heads[n] for n in layers], [neurons[n] for n in layers])
 
 
 def _live_heads(block: nn.Module, heads: int) -> Tensor:
@@ -140,12 +151,20 @@ def _nonzero(mask: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------------------------- removal
 
 
-def extract_model(model: GPT2LMHeadModel, selection: Selection) -> GPT2LMHeadModel:
+def extract_model(
+    model: GPT2LMHeadModel, selection: Selection, ratios: Mapping[str, float] | None = None
+) -> GPT2LMHeadModel:
     """A new stock GPT-2 with the selected structures only; the model itself does not change.
 
-    A LayerNorm divides by the root mean square over *all* channels, also those of zeros. Over fewer channels this root
-    is larger by sqrt(all / selected), which scale and epsilon of the new LayerNorms compensate. So removing channels
-    of zeros changes nothing if the mean of the remaining channels is zero.
+    A LayerNorm divides by the root mean square over all channels. That over the remaining ones is another, which scale
+    and epsilon of the new LayerNorms compensate.
+
+    Args:
+        model: The whole model.
+        selection: What remains.
+        ratios: For each LayerNorm by name, the root mean square over the remaining channels as a share of that over
+            all, from `norm_ratios`. None: sqrt(all / remaining), which is exact if only channels of zeros are removed
+            and the mean of the others is zero.
 
     Raises:
         ValueError: layers have different numbers of heads or neurons, or channels and heads do not match.
@@ -155,50 +174,46 @@ def extract_model(model: GPT2LMHeadModel, selection: Selection) -> GPT2LMHeadMod
         raise ValueError(f"layers have different (heads, neurons): {sorted(counts)}; allowed: the same in each")
     ((heads, neurons),) = counts
     each = model.config.n_embd // model.config.n_head
-    if len(selection.channels) != heads * each:
-        raise ValueError(f"{len(selection.channels)} channels for {heads} heads of {each}; allowed: {heads * each}")
+    width, channels = selection.channels.shape
+    if channels != heads * each:
+        raise ValueError(f"{channels} channels for {heads} heads of {each}; allowed: {heads * each}")
+    scales = ratios or dict.fromkeys(norm_modules(model), math.sqrt(width / channels))
     config = copy.deepcopy(model.config)
-    growth = model.config.n_embd / len(selection.channels)
-    config.n_embd, config.n_head, config.n_inner, config.n_layer = (
-        len(selection.channels),
-        heads,
-        neurons,
-        len(selection.layers),
-    )
-    config.layer_norm_epsilon = model.config.layer_norm_epsilon * growth
+    config.n_embd, config.n_head, config.n_inner, config.n_layer = channels, heads, neurons, len(selection.layers)
+    mean_square = sum(scale**2 for scale in scales.values()) / len(scales)
+    config.layer_norm_epsilon = model.config.layer_norm_epsilon * mean_square
     small = GPT2LMHeadModel(config)
     small.generation_config = copy.deepcopy(model.generation_config)
-    small.load_state_dict(dict(_select_tensors(model, selection, math.sqrt(growth))), strict=True)
-    return small
+    small.load_state_dict(dict(_select_tensors(model, selection, scales)), strict=True)
+    return small.eval()
 
 
-def _select_tensors(model: GPT2LMHeadModel, selection: Selection, growth: float) -> Iterator[tuple[str, Tensor]]:
-    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+def _select_tensors(
+    model: GPT2LMHeadModel, selection: Selection, scales: Mapping[str, float]
+) -> Iterator[tuple[str, Tensor]]:
+    state = {name.removeprefix("transformer."): tensor.detach() for name, tensor in model.state_dict().items()}
     channels = selection.channels
-    for name in ("transformer.wte.weight", "transformer.wpe.weight", "lm_head.weight"):
-        yield name, state[name][:, channels].clone()
-    yield from _norm(state, "transformer.ln_f", "transformer.ln_f", channels, growth)
+    yield "lm_head.weight", state["lm_head.weight"] @ channels
+    for name in ("wte.weight", "wpe.weight"):
+        yield f"transformer.{name}", state[name] @ channels
+    yield from _norm(state, "ln_f", "ln_f", channels, scales["ln_f"])
     each = model.config.n_embd // model.config.n_head
     for number, layer in enumerate(selection.layers):
-        old, new = f"transformer.h.{layer}", f"transformer.h.{number}"
+        old, new = f"h.{layer}", f"h.{number}"
         for norm in ("ln_1", "ln_2"):
-            yield from _norm(state, f"{old}.{norm}", f"{new}.{norm}", channels, growth)
+            yield from _norm(state, f"{old}.{norm}", f"{new}.{norm}", channels, scales[f"{old}.{norm}"])
         outputs = (selection.heads[number][:, None] * each + torch.arange(each)).flatten()
         inputs = torch.cat([outputs + part * model.config.n_embd for part in range(3)])
-        neurons = selection.neurons[number]
-        for name, rows, columns in (
-            ("attn.c_attn", channels, inputs),
-            ("attn.c_proj", outputs, channels),
-            ("mlp.c_fc", channels, neurons),
-            ("mlp.c_proj", neurons, channels),
-        ):
-            yield f"{new}.{name}.weight", state[f"{old}.{name}.weight"][rows][:, columns].clone()
-            yield f"{new}.{name}.bias", state[f"{old}.{name}.bias"][columns].clone()
+        for name, columns in (("attn.c_attn", inputs), ("mlp.c_fc", selection.neurons[number])):
+            yield f"transformer.{new}.{name}.weight", channels.T @ state[f"{old}.{name}.weight"][:, columns]
+            yield f"transformer.{new}.{name}.bias", state[f"{old}.{name}.bias"][columns].clone()
+        for name, rows in (("attn.c_proj", outputs), ("mlp.c_proj", selection.neurons[number])):
+            yield f"transformer.{new}.{name}.weight", state[f"{old}.{name}.weight"][rows] @ channels
+            yield f"transformer.{new}.{name}.bias", state[f"{old}.{name}.bias"] @ channels
 
 
 def _norm(
-    state: Mapping[str, Tensor], old: str, new: str, channels: Tensor, growth: float
+    state: Mapping[str, Tensor], old: str, new: str, channels: Tensor, scale: float
 ) -> Iterator[tuple[str, Tensor]]:
-    for name in ("weight", "bias"):
-        scale = growth if name == "weight" else 1.0
-        yield f"{new}.{name}", state[f"{old}.{name}"][channels] * scale
+    yield f"transformer.{new}.weight", state[f"{old}.weight"] @ channels.square() * scale
+    yield f"transformer.{new}.bias", state[f"{old}.bias"] @ channels

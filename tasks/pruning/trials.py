@@ -1,132 +1,131 @@
-"""Trials of smaller shapes: which layers to keep, and which of several shapes is the best."""
+"""The best of the shapes that meet a target: by the loss right after the cut, and then after a few steps of training.
+
+Depth, heads, channels and neurons compete for the same budget: every shape is cut and its loss measured. The few best
+are trained briefly, since some recover faster than others (as Minitron, arXiv:2407.14679, ranks its candidates).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
 from transformers import GPT2LMHeadModel
 
 from slimline.tasks.data.packing import Windows, calibration_windows, pack_split
 from slimline.tasks.data.tokenizer import load_tokenizer
+from slimline.tasks.pruning.cuts import Cutter, rank_layers
 from slimline.tasks.pruning.shapes import Shape
-from slimline.tasks.pruning.structures import (
-    Member,
-    Selection,
-    channel_members,
-    extract_model,
-    group_norms,
-    head_members,
-    neuron_members,
-)
 from slimline.tasks.runtime.progress import progress_bar
 from slimline.tasks.specs import Pretrain, Slim
 from slimline.tasks.training.training_loop import mean_loss, nth_batch, optimizers, step, text_loss
 
-_SHAPES = 6
-_MOST_STEPS = 30
+_TRIALS = 3
 _DEV_WINDOWS = 16
-
-
-class Goal(NamedTuple):
-    """What remains of a model: the number of each structure, and which layers."""
-
-    shape: Shape
-    layers: list[int]
+_BATCH = 8
 
 
 class TrialSetup(NamedTuple):
-    """How candidates are trained and compared.
+    """What shapes are compared on.
 
     Attributes:
-        trial: Batch size and learning rates of the training.
-        steps: Optimizer steps.
+        steps: Optimizer steps of a trial.
+        calibration: Windows whose moments decide what is cut.
         train: Windows to train on.
         dev: Windows to compare the candidates on.
     """
 
-    trial: Pretrain
     steps: int
+    calibration: Windows
     train: Windows
     dev: Windows
 
+    def loss(self, model: GPT2LMHeadModel) -> float:
+        """Mean loss on the dev windows, in nats per token."""
+        model.loss_type = "ForCausalLM"  # transformers' default for GPT-2, which it would use with a warning
+        return mean_loss(model, self.dev, _BATCH)
+
+
+class Cut(NamedTuple):
+    """A model that was cut, and what led to its shape: dev losses in nats per token."""
+
+    model: GPT2LMHeadModel
+    notes: dict[str, Any]
+
+
+class _Candidate(NamedTuple):
+    loss: float
+    shape: Shape
+    layers: list[int]
+    cutter: Cutter
+
 
 def trial_setup(spec: Slim, slice_dir: Path, model_dir: Path) -> TrialSetup:
-    """Trials on the slice's files, a quarter as long as the training that follows, and at most 30 steps."""
-    # Rates low enough to keep what the model has learnt, and high enough to compare shapes after a few steps.
-    trial = Pretrain(
-        batch_size=spec.batch_size, window=spec.window, seed=spec.seed, learning_rate=1e-3, muon_learning_rate=2e-3
-    )
-    steps = max(1, min(_MOST_STEPS, (spec.max_steps or 4 * _MOST_STEPS) // 4))
+    """The windows of a slice that the spec asks for.
+
+    Raises:
+        ValueError: the slice has fewer.
+    """
     tokenizer = load_tokenizer(model_dir)
-    train = calibration_windows(slice_dir, tokenizer, steps * spec.batch_size, spec.window)
-    return TrialSetup(trial, steps, train, pack_split(slice_dir, "dev", tokenizer, spec.window)[:_DEV_WINDOWS])
-
-
-def prune_one_shot(model: GPT2LMHeadModel, goal: Goal) -> GPT2LMHeadModel:
-    """The model pruned to the goal without training: the groups with the largest root mean square remain."""
-    shape, blocks = goal.shape, [model.transformer.h[layer] for layer in goal.layers]
-    selection = Selection(
-        goal.layers,
-        _largest(channel_members(model), shape.width),
-        [_largest(head_members(block, model.config.n_head), shape.heads) for block in blocks],
-        [_largest(neuron_members(block), shape.inner) for block in blocks],
+    windows = calibration_windows(
+        slice_dir, tokenizer, spec.calibration_windows + spec.trial_steps * _BATCH, spec.window
     )
-    return extract_model(model, selection)
+    dev = pack_split(slice_dir, "dev", tokenizer, spec.window)[:_DEV_WINDOWS]
+    return TrialSetup(spec.trial_steps, windows[: spec.calibration_windows], windows[spec.calibration_windows :], dev)
 
 
-def layers_by_importance(model: GPT2LMHeadModel, setup: TrialSetup) -> list[int]:
-    """Layers by importance, which is the dev loss without that layer; the most important one first."""
-    blocks = list(model.transformer.h)
-    losses = []
-    for layer in range(len(blocks)):
-        model.transformer.h = nn.ModuleList(blocks[:layer] + blocks[layer + 1 :])
-        losses.append(_loss(model, setup))
-    model.transformer.h = nn.ModuleList(blocks)
-    return sorted(range(len(blocks)), key=lambda layer: -losses[layer])
-
-
-def layers_by_norm(model: GPT2LMHeadModel) -> list[int]:
-    """Layers by the norm of their weights, the largest one first."""
-    norms = [
-        sum(float(weight.detach().square().sum()) for weight in block.parameters()) for block in model.transformer.h
-    ]
-    return sorted(range(len(norms)), key=lambda layer: -norms[layer])
-
-
-def best_goal(model: GPT2LMHeadModel, goals: Sequence[Goal], setup: TrialSetup) -> tuple[Goal, list[dict[str, Any]]]:
-    """Try the first goals: prune the model in one shot, train it for a few steps, and compare dev losses.
+def best_cut(model: GPT2LMHeadModel, shapes: Sequence[Shape], setup: TrialSetup) -> Cut:
+    """The model cut to the best of `shapes`.
 
     Returns:
-        The goal with the lowest loss; and for each trial its shape, layers (kept), and dev loss in nats per token
-        before (cut) and after the training (trained).
+        The cut model, untrained; and notes: shapes (of each that was cut its sizes, its layers and loss) and trials (of
+        the best ones the loss when cut, and when trained).
     """
-    trials: list[dict[str, Any]] = []
+    candidates = sorted(_cut_all(model, shapes, setup), key=lambda one: one.loss)
+    notes = [{**one.shape._asdict(), "kept": one.layers, "cut": one.loss} for one in candidates]
+    tried = candidates[: _TRIALS if setup.steps else 1]
+    trained = _trained_losses(tried, setup) if len(tried) > 1 else [tried[0].loss]
+    best = tried[min(range(len(tried)), key=trained.__getitem__)]
+    trials = [{**note, "trained": loss} for note, loss in zip(notes, trained, strict=False)] if len(tried) > 1 else []
+    return Cut(best.cutter.cut(best.shape), {"shapes": notes, "trials": trials, "kept": best.layers})
+
+
+def _cut_all(model: GPT2LMHeadModel, shapes: Sequence[Shape], setup: TrialSetup) -> list[_Candidate]:
+    """Cut to the shapes, the deepest first, until fewer layers make the best loss worse."""
+    deepest_first = sorted(shapes, key=lambda shape: (-shape.layers, -shape.heads))
+    order = rank_layers(model, setup.loss, fewest=deepest_first[-1].layers)
+    total = model.config.n_layer
+    found: list[_Candidate] = []
+    for depth, group in groupby(deepest_first, key=lambda shape: shape.layers):
+        same_depth = list(group)
+        layers = sorted(set(range(total)) - set(order[: total - depth]))
+        cutter = Cutter(model, layers, setup.calibration, min(shape.inner for shape in same_depth))
+        new = [_Candidate(setup.loss(cutter.cut(shape)), shape, layers, cutter) for shape in same_depth]
+        is_worse = bool(found) and min(one.loss for one in new) > min(one.loss for one in found)
+        found += new
+        if is_worse:
+            break
+    return found
+
+
+def _trained_losses(candidates: Sequence[_Candidate], setup: TrialSetup) -> list[float]:
+    losses = []
     with progress_bar() as progress:
-        for goal in progress.track(goals[:_SHAPES], description="trying shapes"):
-            small = prune_one_shot(model, goal)
-            cut = _loss(small, setup)
-            _train_briefly(small, setup)
-            trials.append({**goal.shape._asdict(), "kept": goal.layers, "cut": cut, "trained": _loss(small, setup)})
-    best = min(range(len(trials)), key=lambda number: trials[number]["trained"])
-    return goals[best], trials
+        for candidate in progress.track(candidates, description="trying shapes"):
+            small = candidate.cutter.cut(candidate.shape)
+            train_briefly(small, setup.train, setup.steps)
+            losses.append(setup.loss(small))
+    return losses
 
 
-def _train_briefly(model: GPT2LMHeadModel, setup: TrialSetup) -> None:
-    trial, steps = setup.trial, setup.steps
+def train_briefly(model: GPT2LMHeadModel, windows: Windows, steps: int) -> None:
+    """Train a model on windows for some steps, at rates that keep what it has learnt."""
+    model.loss_type = "ForCausalLM"
+    trial = Pretrain(batch_size=_BATCH, window=windows.shape[1], learning_rate=1e-3, muon_learning_rate=2e-3)
     trained = optimizers(model, trial)
     model.train()
     for number in range(steps):
-        loss = text_loss(model, nth_batch(setup.train, number, trial))
+        loss = text_loss(model, nth_batch(windows, number, trial))
         step(model, trained, loss, trial, share=min(1.0, (number + 1) / 10) * (1 - number / steps))
-
-
-def _loss(model: GPT2LMHeadModel, setup: TrialSetup) -> float:
-    model.loss_type = "ForCausalLM"  # transformers' default for GPT-2, which it would use with a warning
-    return mean_loss(model, setup.dev, setup.trial.batch_size)
-
-
-def _largest(members: Sequence[Member], count: int) -> Tensor:
-    return group_norms(members).topk(count).indices.sort().values
+    model.eval()

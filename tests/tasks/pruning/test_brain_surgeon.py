@@ -1,0 +1,92 @@
+"""The optimal brain surgeon against answers that are known, or found by trying everything."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from slimline.tasks.pruning.brain_surgeon import eliminate, repair
+from slimline.tasks.pruning.moments import Moments
+
+ROWS, OUTPUTS = 400, 3
+
+
+def moments(inputs: Tensor) -> Moments:
+    return Moments(inputs.mean(0), inputs.T @ inputs / len(inputs))
+
+
+def correlated(size: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    independent = torch.randn(ROWS, size, generator=generator, dtype=torch.float64)
+    mixed = independent @ torch.randn(size, size, generator=generator, dtype=torch.float64)
+    return mixed + torch.randn(size, generator=generator, dtype=torch.float64)
+
+
+def weights(size: int, seed: int) -> Tensor:
+    return torch.randn(size, OUTPUTS, generator=torch.Generator().manual_seed(seed + 1000))
+
+
+def error(inputs: Tensor, weight: Tensor, kept: Tensor) -> float:
+    """Mean squared error of the outputs after the repair."""
+    repaired = repair(moments(inputs), weight, torch.zeros(OUTPUTS), kept)
+    outputs = inputs[:, kept] @ repaired.weight.double() + repaired.bias.double()
+    return float((inputs @ weight.double() - outputs).square().sum(1).mean())
+
+
+@given(st.integers(2, 6), st.sampled_from([1, 2]), st.integers(0, 10_000))
+@settings(max_examples=60, deadline=None)
+def test_each_removal_is_the_best_one_and_its_error_is_what_is_measured(groups: int, size: int, seed: int) -> None:
+    inputs, weight = correlated(groups * size, seed), weights(groups * size, seed)
+    found = eliminate(moments(inputs), weight, size, groups - 1)
+    removed: list[int] = []
+    damping = 2e-3 * float((inputs @ weight.double()).square().sum(1).mean())
+    for group, total in zip(found.order, torch.tensor(found.errors).cumsum(0), strict=True):
+        rest = [other for other in range(groups) if other not in removed]
+        errors = {other: error(inputs, weight, indices([one for one in rest if one != other], size)) for other in rest}
+        assert errors[group] == pytest.approx(min(errors.values()), rel=0.02, abs=damping)
+        assert float(total) == pytest.approx(errors[group], rel=0.02, abs=damping)
+        removed.append(group)
+
+
+def indices(groups: list[int], size: int) -> Tensor:
+    return torch.tensor([group * size + offset for group in groups for offset in range(size)], dtype=torch.long)
+
+
+def test_of_two_equal_inputs_one_goes_at_no_cost_and_the_other_takes_over() -> None:
+    inputs = correlated(4, 0)
+    inputs[:, 3] = inputs[:, 1]
+    weight = weights(4, 0)
+    weight[[1, 3]] *= 10
+    found = eliminate(moments(inputs), weight, 1, 2)
+    assert found.order[0] in (1, 3)
+    assert found.order[1] not in (1, 3)
+    kept = found.kept(3, 4)
+    assert error(inputs, weight, kept) < 1e-3 * float((inputs @ weight.double()).square().sum(1).mean())
+
+
+def test_what_is_constant_goes_first_and_into_the_bias() -> None:
+    inputs = correlated(4, 3)
+    inputs[:, 2] = 5.0
+    weight = weights(4, 3)
+    found = eliminate(moments(inputs), weight, 1, 1)
+    assert found.order == [2]
+    repaired = repair(moments(inputs), weight, torch.zeros(OUTPUTS), found.kept(3, 4))
+    torch.testing.assert_close(repaired.bias, 5.0 * weight[2], atol=1e-2, rtol=1e-2)
+
+
+def test_dead_inputs_go_first() -> None:
+    inputs = correlated(5, 5)
+    inputs[:, [0, 4]] = 0.0
+    assert sorted(eliminate(moments(inputs), weights(5, 5), 1, 2).order) == [0, 4]
+
+
+def test_greedy_is_close_to_the_best_of_all_subsets() -> None:
+    inputs, weight = correlated(8, 7), weights(8, 7)
+    found = eliminate(moments(inputs), weight, 1, 4)
+    best = min(error(inputs, weight, torch.tensor(kept)) for kept in combinations(range(8), 4))
+    assert error(inputs, weight, found.kept(4, 8)) <= 1.5 * best
