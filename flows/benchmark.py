@@ -104,6 +104,8 @@ def _identify_run(study: Study) -> Run:
 
 def _build_order(run: Run, store: ArtifactStore) -> Order:
     say(f"run {run.run}: preparing data and base model")
+    for caution in run.study.cautions:
+        say(f"warning: {caution}")
     slice_ = steps.prepare_data(run.study.data, store)
     base = steps.make_base(run.study.base, slice_, store)
     artifacts, failed = _build_all(run.study, base, slice_, store)

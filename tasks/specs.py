@@ -179,15 +179,22 @@ class FineTune(EpochTraining):
 
 
 class GroupLasso(EpochTraining):
-    """Group-lasso pruning as published: whole blocks of every matrix go to zero, and the zeros stay in place."""
+    """Group-lasso pruning after the published recipe: blocks of every matrix go to zero, and the zeros stay there."""
 
     step: Literal["group-lasso"] = "group-lasso"
     sparsity: float = Field(0.6, gt=0.0, lt=1.0, description="Share of every matrix set to zero.")
     block: tuple[PositiveInt, PositiveInt] = Field((4, 1), description="Outputs x inputs of one block.")
     learning_rate: PositiveFloat = Field(5e-4, lt=1.0)
-    strength: PositiveFloat = Field(1e-3, le=0.1, description="Weight of the group-lasso penalty.")
-    warmup_share: float = Field(0.0, ge=0.0, lt=1.0, description="Share of the steps before pruning starts.")
-    ramp_share: float = Field(0.5, gt=0.0, le=1.0, description="Share of the steps over which sparsity rises.")
+    penalty: Literal["proximal", "gradient-scaled"] = Field(
+        "proximal",
+        description="The textbook's proximal step, by the same length for all blocks; or Neural Compressor's own rule, "
+        "by a factor that is larger the smaller the block's gradient is.",
+    )
+    strength: float = Field(
+        0.5, gt=0.0, lt=1.0, description="Share of a median block's size that the penalty takes until the ramp ends."
+    )
+    warmup_share: float = Field(0.1, ge=0.0, lt=1.0, description="Share of the steps before blocks are set to zero.")
+    ramp_share: float = Field(0.6, gt=0.0, le=1.0, description="Share of the steps over which sparsity rises.")
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> Self:

@@ -25,6 +25,7 @@ from slimline.tasks.specs import (
     Engine,
     EngineName,
     External,
+    PythonTrees,
     Spec,
     StepSpec,
 )
@@ -152,6 +153,19 @@ class Study(Spec):
                 raise StudyError(f"variants: {unknown_name(name, self.variants)}")
         kept = {name: variant for name, variant in self.variants.items() if name in {*names, self.baseline}}
         return self.model_copy(update={"variants": kept})
+
+    @property
+    def cautions(self) -> list[str]:
+        """What makes its results mean less than they seem to, though it can run; a sentence each."""
+        origin = self.data.origin
+        uses_bundled = isinstance(self.base, BundledBase)
+        if not (uses_bundled and isinstance(origin, PythonTrees) and origin.roots):
+            return []
+        return [
+            "data.origin.roots: the bundled model may have been trained on some of these files. Packages are held out "
+            "by the names that they have in site-packages and the standard library; below other directories they may "
+            "have others. Where that is so, EM and ES are too high."
+        ]
 
     @cached_property
     def targets(self) -> tuple[Local | Pool | Slurm, ...]:

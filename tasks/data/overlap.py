@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ WINDOW_LINES = 5
 Hashes = NDArray[np.uint64]
 
 _STRING = rb'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\''
-_IGNORED = re.compile(_STRING + rb"|#[^\n]*|[ \t\r\f]+|\d+")
+_IGNORED = re.compile(_STRING + rb"|#[^\n]*|[ \t\r\f]+|\b\d[\w.]*")
 # Odd, so that a product with it loses no bits.
 _MULTIPLIER = 0x9E3779B97F4A7C15
 
@@ -37,6 +38,7 @@ def window_hashes(source: bytes) -> Hashes:
 def shared_parts(files: Sequence[Hashes], others: Iterable[Hashes]) -> list[float]:
     """Of each file the share of its windows that occur in any of the others, 0 to 1; 0 for a file without windows."""
     hashes = np.concatenate([np.empty(0, np.uint64), *files])
-    ends = np.cumsum([len(file) for file in files])
+    starts = np.cumsum([0, *map(len, files)])
     is_shared = np.isin(hashes, np.concatenate([np.empty(0, np.uint64), *others]))
-    return [float(part.mean()) if len(part) else 0.0 for part in np.split(is_shared, ends[:-1])]
+    parts = [is_shared[start:end] for start, end in pairwise(starts)]
+    return [float(part.mean()) if len(part) else 0.0 for part in parts]

@@ -8,6 +8,8 @@ the lines are cut here, seeded, and the cut has a version.
 from __future__ import annotations
 
 import random
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -16,11 +18,16 @@ from slimline.tasks.data.lexer import END, EOL, START
 CUT_VERSION = 1
 
 
+MOST_OF_A_PACKAGE = 0.1
+"""Share of the samples that one package may have: files of a package resemble each other, and count as fewer."""
+
+
 class CodeFile(NamedTuple):
-    """A lexed file: its name and `<s> tokens </s>`."""
+    """A lexed file: its name, `<s> tokens </s>`, and the package that it is of, if that is known."""
 
     name: str
     code: str
+    package: str = ""
 
 
 class Sample(NamedTuple):
@@ -48,25 +55,48 @@ def cut_positions(file: CodeFile) -> list[int]:
 def cut_samples(files: Sequence[CodeFile], count: int, seed: int) -> list[Sample]:
     """Exactly `count` samples: one random cut of every file, then a second of every file, and so on.
 
+    A package has at most the share `MOST_OF_A_PACKAGE` of them, or, where there are too few packages for that, as
+    little more as is needed.
+
     Raises:
         ValueError: the files have fewer places to cut than that.
     """
-    drawn = list(_draw(files, count, seed))
-    if len(drawn) < count:
+    waiting = [(file, _shuffled_positions(file, seed)) for file in files]
+    available = _places(waiting)
+    if sum(available.values()) < count:
         raise ValueError(
-            f"data.samples: {count} asked for, but the test split's {len(files)} files have only {len(drawn)} places "
-            "to cut; ask for fewer or add source trees"
+            f"data.samples: {count} asked for, but the test split's {len(files)} files have only "
+            f"{sum(available.values())} places to cut; ask for fewer or add source trees"
         )
+    drawn = _draw(waiting, count, _package_limit(available, count))
     return [Sample(index, file.name, *cut(file, position)) for index, (file, position) in enumerate(drawn)]
 
 
-def _draw(files: Sequence[CodeFile], count: int, seed: int) -> Iterator[tuple[CodeFile, int]]:
-    waiting = [(file, _shuffled_positions(file, seed)) for file in files]
-    left = count
-    while left > 0 and (waiting := [(file, positions) for file, positions in waiting if positions]):
-        for file, positions in waiting[:left]:
-            yield file, positions.pop()
-        left -= len(waiting)
+def _places(files: Sequence[tuple[CodeFile, list[int]]]) -> Counter[str]:
+    """Places to cut by package; a file whose package is not known is one of its own."""
+    places: Counter[str] = Counter()
+    for file, positions in files:
+        places[file.package or file.name] += len(positions)
+    return places
+
+
+def _package_limit(available: Counter[str], count: int) -> int:
+    """Most samples of one package: the smallest number, from the allowed share on, with which `count` can be drawn."""
+    lowest = max(1, int(count * MOST_OF_A_PACKAGE))
+    limits = range(lowest, max(lowest, count) + 1)
+    enough = bisect_left(limits, count, key=lambda limit: sum(min(limit, places) for places in available.values()))
+    return limits[enough]
+
+
+def _draw(waiting: list[tuple[CodeFile, list[int]]], count: int, limit: int) -> Iterator[tuple[CodeFile, int]]:
+    drawn: Counter[str] = Counter()
+    while drawn.total() < count:
+        waiting = [(file, places) for file, places in waiting if places]
+        for file, places in waiting:
+            package = file.package or file.name
+            if drawn[package] < limit and drawn.total() < count:
+                drawn[package] += 1
+                yield file, places.pop()
 
 
 def _shuffled_positions(file: CodeFile, seed: int) -> list[int]:

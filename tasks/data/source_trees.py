@@ -21,6 +21,7 @@ MAX_BYTES = 200_000
 _READERS = 8  # threads that wait for the disk: a fresh environment's files are not in memory yet
 _VENDORED = {"_vendor", "vendor", "_vendored", "vendored", "_vendored_packages", "externals", "third_party"}
 _SKIPPED = {"__pycache__", "site-packages", "node_modules"}
+_SECOND_GENERATION = re.compile(r"(?<=[a-z])[23]$")  # of httpx2, urllib3, jinja2
 _GENERATED_NAME = re.compile(r"(_pb2(_grpc)?|_pb|parsetab|lextab)\.py$")
 _GENERATED_TEXT = re.compile(
     rb"@generated|(auto[- ]?|machine[- ]?)generated|generated (by|from|automatically)|do not (edit|modify)", re.I
@@ -29,7 +30,7 @@ _GENERATED_TEXT = re.compile(
 # been trained on a package of the test split, whichever machine it is tested on. Changing it ends that.
 _SPLIT_SALT = "slimline-py150-4"
 _TEST_PERCENT, _DEV_PERCENT = 10, 3
-# Most of a held-out file's windows that may occur in other splits. Names tell vendored copies, but not every fork.
+# Most of a file's windows that may occur in other splits. Names tell vendored copies, but not every fork.
 _MOST_SHARED = 0.15
 
 
@@ -71,7 +72,7 @@ def package_of(relative: Path) -> str:
     vendored = [index for index, part in enumerate(parts[:-1]) if part in _VENDORED]
     top = parts[vendored[-1] + 1] if vendored else parts[0]
     name = top.removesuffix(".py").lower()
-    return name.lstrip("_").rstrip("0123456789") or name
+    return _SECOND_GENERATION.sub("", name.lstrip("_")) or name
 
 
 class Tree(NamedTuple):
@@ -180,7 +181,7 @@ class Selection(NamedTuple):
 
 
 def select(files: Iterable[SourceFile]) -> Selection:
-    """Leave out oversized, generated and duplicate files, and held-out ones much of which is in the other splits.
+    """Leave out oversized, generated and duplicate files, and those much of which is in another split.
 
     A duplicate stays in one split only, the most held-out one, so that nothing trained on is ever tested on.
     """
@@ -199,14 +200,22 @@ def select(files: Iterable[SourceFile]) -> Selection:
 
 
 def _without_shared(selection: Selection) -> Selection:
-    """Without the files of dev that share too much with train, and those of test that do with train or dev."""
-    windows = {split: [_windows(file) for file in files] for split, files in selection.files.items()}
+    """Without the training files much of which is in held-out ones, and without the held-out ones still much in others.
+
+    The second is needed where lines of a held-out file are spread over several training files.
+    """
     files = dict(selection.files)
-    others = windows["train"]
-    for split in ("dev", "test"):
-        shares = shared_parts(windows[split], others)
-        files[split] = [file for file, share in zip(files[split], shares, strict=True) if share <= _MOST_SHARED]
-        others = others + windows[split]
+    windows = {split: [_windows(file) for file in found] for split, found in files.items()}
+    order: tuple[tuple[Split, tuple[Split, ...]], ...] = (
+        ("train", ("test", "dev")),
+        ("dev", ("train",)),
+        ("test", ("train", "dev")),
+    )
+    for split, others in order:
+        shares = shared_parts(windows[split], (hashes for other in others for hashes in windows[other]))
+        kept = [number for number, share in enumerate(shares) if share <= _MOST_SHARED]
+        files[split] = [files[split][number] for number in kept]
+        windows[split] = [windows[split][number] for number in kept]
     shared = sum(map(len, selection.files.values())) - sum(map(len, files.values()))
     return Selection(files, {**selection.left_out, "shared": shared})
 

@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
@@ -17,7 +18,7 @@ from typing import NamedTuple, TypeVar
 
 from slimline.storage.child_process import die_with
 from slimline.tasks.data.lexer import END, EOL, START, lex_line
-from slimline.tasks.data.samples import CodeFile
+from slimline.tasks.data.samples import MOST_OF_A_PACKAGE, CodeFile
 from slimline.tasks.data.source_trees import (
     SourceFile,
     Split,
@@ -93,14 +94,16 @@ def _read_trees(origin: PythonTrees, limits: Mapping[Split, int], seed: int) -> 
     spawning = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, spawning, initializer=die_with, initargs=(os.getpid(),)) as pool:
         for split, chosen in files.items():
-            for file, outcome in _lex_files(pool, _shuffle(selection.files[split], seed), limits[split], split):
+            for file, outcome in _lex_files(
+                pool, _in_order(selection.files[split], limits[split], seed), limits[split], split
+            ):
                 if outcome.problem:
                     unparsed[file.name] = outcome.problem
                 elif outcome.code.count(" ") < MIN_TOKENS or outcome.code in seen:
                     tiny += 1
                 else:
                     seen.add(outcome.code)
-                    chosen.append(CodeFile(file.name, outcome.code))
+                    chosen.append(CodeFile(file.name, outcome.code, file.package))
                 if len(chosen) == limits[split]:
                     break
     if not any(files.values()) and unparsed:
@@ -140,6 +143,18 @@ def _lex_files(
     while batch := list(islice(remaining, max(64, min(limit + limit // 8, 4096)))):
         outcomes = pool.map(lex_file, [file.path for file in batch], chunksize=16)
         yield from zip(batch, track(outcomes, f"lexing {split}", len(batch)), strict=True)
+
+
+def _in_order(files: Iterable[SourceFile], limit: int, seed: int) -> list[SourceFile]:
+    """The files in seeded order; those of the test split last of which their package has enough for its samples."""
+    shuffled = _shuffle(files, seed)
+    most, seen = max(1, int(limit * MOST_OF_A_PACKAGE)), Counter[str]()
+    first: list[SourceFile] = []
+    last: list[SourceFile] = []
+    for file in shuffled:
+        seen[file.package] += 1
+        (last if file.split == "test" and seen[file.package] > most else first).append(file)
+    return first + last
 
 
 def _shuffle(items: Iterable[T], seed: int) -> list[T]:

@@ -1,10 +1,16 @@
-"""Group-lasso pruning as published: whole blocks of every matrix become zero, and the zeros stay in the matrices.
+"""Group-lasso pruning after the published recipe: blocks of every matrix become zero, and stay in it as zeros.
 
-The objective is the textbook one (Yuan & Lin 2006): the loss plus strength * sum over blocks of sqrt(size) * norm.
-It is minimised by proximal gradient: after each optimizer step a proximal step reduces every block's norm by
-strength * rate * sqrt(size), to exactly zero at most. The penalty's gradient is not used, because it is not defined at
-zero and weights would oscillate there. Like AdamW's weight decay the proximal step is decoupled from Adam's scaling of
-gradients.
+Two penalties are offered, which shrink the blocks after each optimizer step until the ramp ends:
+
+- `proximal` is the textbook's (Yuan & Lin 2006): the loss plus lambda * sum over blocks of sqrt(size) * norm, minimised
+  by proximal gradient. Each step reduces every block's root mean square by the same length, to exactly zero at most.
+  The penalty's gradient is not used, because it is not defined at zero and weights would oscillate there.
+- `gradient-scaled` is the rule of Intel Neural Compressor's own "group lasso" (compression/pruner/regs.py up to 3.7):
+  each step multiplies a block by 1 - alpha / norm(gradient of the block). The library lets that factor become negative,
+  which ends in weights that are not finite; here it is 0 at least.
+
+How strong a penalty is depends on how large the weights are. So `strength` is relative: until the ramp ends the penalty
+takes that share of the median block's size, in equal steps.
 
 The penalty alone does not reach a given sparsity. So, as in the library of the reproduced study, a schedule decides:
 after each step of its ramp the smallest blocks of each matrix are set to zero, as many as a cubic schedule requires
@@ -14,6 +20,7 @@ ends. Then the choice is fixed, the penalty is off, and the remaining blocks rec
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +42,8 @@ def group_lasso(spec: GroupLasso, model_dir: Path, slice_dir: Path, target: Path
     The learning rate is constant until the end of the ramp, then falls linearly to zero during the recovery.
 
     Returns:
-        The notes of `fine_tune` and of `sparsity_report`.
+        The notes of `fine_tune` and of `sparsity_report`, and penalty_share: of the blocks of `model_dir`'s matrices
+        that are smallest, as many as are pruned, the median share of their size that the proximal penalty takes.
 
     Raises:
         ValueError: the ramp would end after the training; otherwise as `fine_tune`.
@@ -43,8 +51,10 @@ def group_lasso(spec: GroupLasso, model_dir: Path, slice_dir: Path, target: Path
     """
     _check_schedule(spec)
     recovery = 1 - spec.warmup_share - spec.ramp_share
-    notes = fine_tune(spec, model_dir, slice_dir, target, work_dir, [PruningCallback(spec)], decay_share=recovery)
-    return notes | check_sparsity(load_gpt2(target), spec)
+    sizes = block_size_medians(load_gpt2(model_dir), spec.block)
+    callback = PruningCallback(spec, sizes)
+    notes = fine_tune(spec, model_dir, slice_dir, target, work_dir, [callback], decay_share=recovery)
+    return notes | check_sparsity(load_gpt2(target), spec) | {"penalty_share": penalty_share(spec, model_dir)}
 
 
 def cubic_sparsity(step: int, total: int, spec: GroupLasso) -> float:
@@ -65,24 +75,60 @@ def proximal_factors(norms: Tensor, sizes: Tensor, threshold: float) -> Tensor:
     return torch.where(norms > cut, 1 - cut / norms, 0.0)
 
 
-def block_factors(weight: Tensor, layout: Layout, spec: GroupLasso, rate: float, sparsity: float) -> Tensor:
-    """Factors of one step for the blocks of a matrix: the proximal step's, and 0 for the share `sparsity` of them.
+def gradient_factors(gradients: Tensor, share: float) -> Tensor:
+    """Factors of Neural Compressor's rule, [block rows, block columns], 0 to 1; 1 without a gradient.
 
-    However strong it is, the penalty sets at most the share `spec.sparsity` of the matrix to zero.
+    Args:
+        gradients: Norm of each block's gradient, [block rows, block columns].
+        share: By which a block with the median norm of them shrinks.
     """
-    norms, sizes = block_norms(weight, spec.block, layout), block_sizes(weight, spec.block, layout)
-    # Without this limit it would zero more: blocks of positions beyond the windows have no gradient and never recover.
-    final_mask = prune_mask(norms, sizes, spec.sparsity)
-    limit = (norms / sizes.sqrt()).masked_fill(final_mask, 0.0).max()
-    mask = prune_mask(norms, sizes, sparsity)
-    return mask * proximal_factors(norms, sizes, min(spec.strength * rate, float(limit)))
+    factors = (1 - share * gradients.median() / gradients).clamp(min=0.0)
+    return torch.where(gradients > 0, factors, 1.0)
+
+
+def limited(factors: Tensor, norms: Tensor, sizes: Tensor, sparsity: float) -> Tensor:
+    """The factors, but none of 0 for more than the share `sparsity` of the weights.
+
+    Without this limit a penalty would zero more: blocks of positions beyond the windows have no gradient and never
+    recover. The blocks that must remain, but would be zero, stay as they are.
+    """
+    return torch.where(prune_mask(norms, sizes, sparsity) & (factors == 0), 1.0, factors)
+
+
+def block_size_medians(model: nn.Module, block: Block) -> dict[str, float]:
+    """Of each matrix by name: the median root mean square of its blocks that are not zero."""
+    found = {}
+    for name, weight, layout in matrices(model):
+        scores = block_norms(weight.detach(), block, layout) / block_sizes(weight, block, layout).sqrt()
+        found[name] = float(scores[scores > 0].median()) if scores.any() else 0.0
+    return found
+
+
+def penalty_share(spec: GroupLasso, model_dir: Path) -> float:
+    """The median share of its size that the proximal penalty takes of a block among the smallest, which are pruned."""
+    model = load_gpt2(model_dir)
+    medians = block_size_medians(model, spec.block)
+    shares = []
+    for name, weight, layout in matrices(model):
+        sizes = block_sizes(weight, spec.block, layout)
+        norms = block_norms(weight.detach(), spec.block, layout)
+        smallest = (norms / sizes.sqrt())[~prune_mask(norms, sizes, spec.sparsity)]
+        shares.append((spec.strength * medians[name] / smallest).nan_to_num(1.0).clamp(max=1.0))
+    return float(torch.cat(shares).median())
 
 
 class PruningCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not followed by mypy
     """Apply the penalty and the schedule to the weights after each optimizer step."""
 
-    def __init__(self, spec: GroupLasso) -> None:
+    def __init__(self, spec: GroupLasso, sizes: Mapping[str, float]) -> None:
+        """Prepare for a training.
+
+        Args:
+            spec: Its spec.
+            sizes: `block_size_medians` before the training.
+        """
         self._spec = spec
+        self._sizes = sizes
         self._masks: dict[str, Tensor] = {}
         """Of the blocks that remain, by matrix, once the choice is final."""
 
@@ -95,27 +141,31 @@ class PruningCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
                 self._masks[name] = block_norms(weight.detach(), self._spec.block, layout) > 0
 
     def on_optimizer_step(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **_: Any
     ) -> None:
         """Shrink and prune every matrix; when the choice is final, only keep the pruned blocks at zero."""
         step = state.global_step + 1  # the Trainer counts a step after its callbacks
-        final = step >= _ramp_end(state.max_steps, self._spec)
-        rate = optimizer.param_groups[0]["lr"]
-        sparsity = cubic_sparsity(step, state.max_steps, self._spec)
         with torch.no_grad():
             for name, weight, layout in matrices(model):
                 factors = self._masks.get(name)
                 if factors is None:
-                    factors = block_factors(weight, layout, self._spec, rate, sparsity)
-                    if final:
-                        self._masks[name] = factors > 0
+                    factors = self._factors(name, weight, layout, step, state.max_steps)
                 scale_blocks(weight, factors, self._spec.block, layout)
+
+    def _factors(self, name: str, weight: nn.Parameter, layout: Layout, step: int, total: int) -> Tensor:
+        """Of one step for the blocks of a matrix: the penalty's, and 0 for as many as the schedule requires."""
+        spec = self._spec
+        norms, sizes = block_norms(weight, spec.block, layout), block_sizes(weight, spec.block, layout)
+        share = spec.strength / _ramp_end(total, spec)
+        if spec.penalty == "proximal":
+            factors = proximal_factors(norms, sizes, share * self._sizes[name])
+        else:
+            factors = gradient_factors(block_norms(weight.grad, spec.block, layout), share)
+        factors = limited(factors, norms, sizes, spec.sparsity)
+        factors = prune_mask(norms * factors, sizes, cubic_sparsity(step, total, spec)) * factors
+        if step >= _ramp_end(total, spec):
+            self._masks[name] = factors > 0
+        return factors
 
 
 def sparsity_report(model: nn.Module, block: Block) -> Notes:

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import socket
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,8 @@ def test_a_duplicate_stays_where_it_is_held_out(tree: Path) -> None:
     assert len(corpus.files["train"]) == 6
     assert len(corpus.files["test"]) == 6
     assert corpus.report["left_out"] == {
-        "oversized": 0, "generated": 0, "duplicate": 1, "unreadable": 0,
-        "tiny_or_same_code": 1, "unparsed": 0, "skipped": 0,
+        "oversized": 0, "generated": 0, "duplicate": 1, "unreadable": 0, "shared": 1,
+        "tiny_or_same_code": 0, "unparsed": 0, "skipped": 0,
     }  # fmt: skip
 
 
@@ -86,9 +87,17 @@ def test_limits_take_the_first_of_one_seeded_order(tree: Path) -> None:
 
 @pytest.mark.parametrize(
     ("relative", "package"),
-    [("a/b/c.py", "a"), ("bisect.py", "bisect"), ("pip/_vendor/Rich/x.py", "rich"), ("pip/_vendor/six.py", "six")],
+    [
+        ("a/b/c.py", "a"),
+        ("bisect.py", "bisect"),
+        ("pip/_vendor/Rich/x.py", "rich"),
+        ("pip/_vendor/six.py", "six"),
+        ("sklearn/externals/_scipy/x.py", "scipy"),
+        ("httpx2/_client.py", "httpx"),
+        ("h11/_state.py", "h11"),
+    ],
 )
-def test_a_vendored_copy_belongs_to_its_package(relative: str, package: str) -> None:
+def test_a_vendored_copy_or_a_fork_belongs_to_its_package(relative: str, package: str) -> None:
     assert package_of(Path(relative)) == package
 
 
@@ -122,8 +131,28 @@ def test_empty_and_missing_trees_are_refused(tmp_path: Path) -> None:
 def test_a_tree_without_utf8_is_refused(tmp_path: Path) -> None:
     for number in range(40):
         (tmp_path / f"m{number}.py").write_bytes(b"x = '\xff\xfe'\n" * (number + 1))
-    with pytest.raises(ValueError, match="none of 40 files is Python that parses"):
+    with pytest.raises(ValueError, match=r"none of \d+ files is Python that parses"):
         read(tmp_path)
+
+
+def test_files_that_share_lines_are_in_one_split_only(tree: Path) -> None:
+    train, test = packages_of("train", 1)[0], packages_of("test", 1)[0]
+    names = [f"{first}{second}" for first in "abcdefghij" for second in "klmnopqrst"]
+    common, own, other = ([f"{kind}_{name} = call(x)" for name in names] for kind in ("common", "own", "other"))
+    # Most of the training file is in the held-out one.
+    (tree / train / "origin.py").write_text("\n".join([*common[:60], *other[:10]]))
+    (tree / test / "fork.py").write_text("\n".join([*own[:40], "# a comment", *common[:60]]))
+    # A quarter of the held-out file is in training files, but less than a sixth of each of those.
+    (tree / train / "one.py").write_text("\n".join([*other[10:80], *own[80:90]]))
+    (tree / train / "two.py").write_text("\n".join([*other[:9:-1], *own[90:]]))
+    (tree / test / "mixed.py").write_text("\n".join([*common[60:], *own[80:]]))
+    # A few lines are no fork.
+    (tree / test / "kin.py").write_text("\n".join([*common[::-1], *other[20:28]]))
+    selection = select(find_files((tree,)).files)
+    kept = {file.name for files in selection.files.values() for file in files}
+    assert kept >= {f"{test}/fork.py", f"{test}/kin.py", f"{train}/one.py", f"{train}/two.py"}
+    assert not kept & {f"{train}/origin.py", f"{test}/mixed.py"}
+    assert selection.left_out["shared"] == 2
 
 
 def test_a_tree_of_one_package_is_refused(tmp_path: Path) -> None:
@@ -333,6 +362,22 @@ def test_every_file_is_cut_before_any_is_cut_twice() -> None:
     files = [CodeFile(f"f{number}", f"{START} a b c {EOL} d e f {END}") for number in range(5)]
     names = [sample.name for sample in cut_samples(files, 8, 0)]
     assert sorted(names[:5]) == [file.name for file in files]
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=25), st.integers(1, 200), st.integers(0, 3))
+def test_no_package_has_more_than_its_share_unless_there_are_too_few(sizes: list[int], count: int, seed: int) -> None:
+    files = [
+        CodeFile(f"p{package}/{number}", f"{START} a b c {EOL} d e f {END}", f"p{package}")
+        for package, size in enumerate(sizes)
+        for number in range(size)
+    ]
+    places = [6 * size for size in sizes]
+    if sum(places) < count:
+        return
+    drawn = Counter(sample.name.split("/")[0] for sample in cut_samples(files, count, seed))
+    largest = max(drawn.values())
+    allowed = max(1, count // 10)
+    assert largest <= allowed or sum(min(largest - 1, each) for each in places) < count
 
 
 def test_too_many_samples_are_refused() -> None:

@@ -26,10 +26,12 @@ from slimline.tasks.pruning.blocks import (
 )
 from slimline.tasks.pruning.group_lasso import (
     PruningCallback,
-    block_factors,
+    block_size_medians,
     check_sparsity,
     cubic_sparsity,
+    gradient_factors,
     group_lasso,
+    limited,
     proximal_factors,
     sparsity_report,
 )
@@ -38,7 +40,7 @@ from slimline.tasks.training.finetune import fine_tune
 from tests.command import program_command
 from tests.tasks.tiny import TRAIN, kill_after_first_checkpoint
 
-SPEC = GroupLasso(window=16, batch_size=4, learning_rate=5e-3, max_steps=12)
+SPEC = GroupLasso(window=16, batch_size=4, learning_rate=5e-3, max_steps=12, warmup_share=0.0, ramp_share=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -236,13 +238,45 @@ def test_known_dead_blocks_are_the_ones_pruned(model_dir: Path, slice_dir: Path,
         assert torch.equal(block_norms(weight.detach(), SPEC.block, layout) > 0, alive[name])
 
 
-@pytest.mark.parametrize("layout", ["out-in", "in-out"])
-def test_a_strong_penalty_takes_no_more_than_asked(layout: Layout) -> None:
-    weight = torch.randn(80, 80, generator=torch.Generator().manual_seed(0))
-    spec = SPEC.model_copy(update={"strength": 1e3})
-    assert float((block_factors(weight, layout, spec, 1.0, 0.1) == 0).float().mean()) == pytest.approx(0.6)
-    weak = SPEC.model_copy(update={"strength": 1e-3})
-    assert float((block_factors(weight, layout, weak, 1.0, 0.1) == 0).float().mean()) == pytest.approx(0.1)
+def test_a_strong_penalty_takes_no_more_than_asked() -> None:
+    norms, sizes = torch.rand(80, 80, generator=torch.Generator().manual_seed(0)), torch.full((80, 80), 4)
+    factors = limited(proximal_factors(norms, sizes, 1e3), norms, sizes, 0.6)
+    assert float((factors == 0).float().mean()) == pytest.approx(0.6)
+    weak = proximal_factors(norms, sizes, 1e-3)
+    assert torch.equal(limited(weak, norms, sizes, 0.6), weak)
+
+
+def test_the_gradient_scaled_rule_by_hand() -> None:
+    gradients = torch.tensor([[1.0, 2.0, 4.0, 0.1, 0.0]])
+    assert gradient_factors(gradients, 0.2).tolist()[0] == pytest.approx([0.8, 0.9, 0.95, 0.0, 1.0])
+
+
+@pytest.mark.parametrize("penalty", ["proximal", "gradient-scaled"])
+def test_the_penalty_takes_its_share_of_a_median_block(
+    penalty: str, model_dir: Path, slice_dir: Path, tmp_path: Path
+) -> None:
+    """With almost no learning and no sparsity to speak of, only the penalty acts."""
+    spec = GroupLasso.model_validate(
+        SPEC.model_dump() | {"penalty": penalty, "strength": 0.4, "sparsity": 0.001, "learning_rate": 1e-9}
+    )
+    group_lasso(spec, model_dir, slice_dir, tmp_path / "target", tmp_path / "work")
+    before, after = (block_size_medians(load_gpt2(path), spec.block) for path in (model_dir, tmp_path / "target"))
+    inner = [name for name in before if ".h." in name]
+    assert np.median([after[name] / before[name] for name in inner]) == pytest.approx(0.6, abs=0.05)
+
+
+def test_the_strength_decides_which_blocks_go(
+    model_dir: Path, slice_dir: Path, tmp_path: Path, pruned: tuple[Path, dict[str, Any]]
+) -> None:
+    weak = SPEC.model_copy(update={"strength": 1e-6})
+    notes = group_lasso(weak, model_dir, slice_dir, tmp_path / "target", tmp_path / "work")
+    zeros = [
+        torch.cat([weight.flatten() == 0 for _, weight, _ in matrices(load_gpt2(path))])
+        for path in (pruned[0], tmp_path / "target")
+    ]
+    assert float((zeros[0] == zeros[1]).float().mean()) < 0.99
+    assert notes["penalty_share"] < 1e-5
+    assert pruned[1]["penalty_share"] > 0.5
 
 
 def test_a_missed_sparsity_is_an_error_that_names_the_matrix(model_dir: Path) -> None:
@@ -267,7 +301,12 @@ def test_resumes_to_the_same_zeros(
     model_dir: Path, slice_dir: Path, tmp_path: Path, pruned: tuple[Path, dict[str, Any]], step: int
 ) -> None:
     arguments = model_dir, slice_dir, tmp_path / "target", tmp_path / "work"
-    fine_tune(SPEC, *arguments, [PruningCallback(SPEC), StopAt(step)], decay_share=0.3)
+    fine_tune(
+        SPEC,
+        *arguments,
+        [PruningCallback(SPEC, block_size_medians(load_gpt2(model_dir), SPEC.block)), StopAt(step)],
+        decay_share=0.3,
+    )
     notes: Any = group_lasso(SPEC, *arguments)
     assert notes["steps"] == 12
     assert notes["dev_loss"] == pytest.approx(pruned[1]["dev_loss"], rel=0.01)
