@@ -38,6 +38,7 @@ COLUMNS = (
     FigureColumn("disk_gzip_mb", "disk gzip MB", 2),
     FigureColumn("memory_mb", "memory MB", 0),
     FigureColumn("memory_over_base_mb", "over base MB", 0),
+    FigureColumn("memory_over_libraries_mb", "over libs MB", 0, optional=True),
     FigureColumn("speed_ratio", "times as fast", 2, interval="beside"),
     FigureColumn("samples_per_s", "samples/s to line end", 2, interval="beside"),
     FigureColumn("line_speed_ratio", "its ratio", 2, interval="beneath"),
@@ -56,6 +57,10 @@ COLUMNS = (
 )
 # Notes beneath every table that has one of these columns.
 MEANINGS = {
+    "memory_over_libraries_mb": (
+        "over base, over libs: peak memory less that of a process without the engine, and with its libraries but no "
+        "model; of torch's memory most is its libraries"
+    ),
     "speed_ratio": (
         "times as fast: in turns with the baseline's process, at equal work: the same prompts, and as many tokens as "
         "its own tokenizer needs for the target line"

@@ -171,8 +171,11 @@ class RoundRow(Row):
     prefill_tokens_per_s: float | None = Field(None, description="Prompt tokens read per second.")
     decode_tokens_per_s: float | None = Field(None, description="Tokens generated per second after the prompt.")
     memory_mb: float | None = Field(None, description="Peak resident memory, 10^6 bytes.")
-    memory_over_base_mb: float | None = Field(None, description="Peak over the process before the model, 10^6 bytes.")
-    base_mb: float | None = Field(None, description="Resident memory before the model is loaded, 10^6 bytes.")
+    memory_over_base_mb: float | None = Field(None, description="Peak over the process before the engine, 10^6 bytes.")
+    memory_over_libraries_mb: float | None = Field(
+        None, description="Peak over the process with the engine's libraries, before the model, 10^6 bytes."
+    )
+    base_mb: float | None = Field(None, description="Resident memory before the engine is loaded, 10^6 bytes.")
     energy_j_per_sample: float | None = Field(
         None, description="Joules per sample; null where the host does not report it."
     )

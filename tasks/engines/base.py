@@ -79,9 +79,18 @@ def load_engine(engine: Engine, directory: Path, threads: int) -> CompletionEngi
     """
     if threads < 1:
         raise ValueError(f"threads is {threads}; allowed: 1 or more")
+    return import_engine(engine, directory)(engine, directory, threads)
+
+
+def import_engine(engine: Engine, directory: Path) -> Callable[[Engine, Path, int], CompletionEngine]:
+    """Import an engine's libraries; returns what loads the artifact in `directory`.
+
+    Raises:
+        MissingExtraError: the engine is not installed.
+    """
     module, class_name = (_FOREIGN_ENGINES if is_external(directory) else _ENGINES)[engine.name]
     loader: Callable[[Engine, Path, int], CompletionEngine] = getattr(import_module(module), class_name)
-    return loader(engine, directory, threads)
+    return loader
 
 
 def new_tokens(decoding: Decoding) -> int:

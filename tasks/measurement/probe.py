@@ -114,8 +114,10 @@ class ProbeResult(BaseModel):
         load_s: Seconds to load the engine and the model.
         wall_s: Seconds for all samples.
         base_mb: Memory before the engine was loaded.
+        libraries_mb: Memory with the engine's libraries, before the model was loaded.
         memory_mb: Peak memory.
         memory_over_base_mb: Peak memory less `base_mb`.
+        memory_over_libraries_mb: Peak memory less `libraries_mb`: what the model takes.
         energy_j: Joules of the whole host during the timed samples; None where no counter is readable.
         energy_source: Where the energy was read; None if it was not.
         timings: One per sample and pass, pass by pass (speed only).
@@ -130,8 +132,10 @@ class ProbeResult(BaseModel):
     load_s: float
     wall_s: float
     base_mb: float
+    libraries_mb: float
     memory_mb: float
     memory_over_base_mb: float
+    memory_over_libraries_mb: float
     energy_j: float | None = None
     energy_source: str | None = None
     timings: list[Timing] = []
@@ -146,8 +150,10 @@ class Probe:
         self._request, self._started, self._base_mb = request, datetime.now(UTC), _base_mb()
         clock = time.perf_counter()
         # Imported here: an engine's libraries are part of its memory and its loading time.
-        from slimline.tasks.engines.base import load_engine
+        from slimline.tasks.engines.base import import_engine, load_engine
 
+        import_engine(request.engine, request.directory)
+        self._libraries_mb = _resident_mb()
         self._engine = load_engine(request.engine, request.directory, request.threads)
         self._load_s = time.perf_counter() - clock
 
@@ -165,8 +171,10 @@ class Probe:
                 "finished": datetime.now(UTC),
                 "load_s": self._load_s,
                 "base_mb": self._base_mb,
+                "libraries_mb": self._libraries_mb,
                 "memory_mb": memory_mb,
                 "memory_over_base_mb": memory_mb - self._base_mb,
+                "memory_over_libraries_mb": memory_mb - self._libraries_mb,
                 **measured,
             }
         )
@@ -257,6 +265,10 @@ def _complete_all(
 def _base_mb() -> float:
     import numpy  # noqa: F401 - every engine needs it; imported after the process is pinned, because it starts threads
 
+    return _resident_mb()
+
+
+def _resident_mb() -> float:
     return _status_mb("VmRSS") or _peak_mb()
 
 

@@ -1,18 +1,20 @@
 """The roofline model of a GPT-2: operations it must compute and bytes it must read.
 
-Source: Williams et al., Roofline (CACM 52(4), 2009). The prefill's share of the peak is what PaLM (arXiv:2204.02311,
-appendix B) calls model FLOPs utilization: only operations that the result needs count, even if an engine does more.
+Source: Williams et al., Roofline (CACM 52(4), 2009). As in PaLM's model FLOPs utilization (arXiv:2204.02311, appendix
+B) only operations that the result needs count, even if an engine does more; but of attention only pairs of a token and
+one before it count, where PaLM counts all.
 
 With L layers, E channels, I feed-forward channels, V tokens of vocabulary, and a multiply-add as two operations:
 
-    operations per prompt token     2 [3 L E^2 + (L - 1) (E^2 + 2 E I)] + 4 L E c
-    operations per prompt           2 [E^2 + 2 E I + V E]
+    operations per prompt token     2 [(3 L - 1) E^2 + (L - 1) (E^2 + 2 E I)] + 4 (L - 1) E c + 4 E
+    operations per prompt           2 [2 E^2 + 2 E I + V E]
     bytes per decoded token         W + 2 L E c b
 
-c is the mean number of positions that a token attends to, including its own: 2 E operations each for queries times keys
-and weights times values. The last block's output projection, its feed-forward part and the head are needed for a
-prompt's last token only, so they count once per prompt. W is the stored bytes of all weights except tables that are
-only looked up (the position table, and the token table unless it is also the head). b is the bytes of a cached number.
+c is the mean number of positions that a token attends to, including its own: 2 E operations each for queries times
+keys and weights times values. Of the last block, queries, attention, output projection and feed-forward part are needed
+for a prompt's last token only, as is the head, so they count once per prompt; that token attends to every token of the
+prompt, hence the 4 E. W is the stored bytes of all weights except tables that are only looked up (the position table,
+and the token table unless it is also the head). b is the bytes of a cached number.
 """
 
 from __future__ import annotations
@@ -76,11 +78,11 @@ def work_of(directory: Path, engine: Engine, notes: Mapping[str, Any]) -> ModelW
     """
     config = read_gpt2_config(directory)
     layers, width, inner = config["n_layer"], config["n_embd"], config["n_inner"]
-    attention_input, rest = 3 * width**2, width**2 + 2 * width * inner
+    keys_and_values, rest = 2 * width**2, 2 * width**2 + 2 * width * inner
     cached_bytes = 2 if engine.dtype == "bfloat16" else 4
     return ModelWork(
-        operations_per_token=2 * (layers * attention_input + (layers - 1) * rest),
-        operations_per_position=4 * layers * width,
+        operations_per_token=2 * (layers * keys_and_values + (layers - 1) * rest) + 4 * width,
+        operations_per_position=4 * (layers - 1) * width,
         operations_per_prompt=2 * (rest + config["vocab_size"] * width),
         weight_bytes=_weight_bytes(directory, config, engine),
         cache_bytes_per_position=2 * layers * width * cached_bytes,

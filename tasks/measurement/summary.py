@@ -40,6 +40,7 @@ from slimline.tasks.measurement.size import DiskSize, Parameters
 _TIMED = (
     *("samples_per_s", "first_token_p50_ms", "latency_p50_ms", "latency_p95_ms", "latency_p99_ms"),
     *("prefill_tokens_per_s", "decode_tokens_per_s", "memory_mb", "memory_over_base_mb"),
+    "memory_over_libraries_mb",
 )
 _OF_ROUNDS = (*_TIMED, "energy_j_per_sample")
 _SCORED = ("es", "em")
@@ -128,6 +129,7 @@ def round_row(turn: Turn, result: ProbeResult) -> RoundRow:
         decode_tokens_per_s=_rate(sum(t.decode_passes for t in timings), sum(t.decode_s for t in timings)),
         memory_mb=result.memory_mb,
         memory_over_base_mb=result.memory_over_base_mb,
+        memory_over_libraries_mb=result.memory_over_libraries_mb,
         base_mb=result.base_mb,
         energy_j_per_sample=None if result.energy_j is None else result.energy_j / len(timings),
         energy_source=result.energy_source,

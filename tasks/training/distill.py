@@ -141,9 +141,9 @@ class _Pair(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
             ids = torch.from_numpy(windows.astype(np.int64))
             hidden = teacher.transformer(input_ids=ids, use_cache=False).last_hidden_state
             states = hidden.flatten(0, 1)[batch.teacher_at]
-            soft = (teacher.lm_head(states).float() / self._spec.temperature).softmax(-1)
-            vocabulary = self.student.config.vocab_size
-            return states.float(), carry_over(soft, self._first, vocabulary)
+            probabilities = teacher.lm_head(states).float().softmax(-1)
+            carried = carry_over(probabilities, self._first, self.student.config.vocab_size)
+            return states.float(), soften(carried, self._spec.temperature)
 
 
 def carry_over(probabilities: Tensor, first: Tensor, vocabulary: int) -> Tensor:
@@ -159,6 +159,15 @@ def carry_over(probabilities: Tensor, first: Tensor, vocabulary: int) -> Tensor:
     """
     carried = probabilities.new_zeros(len(probabilities), vocabulary)
     return carried.index_add_(1, first, probabilities)
+
+
+def soften(probabilities: Tensor, temperature: float) -> Tensor:
+    """The distribution of the logits divided by the temperature, [rows, vocabulary].
+
+    It is softened after it is carried over, as the student's own is: a sum of softened parts would be another one.
+    """
+    raised = probabilities.pow(1 / temperature)
+    return raised / raised.sum(-1, keepdim=True)
 
 
 def kl_divergence(logits: Tensor, target: Tensor, temperature: float) -> Tensor:

@@ -46,8 +46,9 @@ def test_operations_are_those_that_torch_counts(model: torch.nn.Module, checkpoi
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.arange(length)[None], logits_to_keep=1)
     ours = length * work.prefill_operations((length + 1) / 2, 1 / length)
-    beyond = 2 * (length - 1) * (WIDTH**2 + 2 * WIDTH * INNER)
-    masked = 4 * LAYERS * WIDTH * (length**2 - length * (length + 1) / 2)
+    beyond = 2 * (length - 1) * (2 * WIDTH**2 + 2 * WIDTH * INNER)
+    pairs = (LAYERS - 1) * length * (length + 1) / 2 + length  # of the last block, those of the last token
+    masked = 4 * WIDTH * (LAYERS * length**2 - pairs)
     assert counter.get_total_flops() == ours + beyond + masked
 
 

@@ -94,7 +94,8 @@ def test_a_teachers_training_is_not_the_students(store: ArtifactStore) -> None:
 
 def test_every_metric_is_measured_by_something_and_what_is_measured_has_a_definition(store: ArtifactStore) -> None:
     timing = Timing(latency_s=1.0, prefill_s=0.5, decode_s=0.5, prompt_tokens=9, new_tokens=9, decode_passes=8)
-    memory = {"memory_mb": 9.0, "memory_over_base_mb": 4.0, "base_mb": 5.0, "energy_j": 2.0, "load_s": 1.0}
+    memory = {"memory_mb": 9.0, "memory_over_base_mb": 4.0, "base_mb": 5.0, "libraries_mb": 6.0}
+    memory |= {"memory_over_libraries_mb": 3.0, "energy_j": 2.0, "load_s": 1.0}
     now = datetime.now(UTC)
     result = ProbeResult(pid=1, started=now, finished=now, wall_s=1.0, timings=[timing], **memory)
     turns = [(number, name) for number in (1, 2) for name in ("original", "ours")]

@@ -37,8 +37,9 @@ def result(latencies=(0.1, 0.2, 0.3, 0.4), **change):
         Timing(latency_s=s, prefill_s=s / 2, decode_s=s / 4, prompt_tokens=100, new_tokens=10, decode_passes=9)
         for s in latencies
     ]
-    values = {"pid": 7, "started": T0, "finished": T1, "load_s": 2.0, "wall_s": sum(latencies), "base_mb": 40.0}
-    memory = {"memory_mb": 140.0, "memory_over_base_mb": 100.0}
+    values = {"pid": 7, "started": T0, "finished": T1, "load_s": 2.0, "wall_s": sum(latencies)}
+    values |= {"base_mb": 40.0, "libraries_mb": 90.0}
+    memory = {"memory_mb": 140.0, "memory_over_base_mb": 100.0, "memory_over_libraries_mb": 50.0}
     return ProbeResult(**{**values, **memory, "timings": timings, **change})
 
 
@@ -71,7 +72,7 @@ def test_a_round_row_of_known_timings():
         "first_token_p50_ms": pytest.approx(125),
         "prefill_tokens_per_s": pytest.approx(400 / 0.5),
         "decode_tokens_per_s": pytest.approx(36 / 0.25),
-        **{"memory_mb": 140.0, "memory_over_base_mb": 100.0, "base_mb": 40.0},
+        **{"memory_mb": 140.0, "memory_over_base_mb": 100.0, "base_mb": 40.0, "memory_over_libraries_mb": 50.0},
         **{"energy_j_per_sample": 2.0, "energy_source": "rapl", "load_s": 2.0, "error": None},
     }
 
