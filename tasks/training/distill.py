@@ -30,7 +30,7 @@ from slimline.tasks.models.packed import is_packed
 from slimline.tasks.specs import Distill
 from slimline.tasks.training.packed_weights import load_trainable, save_trained
 from slimline.tasks.training.pretrain import shuffle
-from slimline.tasks.training.training_loop import dev_text, mixed_precision, train_for
+from slimline.tasks.training.training_loop import choose_attention, dev_text, mixed_precision, train_for
 
 _IGNORED = -100  # label that cross-entropy ignores
 
@@ -81,8 +81,10 @@ def distill(
     """
     torch.manual_seed(spec.seed)
     packed = is_packed(model_dir)
-    student = load_trainable(model_dir) if packed else load_gpt2(model_dir)
-    pair = _Pair(spec, student, load_gpt2(teacher_dir), _read_token_map(teacher_dir, model_dir))
+    student, teacher = load_trainable(model_dir) if packed else load_gpt2(model_dir), load_gpt2(teacher_dir)
+    for model in (student, teacher):
+        choose_attention(model, spec)
+    pair = _Pair(spec, student, teacher, _read_token_map(teacher_dir, model_dir))
     _check_window(spec, pair)
     dev = dev_text(slice_dir, load_tokenizer(model_dir), spec.window)
     before = dev.losses(pair.student, spec.batch_size)

