@@ -172,7 +172,21 @@ def _notes(rows: Sequence[ResultRow], columns: Sequence[FigureColumn]) -> list[s
         notes.append("random weights: for size, memory and speed only")
     if any(row.published for row in rows):
         notes.append(PUBLISHED_NOTE)
-    return notes + [MEANINGS[column.metric] for column in columns if column.metric in MEANINGS]
+    return notes + _training_notes(rows) + [MEANINGS[column.metric] for column in columns if column.metric in MEANINGS]
+
+
+def _training_notes(rows: Sequence[ResultRow]) -> list[str]:
+    """How long variants were trained after the base, and what it did to their loss; a line for all that are alike."""
+    alike: dict[str, list[str]] = {}
+    for row in rows:
+        tokens, before, after = (
+            row.value(name) for name in ("train_tokens", "dev_bits_per_byte_before", "dev_bits_per_byte")
+        )
+        if tokens and after is not None:
+            change = f"{NONE if before is None else f'{before:.3f}'} -> {after:.3f}"
+            text = f"trained on {tokens / 1e6:.2f} M tokens after the base, held-out text {change} bits per byte"
+            alike.setdefault(text, []).append(clean(row.variant))
+    return [f"{', '.join(names)}: {text}" for text, names in alike.items()]
 
 
 def _our_line(row: ResultRow, columns: Sequence[FigureColumn], best: Mapping[str, float | None]) -> Line:

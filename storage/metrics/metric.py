@@ -63,6 +63,9 @@ _ALL = (
     Metric("parity_max_abs", "logits", "Largest difference of a logit from what it was converted from.", False),
     Metric("train_tokens_per_s", "1/s", "Tokens per second of the last training that led to it.", None),
     Metric("train_loss", "nats", "Loss at the end of that training, nats per token.", False),
+    Metric("train_tokens", "tokens", "Tokens of all trainings that led from the base to it.", None),
+    Metric("dev_bits_per_byte", "bits", "Loss on held-out text after its last training, bits per byte.", False),
+    Metric("dev_bits_per_byte_before", "bits", "That before the training.", False),
     Metric("dev_loss", "nats", "Loss on held-out text after that training, nats per token.", False),
 )
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}

@@ -44,7 +44,7 @@ from slimline.tasks.runtime.host import usable_cpus, usable_threads
 from slimline.tasks.specs import Engine
 
 _log = logging.getLogger(__name__)
-_OF_TRAINING = ("train_tokens_per_s", "train_loss", "dev_loss")
+_OF_TRAINING = ("train_tokens_per_s", "train_loss", "dev_loss", "dev_bits_per_byte", "dev_bits_per_byte_before")
 _OF_ARTIFACT = ("parity_max_abs", "greedy_agreement", "int8_matmuls", "matmuls")
 
 
@@ -187,14 +187,17 @@ def _parameters(artifact: ArtifactRef, store: ArtifactStore) -> Parameters | Non
 def note_measurements(variant: str, artifact: ArtifactRef, store: ArtifactStore) -> list[Measurement]:
     """Values that were noted when an artifact was made.
 
-    These are the speed and loss of its last training, also if that made one of its ancestors; and, of the artifact
-    itself, parity and agreement with what it was converted from, and its int8 operators.
+    These are the tokens of all its trainings; the speed and loss of the last one, also if that made one of its
+    ancestors; and, of the artifact itself, parity and agreement with what it was converted from, and its int8
+    operators.
     """
     notes = {name: value for name, value in all_notes(artifact, store).items() if name in _OF_TRAINING}
     notes |= {name: value for name, value in store.provenance(artifact).notes.items() if name in _OF_ARTIFACT}
+    if tokens := trained_tokens(artifact, store):
+        notes["train_tokens"] = tokens
     return [
         Measurement(variant, metric, float(notes[metric]), None, None, 1, None)
-        for metric in (*_OF_TRAINING, *_OF_ARTIFACT)
+        for metric in (*_OF_TRAINING, *_OF_ARTIFACT, "train_tokens")
         if isinstance(notes.get(metric), int | float)
     ]
 
@@ -222,6 +225,15 @@ def all_notes(artifact: ArtifactRef, store: ArtifactStore) -> dict[str, Any]:
             notes = provenance.notes | notes
             waiting += reversed(provenance.inputs)
     return notes
+
+
+def trained_tokens(artifact: ArtifactRef, store: ArtifactStore) -> int:
+    """Tokens of all trainings that led to an artifact, beginning with the model of which a form that ships was made."""
+    provenance = store.provenance(artifact)
+    models = [ref for ref in provenance.inputs if ref.kind not in ("slice", "predictions")]
+    before = trained_tokens(models[0], store) if models else 0  # the first input is the model, the second a teacher
+    own = provenance.notes.get("tokens") if provenance.step.get("step") != "base" else None
+    return before + (int(own) if isinstance(own, int | float) else 0)
 
 
 def has_random_weights(artifact: ArtifactRef, store: ArtifactStore) -> bool:

@@ -29,6 +29,7 @@ from slimline.tasks.runtime.host import has_bf16, isa_flags
 from slimline.tasks.specs import EpochTraining
 from slimline.tasks.training.callbacks import LossBar, ProgressReport, TimedCheckpoints
 from slimline.tasks.training.resume import last_checkpoint
+from slimline.tasks.training.training_loop import DevText, dev_text
 
 Notes = dict[str, object]
 
@@ -43,7 +44,7 @@ _LOGITS_AT_ONCE = 2**26
 class _Material(NamedTuple):
     model: GPT2LMHeadModel
     train: Windows
-    dev: Windows
+    dev: DevText
 
 
 def fine_tune(
@@ -69,8 +70,9 @@ def fine_tune(
         decay_share: Last share of the steps in which the learning rate falls linearly to zero.
 
     Returns:
-        Notes for provenance: train_loss (mean over the training, nats per token), dev_loss, train_tokens_per_s (of this
-        process), steps, tokens, bf16, and loss_curve with pairs [step, mean loss since the last pair].
+        Notes for provenance: train_loss (mean over the training, nats per token), dev_loss and dev_bits_per_byte, both
+        also with _before, train_tokens_per_s (of this process), steps, tokens, bf16, and loss_curve with pairs [step,
+        mean loss since the last pair].
 
     Raises:
         ValueError: the model does not fit the spec or its tokenizer, or the slice is too small.
@@ -80,8 +82,10 @@ def fine_tune(
     material = _load(spec, model_dir, slice_dir)
     work_dir.mkdir(parents=True, exist_ok=True)
     use_cache = material.model.config.use_cache
+    before = material.dev.losses(material.model, spec.batch_size)
     trainer = _trainer(_arguments(spec, material, work_dir, decay_share), material, callbacks)
-    notes = _run(trainer, last_checkpoint(work_dir))
+    notes = _run(trainer, last_checkpoint(work_dir)) | {f"{name}_before": loss for name, loss in before.items()}
+    notes["dev_bits_per_byte"] = material.dev.bits_per_byte(float(str(notes["dev_loss"])))
     # The Trainer turns the key/value cache off in the model's configuration.
     material.model.config.use_cache = use_cache
     save_gpt2(material.model, model_dir, target)
@@ -111,8 +115,8 @@ def _load(spec: EpochTraining, model_dir: Path, slice_dir: Path) -> _Material:
             f"{model_dir}/tokenizer.json: {tokenizer.get_vocab_size()} tokens; "
             f"allowed: at most config.json's vocab_size {model.config.vocab_size}"
         )
-    train, dev = (pack_split(slice_dir, split, tokenizer, spec.window) for split in ("train", "dev"))
-    return _Material(model, train, dev)
+    train = pack_split(slice_dir, "train", tokenizer, spec.window)
+    return _Material(model, train, dev_text(slice_dir, tokenizer, spec.window))
 
 
 def _arguments(spec: EpochTraining, material: _Material, work_dir: Path, decay_share: float) -> TrainingArguments:
@@ -160,7 +164,7 @@ def _trainer(arguments: TrainingArguments, material: _Material, callbacks: Seque
         model=material.model,
         args=arguments,
         train_dataset=list(material.train),
-        eval_dataset=list(material.dev),
+        eval_dataset=list(material.dev.windows),
         data_collator=_collate,
         callbacks=[*callbacks, TimedCheckpoints(_CHECKPOINT_MINUTES), ProgressReport()],
     )

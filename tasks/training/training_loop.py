@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import GPT2LMHeadModel
 
-from slimline.tasks.data.packing import Windows, bytes_per_token, pack
+from slimline.tasks.data.packing import Windows, bytes_per_token, pack_split
 from slimline.tasks.data.parquet import read_codes
 from slimline.tasks.runtime.host import has_bf16, isa_flags
 from slimline.tasks.runtime.progress import progress_bar
@@ -187,13 +187,21 @@ class DevText(NamedTuple):
     def losses(self, model: nn.Module, batch_size: int) -> dict[str, float]:
         """dev_loss, nats per token, and dev_bits_per_byte, which can be compared across vocabularies."""
         nats = mean_loss(model, self.windows, batch_size)
-        return {"dev_loss": nats, "dev_bits_per_byte": nats / math.log(2) / self.bytes_per_token}
+        return {"dev_loss": nats, "dev_bits_per_byte": self.bits_per_byte(nats)}
+
+    def bits_per_byte(self, nats: float) -> float:
+        """A loss in nats per token, in bits per byte of text."""
+        return nats / math.log(2) / self.bytes_per_token
 
 
 def dev_text(slice_dir: Path, tokenizer: Tokenizer, window: int) -> DevText:
-    """The slice's dev split in a model's tokens."""
-    codes = read_codes(slice_dir, "dev")
-    return DevText(pack(codes, tokenizer, window), bytes_per_token(codes, tokenizer))
+    """The slice's dev split in a model's tokens.
+
+    Raises:
+        ValueError: it is too small for one window.
+    """
+    windows = pack_split(slice_dir, "dev", tokenizer, window)
+    return DevText(windows, bytes_per_token(read_codes(slice_dir, "dev"), tokenizer))
 
 
 def nth_batch(windows: Windows, step: int, spec: Pretrain | Distill) -> Windows:

@@ -48,17 +48,25 @@ def store(tmp_path: Any) -> ArtifactStore:
     return ArtifactStore(tmp_path / "artifacts")
 
 
-def publish(store: ArtifactStore, kind: str, inputs: list[ArtifactRef], **notes: Any) -> ArtifactRef:
+def publish(store: ArtifactStore, kind: str, inputs: list[ArtifactRef], step: str = "any", **notes: Any) -> ArtifactRef:
     made = Provenance(
-        step={"step": kind}, inputs=inputs, versions={}, host="h", created=datetime.now(UTC), seconds=0, notes=notes
+        step={"step": step}, inputs=inputs, versions={}, host="h", created=datetime.now(UTC), seconds=0, notes=notes
     )
     with store.stage() as directory:
-        (directory / "file").write_text(f"{kind} {inputs} {notes}")
+        (directory / "file").write_text(f"{kind} {step} {inputs} {notes}")
         return store.publish(directory, kind, made)
 
 
 def noted(artifact: ArtifactRef, store: ArtifactStore) -> dict[str, float | None]:
     return {each.metric: each.value for each in note_measurements("v", artifact, store)}
+
+
+def test_tokens_of_all_trainings_add_up_but_not_those_of_the_base(store: ArtifactStore) -> None:
+    base = publish(store, "model", [], step="base", tokens=1000)
+    pruned = publish(store, "model", [base], tokens=30)
+    distilled = publish(store, "model", [pruned, base], tokens=200)
+    assert noted(publish(store, "onnx", [distilled]), store)["train_tokens"] == 230
+    assert "train_tokens" not in noted(base, store)
 
 
 def test_training_is_inherited_and_what_conversions_found_is_not(store: ArtifactStore) -> None:
@@ -102,7 +110,8 @@ def test_every_metric_is_measured_by_something_and_what_is_measured_has_a_defini
     rounds = [round_row(Turn("r", "h", number, 0, name, 0), result).replace(pair_ratio=2.0) for number, name in turns]
     rates = {"fp32_gflops": 1.0, "bf16_gflops": None, "int8_gops": 1.0, "read_gb_s": 1.0}
     peaks = Peaks(fingerprint="f", cpu="c", threads=1, measured=now, versions={}, kernels={}, **rates)
-    notes = {"train_tokens_per_s": 9, "train_loss": 3.0, "dev_loss": 3.0, "parity_max_abs": 0.1}
+    notes = {"train_tokens_per_s": 9, "train_loss": 3.0, "dev_loss": 3.0, "parity_max_abs": 0.1, "tokens": 64}
+    notes |= {"dev_bits_per_byte": 1.0, "dev_bits_per_byte_before": 2.0}
     notes |= {"greedy_agreement": 0.9, "int8_matmuls": 1, "matmuls": 2, "opset": 21}
     measurements = [
         *speed_measurements(rounds, "original"),

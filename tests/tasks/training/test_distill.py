@@ -19,7 +19,16 @@ from slimline.tasks.models.packed import PACKED_FILE
 from slimline.tasks.pruning.vocabulary import trim_vocabulary
 from slimline.tasks.quantization.weight_only import quantize_weights
 from slimline.tasks.specs import Distill, Engine, TrimVocabulary, WeightOnly
-from slimline.tasks.training.distill import TokenMap, _Pair, align, carry_over, distill, kl_divergence, map_tokens
+from slimline.tasks.training.distill import (
+    TokenMap,
+    _Pair,
+    align,
+    carry_over,
+    distill,
+    kl_divergence,
+    map_tokens,
+    soften,
+)
 from tests.command import program_command
 from tests.tasks.bpe_models import write_bpe_model
 from tests.tasks.tiny import TRAIN
@@ -40,6 +49,13 @@ def test_the_teachers_probabilities_are_carried_over_by_what_tokens_begin_with()
     first = TokenMap([[0], [1], [2], [0, 1], [1, 1, 2]]).first
     teacher = torch.tensor([[0.1, 0.2, 0.3, 0.15, 0.25]])
     torch.testing.assert_close(carry_over(teacher, first, 3), torch.tensor([[0.25, 0.45, 0.3]]))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0])
+def test_a_student_that_knows_the_teachers_probabilities_has_no_loss_at_any_temperature(temperature: float) -> None:
+    first = TokenMap([[0], [1], [2], [0, 1], [1, 1, 2]]).first
+    carried = carry_over(torch.randn(6, 5, generator=torch.Generator().manual_seed(0)).softmax(-1), first, 3)
+    assert float(kl_divergence(carried.log(), soften(carried, temperature), temperature)) == pytest.approx(0, abs=1e-6)
 
 
 def test_the_loss_is_kullback_leibler() -> None:
