@@ -84,9 +84,7 @@ def unpack_prebuilt(source: Path, target: Path, spec: PrebuiltModel) -> dict[str
     names = sorted(path.name for path in PREBUILT.iterdir()) if PREBUILT.is_dir() else []
     if spec.name not in names:
         raise ValueError(f"prebuilt.name: {spec.name!r}, allowed: {', '.join(names)}")
-    original, found = (load_gpt2(directory).state_dict() for directory in (bundled_model(), source))
-    if original.keys() != found.keys() or not all(torch.equal(original[name], found[name]) for name in original):
-        raise ValueError("prebuilt: the step's input is another model; allowed: base: bundled")
+    _refuse_other_base(spec.name, source)
     store = ArtifactStore(PREBUILT / spec.name)
     (form,) = store.list()
     model = load_gpt2(store.path(form))
@@ -94,6 +92,23 @@ def unpack_prebuilt(source: Path, target: Path, spec: PrebuiltModel) -> dict[str
     made_by = store.provenance(form).model_dump(mode="json", exclude={"notes"})
     notes = store.provenance(form).notes
     return {**notes, "random_weights": False, "made_by": made_by}
+
+
+def _refuse_other_base(form: str, source: Path) -> None:
+    """Refuse a model that the form was not made of.
+
+    Raises:
+        ValueError: with the number of tensors that differ.
+    """
+    original, found = (load_gpt2(directory).state_dict() for directory in (bundled_model(), source))
+    other = [
+        name for name, tensor in original.items() if name not in found or not torch.equal(tensor, found[name])
+    ] + sorted(found.keys() - original.keys())
+    if other:
+        raise ValueError(
+            f"prebuilt.name: {form} was made of the bundled model, but the step's input is another one: {len(other)} of "
+            f"{len(original)} tensors differ, such as {other[0]}; allowed: base: bundled, and no step before this one"
+        )
 
 
 def _directory(base: HubBase | PathBase | BundledBase) -> Path:

@@ -332,3 +332,12 @@ def test_nothing_here_reads_or_writes_the_current_directory(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     load_study("embedded")
     assert list(Path().iterdir()) == []
+
+
+def test_other_directories_with_the_bundled_model_are_warned_of(tmp_path):
+    study = load_study("smoke")
+    assert study.cautions == []
+    elsewhere = study.model_dump() | {"data": {"origin": {"source": "python-trees", "roots": [str(tmp_path)]}}}
+    (caution,) = parse_study(elsewhere).cautions
+    assert caution.startswith("data.origin.roots: ")
+    assert parse_study(elsewhere | {"base": {"source": "random"}}).cautions == []
