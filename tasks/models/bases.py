@@ -106,7 +106,7 @@ def _refuse_other_base(form: str, source: Path) -> None:
     ] + sorted(found.keys() - original.keys())
     if other:
         raise ValueError(
-            f"prebuilt.name: {form} was made of the bundled model, but the step's input is another one: {len(other)} of "
+            f"prebuilt.name: {form} was made of the bundled model, but the input is another one: {len(other)} of "
             f"{len(original)} tensors differ, such as {other[0]}; allowed: base: bundled, and no step before this one"
         )
 
