@@ -293,7 +293,7 @@ def _quality(study: Study, scores: Mapping[str, Score], failed: Mapping[str, str
     """EM and ES, or the reason why a variant has none; of random weights they mean nothing and are left out."""
     outcomes: dict[str, Score | str] = {**failed, **scores}
     found = {variant: outcomes[variant] for variant in study.variants if variant in outcomes}
-    return summary.quality_measurements(found, study.baseline)
+    return summary.quality_measurements(found, study.control or study.baseline)
 
 
 def _artifact_measurements(site: _Site, variant: str) -> list[summary.Measurement]:

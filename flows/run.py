@@ -91,6 +91,7 @@ def run_row(run: Run, ending: RunEnd, node: str | None) -> RunRow:
         flow_run=run.flow_run,
         status="failed" if ending.error else "ok",
         baseline=study.baseline,
+        control=study.control,
         rounds=study.measuring.rounds,
         samples=study.data.samples,
         seed=study.seed,

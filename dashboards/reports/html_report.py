@@ -106,7 +106,8 @@ def _host(found: HostResults) -> str:
         "<h3>Figures</h3>",
         *map(_figure, pictures(rows, recommendation)),
         "<h3>Is the difference in quality more than chance?</h3>",
-        "<p>Drops against the baseline, sample by sample, in points; the p-value is McNemar's, for exact matches.</p>",
+        f"<p>Drops against {_text(rows[0].reference)}, sample by sample, in points; the p-value is McNemar's, for "
+        "exact matches.</p>",
         _figures(rows, QUALITY, f"drops in quality on {host}"),
         "<h3>Every figure</h3>",
         "<p>In full precision, with 95 % intervals.</p>",

@@ -172,6 +172,8 @@ def _notes(rows: Sequence[ResultRow], columns: Sequence[FigureColumn]) -> list[s
         notes.append("random weights: for size, memory and speed only")
     if any(row.published for row in rows):
         notes.append(PUBLISHED_NOTE)
+    controls = dict.fromkeys(clean(row.control) for row in rows if row.control)
+    notes += [f"stars of ES and EM: against {control}, which was trained as long" for control in controls]
     return notes + _training_notes(rows) + [MEANINGS[column.metric] for column in columns if column.metric in MEANINGS]
 
 

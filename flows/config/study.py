@@ -49,7 +49,7 @@ STUDIES = Path(__file__).parents[1] / "studies"
 class Variant(Spec):
     """A recipe with a label that says what it claims to be."""
 
-    label: Literal["baseline", "as published", "repaired", "ours", "external"] = "ours"
+    label: Literal["baseline", "control", "as published", "repaired", "ours", "external"] = "ours"
     recipe: tuple[Step, ...]
 
     @model_validator(mode="before")
@@ -99,6 +99,11 @@ class Study(Spec):
     data: Data = Data()
     variants: dict[str, Variant] = Field(min_length=1)
     baseline: str = Field("original", validate_default=True)
+    control: str | None = Field(
+        None,
+        description="Variant that was trained as long as the others: drops of EM and ES are measured against it. Null: "
+        "against the baseline.",
+    )
     hosts: tuple[str, ...] = Field(("local",), min_length=1, max_length=1000)
     measuring: MeasurementSettings = MeasurementSettings()
     seed: int = 0
@@ -111,13 +116,13 @@ class Study(Spec):
                 raise ValueError(f"{name!r} is not a valid name; allowed: letters, digits, '-' and '_'")
         return variants
 
-    @field_validator("baseline")
+    @field_validator("baseline", "control")
     @classmethod
-    def _baseline_is_there(cls, baseline: str, others: ValidationInfo) -> str:
-        variants = others.data.get("variants", {baseline: None})  # absent where they are refused themselves
-        if baseline not in variants:
-            raise ValueError(unknown_name(baseline, variants))
-        return baseline
+    def _is_a_variant(cls, name: str | None, others: ValidationInfo) -> str | None:
+        variants = others.data.get("variants", {name: None})  # absent where they are refused themselves
+        if name is not None and name not in variants:
+            raise ValueError(unknown_name(name, variants))
+        return name
 
     @field_validator("hosts")
     @classmethod
@@ -143,7 +148,7 @@ class Study(Spec):
         return self
 
     def only(self, names: Sequence[str]) -> Study:
-        """The study with these variants and its baseline.
+        """The study with these variants, its baseline and its control.
 
         Raises:
             StudyError: a name is not a variant of it.
@@ -151,7 +156,8 @@ class Study(Spec):
         for name in names:
             if name not in self.variants:
                 raise StudyError(f"variants: {unknown_name(name, self.variants)}")
-        kept = {name: variant for name, variant in self.variants.items() if name in {*names, self.baseline}}
+        always = (self.baseline, self.control)
+        kept = {name: variant for name, variant in self.variants.items() if name in {*names, *always}}
         return self.model_copy(update={"variants": kept})
 
     @property
@@ -183,7 +189,7 @@ class Study(Spec):
         samples: int | None = None,
         hosts: Sequence[str] | None = None,
     ) -> Study:
-        """The study with only these variants and its baseline, other numbers, other hosts; null leaves what it says.
+        """The study with only these variants, its baseline and control, other numbers, other hosts; null: as it is.
 
         Raises:
             StudyError: it then cannot run: a name is unknown, a number out of bounds, a host is not a valid host.

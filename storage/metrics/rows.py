@@ -85,6 +85,9 @@ class RunRow(Row):
     host: Name = Field(description="Where it was measured.")
     status: str | None = Field(None, description="ok or failed.")
     baseline: str | None = Field(None, description="Name of the variant the others are compared with.")
+    control: str | None = Field(
+        None, description="Name of the variant that quality drops are measured against; null: the baseline."
+    )
     rounds: Int64 | None = Field(None, description="Interleaved passes over all variants.")
     samples: Int64 | None = Field(None, description="Line-completion samples behind ES and EM.")
     seed: Int64 | None = Field(None, description="Seed of the order of the rounds.")

@@ -88,6 +88,8 @@ class ResultRow(BaseModel):
     run: Name
     started: datetime | None = None
     baseline: str | None = None
+    control: str | None = None
+    """The variant that quality drops are measured against; null: the baseline."""
     rounds: int | None = None
     samples: int | None = None
     noise_floor: float | None = None
@@ -109,6 +111,11 @@ class ResultRow(BaseModel):
     def is_baseline(self) -> bool:
         """Whether the others are compared with this variant."""
         return self.variant == self.baseline
+
+    @property
+    def reference(self) -> str | None:
+        """The variant that quality drops are measured against."""
+        return self.control or self.baseline
 
     def flat(self) -> dict[str, object]:
         """As one object, as it is exported: each metric beside its `_lo` and `_hi`, the start as ISO 8601 in UTC."""

@@ -104,6 +104,8 @@ class Recommendation:
     study: str
     run: str
     host: str
+    control: str | None
+    """The variant that drops of quality are measured against; null: the baseline."""
     noise_floor: float | None
     tainted: bool
     constraints: dict[str, float]
@@ -151,6 +153,7 @@ def recommend(rows: Rows, constraints: Constraints = DEFAULT) -> Recommendation:
         study=first.study,
         run=first.run,
         host=first.host,
+        control=first.control,
         noise_floor=first.noise_floor,
         tainted=bool(first.tainted),
         constraints=bounds,

@@ -34,9 +34,9 @@ sessions AS (
     QUALIFY row_number() OVER (PARTITION BY run, host ORDER BY finished DESC NULLS LAST) = 1
 ),
 whole_runs AS (
-    SELECT run, min(started) AS started, any_value(baseline) AS baseline FROM runs GROUP BY run
+    SELECT run, min(started) AS started, any_value(baseline) AS baseline, any_value(control) AS control FROM runs GROUP BY run
 )
-SELECT variants.*, started, baseline, noise_floor, tainted, samples, rounds
+SELECT variants.*, started, baseline, control, noise_floor, tainted, samples, rounds
 FROM variants
 LEFT JOIN whole_runs USING (run)
 LEFT JOIN sessions USING (run, host)

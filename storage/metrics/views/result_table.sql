@@ -15,6 +15,7 @@ SELECT
     {metrics},
     started,
     baseline,
+    control,
     noise_floor,
     tainted,
     samples,

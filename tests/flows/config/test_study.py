@@ -106,7 +106,7 @@ REFUSED = {  # name: content, field, value, what is allowed
         "'openvino' or 'ctranslate2'",
     ),
     "unknown step": (recipe({"step": "prune"}, TORCH), "variants.odd.recipe.0", "'prune'", "'group-lasso'"),
-    "unknown field of a study": (study_of(variant=3), "study", "'variant'", "baseline, hosts, measuring"),
+    "unknown field of a study": (study_of(variant=3), "study", "'variant'", "baseline, control, hosts, measuring"),
     "unknown field of a step": (
         lasso(sparsty=0.5),
         "variants.odd.recipe.0.group-lasso",
@@ -341,3 +341,10 @@ def test_other_directories_with_the_bundled_model_are_warned_of(tmp_path):
     (caution,) = parse_study(elsewhere).cautions
     assert caution.startswith("data.origin.roots: ")
     assert parse_study(elsewhere | {"base": {"source": "random"}}).cautions == []
+
+
+def test_the_control_is_a_variant_and_always_runs():
+    content = load_study("smoke").model_dump()
+    assert list(parse_study(content | {"control": "int8"}).only(["onnx"]).variants) == ["original", "onnx", "int8"]
+    with pytest.raises(StudyError, match=r"control.*'longer'"):
+        parse_study(content | {"control": "longer"})

@@ -80,7 +80,19 @@ def test_rows_of_the_newest_run_in_the_order_of_measuring(filled):
 
 def test_an_exported_row_is_flat(filled):
     original, _, pruned, failed = (row.flat() for row in result_rows(filled))
-    own = ("variant", "host", "label", "artifact", "random_weights", "error", "study", "run", "started", "baseline")
+    own = (
+        "variant",
+        "host",
+        "label",
+        "artifact",
+        "random_weights",
+        "error",
+        "study",
+        "run",
+        "started",
+        "baseline",
+        "control",
+    )
     figures = [f"{metric}{end}" for metric in TABLE_METRICS for end in ("", "_lo", "_hi")]
     assert [*original] == [*own, "rounds", "samples", "noise_floor", "tainted", *figures, "published"]
     assert original["started"] == "2026-11-01T12:00:00Z"
