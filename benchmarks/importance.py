@@ -13,9 +13,9 @@ import copy
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, NamedTuple
 
-import numpy as np
 import torch
 import typer
 from torch import Tensor, nn
@@ -236,10 +236,14 @@ class Losses(NamedTuple):
     trained: float | None
     distilled: float | None
 
-    @classmethod
-    def mean(cls, many: Sequence[Losses]) -> Losses:
-        """Of each the mean over several cuts."""
-        return cls(*(None if None in values else float(np.mean(values)) for values in zip(*many, strict=True)))  # type: ignore[arg-type]
+
+def _mean(many: Sequence[Losses]) -> Losses:
+    """Of each loss the mean over several cuts."""
+    trained, distilled = (
+        fmean(found) if (found := [loss for loss in losses if loss is not None]) else None
+        for losses in ([each.trained for each in many], [each.distilled for each in many])
+    )
+    return Losses(fmean(each.cut for each in many), trained, distilled)
 
 
 def _measured(cut: Cut, setup: TrialSetup, source: Path, slice_dir: Path, distill_steps: int) -> Losses:
@@ -307,7 +311,7 @@ def main(
                     losses = _measured(cut, setup, path, directory / "slice", distill_steps)
                     by_criterion.setdefault(cut.criterion.split()[0], []).append(losses)
                 for criterion, found in by_criterion.items():
-                    _print_row(name, each, criterion, Losses.mean(found))
+                    _print_row(name, each, criterion, _mean(found))
 
 
 def _print_row(model: str, kind: str, criterion: str, losses: Losses) -> None:

@@ -187,8 +187,7 @@ class GroupLasso(EpochTraining):
     learning_rate: PositiveFloat = Field(5e-4, lt=1.0)
     penalty: Literal["proximal", "gradient-scaled"] = Field(
         "proximal",
-        description="The textbook's proximal step, by the same length for all blocks; or Neural Compressor's own rule, "
-        "by a factor that is larger the smaller the block's gradient is.",
+        description="The textbook's proximal step, the same length for all; or Neural Compressor's, by the gradient.",
     )
     strength: float = Field(
         0.5, gt=0.0, lt=1.0, description="Share of a median block's size that the penalty takes until the ramp ends."

@@ -34,13 +34,6 @@ from slimline.tasks.runtime.progress import track
 Loss = Callable[[GPT2LMHeadModel], float]
 
 
-class Goal(NamedTuple):
-    """What remains of a model: the number of each structure, and which layers."""
-
-    shape: Shape
-    layers: list[int]
-
-
 class Pruned(NamedTuple):
     """A model whose removed heads and neurons have no effect, and of each layer those that remain, ascending."""
 

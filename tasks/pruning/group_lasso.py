@@ -42,8 +42,7 @@ def group_lasso(spec: GroupLasso, model_dir: Path, slice_dir: Path, target: Path
     The learning rate is constant until the end of the ramp, then falls linearly to zero during the recovery.
 
     Returns:
-        The notes of `fine_tune` and of `sparsity_report`, and penalty_share: of the blocks of `model_dir`'s matrices
-        that are smallest, as many as are pruned, the median share of their size that the proximal penalty takes.
+        The notes of `fine_tune` and of `sparsity_report`, and that of `penalty_share`.
 
     Raises:
         ValueError: the ramp would end after the training; otherwise as `fine_tune`.
@@ -51,10 +50,11 @@ def group_lasso(spec: GroupLasso, model_dir: Path, slice_dir: Path, target: Path
     """
     _check_schedule(spec)
     recovery = 1 - spec.warmup_share - spec.ramp_share
-    sizes = block_size_medians(load_gpt2(model_dir), spec.block)
-    callback = PruningCallback(spec, sizes)
+    before = load_gpt2(model_dir)
+    share = penalty_share(spec, before)
+    callback = PruningCallback(spec, block_size_medians(before, spec.block))
     notes = fine_tune(spec, model_dir, slice_dir, target, work_dir, [callback], decay_share=recovery)
-    return notes | check_sparsity(load_gpt2(target), spec) | {"penalty_share": penalty_share(spec, model_dir)}
+    return notes | check_sparsity(load_gpt2(target), spec) | {"penalty_share": share}
 
 
 def cubic_sparsity(step: int, total: int, spec: GroupLasso) -> float:
@@ -104,9 +104,13 @@ def block_size_medians(model: nn.Module, block: Block) -> dict[str, float]:
     return found
 
 
-def penalty_share(spec: GroupLasso, model_dir: Path) -> float:
-    """The median share of its size that the proximal penalty takes of a block among the smallest, which are pruned."""
-    model = load_gpt2(model_dir)
+def penalty_share(spec: GroupLasso, model: nn.Module) -> float | None:
+    """Of a model's smallest blocks, as many as are pruned: the median share of their size that the penalty takes.
+
+    None for the gradient-scaled one, which depends on gradients that only the training has.
+    """
+    if spec.penalty != "proximal":
+        return None
     medians = block_size_medians(model, spec.block)
     shares = []
     for name, weight, layout in matrices(model):

@@ -50,12 +50,6 @@ class Member(NamedTuple):
         others = [dim for dim in range(squares.ndim) if dim != self.dim]
         return squares.sum(others) if others else squares
 
-    def scale(self, factors: Tensor) -> None:
-        """Multiply each group's weights in place; `factors` is [groups]."""
-        shape = [1] * len(self.view)
-        shape[self.dim] = -1
-        self.tensor.view(self.view).mul_(factors.view(shape))
-
     @property
     def width(self) -> int:
         """Weights of one group in this tensor."""
@@ -101,12 +95,6 @@ def group_norms(members: Sequence[Member]) -> Tensor:
     """[groups]: root mean square of each group's weights, which is its norm divided by the square root of its size."""
     size = sum(member.width for member in members)
     return (torch.stack([member.squares() for member in members]).sum(0) / size).sqrt()
-
-
-def scale_groups(members: Sequence[Member], factors: Tensor) -> None:
-    """Multiply all weights of each group in place; `factors` is [groups]."""
-    for member in members:
-        member.scale(factors)
 
 
 # ------------------------------------------------------------------------------------------- structures without effect

@@ -15,6 +15,7 @@ from transformers import GPT2LMHeadModel
 
 from slimline.tasks.data.packing import Windows, calibration_windows, pack_split
 from slimline.tasks.data.tokenizer import load_tokenizer
+from slimline.tasks.models.checkpoint import read_gpt2_config
 from slimline.tasks.pruning.cuts import Cutter, rank_layers
 from slimline.tasks.pruning.shapes import Shape
 from slimline.tasks.runtime.progress import progress_bar
@@ -65,8 +66,11 @@ def trial_setup(spec: Slim, slice_dir: Path, model_dir: Path) -> TrialSetup:
     """The windows of a slice that the spec asks for.
 
     Raises:
-        ValueError: the slice has fewer.
+        ValueError: the slice has fewer, or they are longer than the model's positions.
     """
+    positions = read_gpt2_config(model_dir)["n_positions"]
+    if spec.window > positions:
+        raise ValueError(f"slim.window: {spec.window}; allowed: at most the model's {positions} positions")
     tokenizer = load_tokenizer(model_dir)
     windows = calibration_windows(
         slice_dir, tokenizer, spec.calibration_windows + spec.trial_steps * _BATCH, spec.window

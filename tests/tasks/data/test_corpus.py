@@ -139,14 +139,12 @@ def test_files_that_share_lines_are_in_one_split_only(tree: Path) -> None:
     train, test = packages_of("train", 1)[0], packages_of("test", 1)[0]
     names = [f"{first}{second}" for first in "abcdefghij" for second in "klmnopqrst"]
     common, own, other = ([f"{kind}_{name} = call(x)" for name in names] for kind in ("common", "own", "other"))
-    # Most of the training file is in the held-out one.
     (tree / train / "origin.py").write_text("\n".join([*common[:60], *other[:10]]))
     (tree / test / "fork.py").write_text("\n".join([*own[:40], "# a comment", *common[:60]]))
     # A quarter of the held-out file is in training files, but less than a sixth of each of those.
     (tree / train / "one.py").write_text("\n".join([*other[10:80], *own[80:90]]))
     (tree / train / "two.py").write_text("\n".join([*other[:9:-1], *own[90:]]))
     (tree / test / "mixed.py").write_text("\n".join([*common[60:], *own[80:]]))
-    # A few lines are no fork.
     (tree / test / "kin.py").write_text("\n".join([*common[::-1], *other[20:28]]))
     selection = select(find_files((tree,)).files)
     kept = {file.name for files in selection.files.values() for file in files}

@@ -175,6 +175,13 @@ def test_too_little_calibration_is_refused_with_both_numbers(
         slim(spec, bpe_model_dir, bpe_slice_dir, tmp_path / "slim")
 
 
+def test_windows_longer_than_the_positions_are_refused(
+    tmp_path: Path, bpe_model_dir: Path, bpe_slice_dir: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"window: 512; .* 96 positions"):
+        slim(Slim(sparsity=0.4, window=512), bpe_model_dir, bpe_slice_dir, tmp_path / "slim")
+
+
 def test_a_target_out_of_reach_names_its_field(tmp_path: Path, bpe_model_dir: Path, bpe_slice_dir: Path) -> None:
     with pytest.raises(ValueError, match=r"params_m.*1e-06"):
         slim(Slim(params_m=1e-6), bpe_model_dir, bpe_slice_dir, tmp_path / "slim")

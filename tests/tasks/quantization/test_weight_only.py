@@ -55,7 +55,12 @@ def quantized(checkpoint: Path, slice_dir: Path, tmp_path_factory: pytest.TempPa
     """Every form of the checkpoint by method and bits, all made in one process, as a study does."""
     root = tmp_path_factory.mktemp("quantized")
     for method, bits in FORMS:
-        quantize_weights(checkpoint, root / f"{method}{bits}", WeightOnly(method=method, bits=bits), slice_dir)
+        quantize_weights(
+            checkpoint,
+            root / f"{method}{bits}",
+            WeightOnly(method=method, bits=bits, calibration_samples=16),
+            slice_dir,
+        )
     return {(method, bits): root / f"{method}{bits}" for method, bits in FORMS}
 
 
@@ -151,7 +156,7 @@ def test_groups_need_not_divide_a_row(
     model.transformer.h[0].mlp.c_fc.bias.data[:25] = 0
     directory = checkpoint_of(model, tmp_path / "model")
     for bits in (4, 8):
-        spec = WeightOnly(method=method, bits=bits, group_size=group_size)
+        spec = WeightOnly(method=method, bits=bits, group_size=group_size, calibration_samples=16)
         notes = quantize_weights(directory, tmp_path / str(bits), spec, slice_dir)
         scales = (3 + 1) * 30 * -(-30 // group_size) + 50 * -(-30 // group_size) + 30 * -(-50 // group_size)
         assert (notes["matmuls"], notes["int8_matmuls"], notes["packed_matmuls"]) == (9, 0, 9)
@@ -169,7 +174,9 @@ def test_nothing_is_left_where_the_process_runs(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    quantize_weights(checkpoint, tmp_path / "target", WeightOnly(method="gptq", bits=4), slice_dir)
+    quantize_weights(
+        checkpoint, tmp_path / "target", WeightOnly(method="gptq", bits=4, calibration_samples=16), slice_dir
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
     assert not {"INFO", "WARNING"} & set(re.findall("[A-Z]+", "".join(capfd.readouterr())))
 
