@@ -7,7 +7,7 @@ from slimline.storage.queries.results import PUBLISHED_METRICS
 
 OF_THE_RUN = [
     *("study", "run", "host", "variant", "first_measured", "first_written", "label", "random_weights", "artifact"),
-    *("error", "started", "baseline", "noise_floor", "tainted", "samples", "rounds"),
+    *("error", "started", "baseline", "control", "noise_floor", "tainted", "samples", "rounds"),
 ]
 
 
