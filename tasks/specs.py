@@ -155,14 +155,22 @@ class Training(StepSpec):
     seed: NonNegativeInt = 0
 
 
-class Pretrain(Training):
-    """Train from random weights for a fixed time: Muon for the blocks' matrices, AdamW for everything else."""
+class TimedTraining(Training):
+    """Training for a fixed time, or number of steps: Muon for the blocks' matrices, AdamW for everything else."""
 
-    step: Literal["pretrain"] = "pretrain"
-    minutes: PositiveFloat = Field(120.0, description="Wall time; the rate decays linearly over its second half.")
+    minutes: PositiveFloat = Field(60.0, description="Training time; the rate decays linearly over its second half.")
+    max_steps: PositiveInt | None = Field(
+        None, description="Optimizer steps at most; null: as many as the time allows."
+    )
     learning_rate: PositiveFloat = Field(3e-3, lt=1.0, description="AdamW's rate (embeddings, norms, biases).")
     muon_learning_rate: PositiveFloat = Field(0.02, lt=1.0, description="Muon's rate (the blocks' matrices).")
     checkpoint_minutes: PositiveFloat = 5.0
+
+
+class Pretrain(TimedTraining):
+    """Train from random weights (the bundled model was made so)."""
+
+    step: Literal["pretrain"] = "pretrain"
 
 
 class EpochTraining(Training):
@@ -243,20 +251,15 @@ class Slim(StepSpec):
         return self
 
 
-class Distill(Training):
-    """Knowledge distillation from the study's prepared base, for a fixed time (Hinton et al. 2015)."""
+class Distill(TimedTraining):
+    """Knowledge distillation from the study's prepared base (Hinton et al. 2015); with no share, training as before."""
 
     step: Literal["distill"] = "distill"
-    minutes: PositiveFloat = Field(60.0, description="Training time; the rate decays linearly over its second half.")
-    max_steps: PositiveInt | None = Field(
-        None, description="Optimizer steps at most; null: as many as the time allows."
-    )
     learning_rate: PositiveFloat = Field(2e-3, lt=1.0, description="AdamW's rate (embeddings, norms, biases).")
     muon_learning_rate: PositiveFloat = Field(0.01, lt=1.0, description="Muon's rate (the blocks' matrices).")
     teacher_share: float = Field(0.5, ge=0.0, le=1.0, description="Weight of the teacher against that of the text.")
     temperature: PositiveFloat = Field(1.0, le=20.0, description="Softens both distributions.")
     hidden_weight: float = Field(0.0, ge=0.0, le=100.0, description="Weight of matching the last hidden states.")
-    checkpoint_minutes: PositiveFloat = 5.0
 
 
 class PrebuiltModel(StepSpec):

@@ -33,8 +33,8 @@ takes it with `{{step: prebuilt, name: {name}}}`; `slimline run {name}` makes it
 
 - **Recipe**, from the bundled model on:
 {recipe}
-- **Last step**: {minutes:.0f} minutes of training time on a busy processor, {steps:,} steps, {tokens:,} tokens.
-  Dev loss {dev_loss_before:.3f} -> {dev_loss:.3f} nats per token.
+- **Last step**: {steps:,} steps, {tokens:,} tokens, {minutes:.1f} minutes on: {devices}. On held-out text
+  {dev_bits_per_byte_before:.3f} -> {dev_bits_per_byte:.3f} bits per byte.
 - **Quality**: {scores}, greedy, on held-out line-completion samples.
 - **Artifact**: `{ref}`; `provenance.json` beside it has the parameters, versions and the whole loss curve.
 
@@ -51,8 +51,8 @@ precision. It exists so that compression can be studied on a real code model wit
 - **Data**: `python-trees`, {files:,} files of the standard library and {packages} installed distributions
   ({corpus_tokens:,} tokens; {tokens:,} seen). Whole packages are held out by name, the same ones everywhere, so the
   model has seen no package of the test split, wherever it is tested. Their code keeps its own licences.
-- **Training**: Muon for the blocks' matrices, AdamW for the rest, {minutes:.0f} minutes of two shared cores,
-  {steps:,} steps of {batch} windows of {window} tokens. Dev loss {dev_loss:.3f} nats per token.
+- **Training**: Muon for the blocks' matrices, AdamW for the rest, {steps:,} steps of {batch} windows of {window}
+  tokens, {minutes:.1f} minutes on: {devices}. On held-out text {dev_bits_per_byte:.3f} bits per byte.
 - **Quality**: {scores}, greedy, on held-out line-completion samples.
 - **Rebuild**: `slimline run pretrain`, then `python -m slimline.tasks.models.bundle model:<digest>`.
 - **Artifact**: `{ref}`; `provenance.json` beside it has the parameters, versions, packages and the whole loss curve.
@@ -107,7 +107,8 @@ def _card(ref: ArtifactRef, provenance: Provenance, config: dict[str, object], _
     notes: dict[str, Any] = dict(provenance.notes)
     step: dict[str, Any] = dict(provenance.step)
     return _CARD.format(
-        **{key: notes[key] for key in ("corpus_tokens", "tokens", "minutes", "steps", "dev_loss")},
+        **{key: notes[key] for key in ("corpus_tokens", "tokens", "minutes", "steps", "dev_bits_per_byte")},
+        devices=", ".join(notes["trained_on"]),
         parameters=notes["parameters"] / 1e6,
         shape=_SHAPE.format_map(config),
         vocabulary=config["vocab_size"],
@@ -124,7 +125,8 @@ def _card(ref: ArtifactRef, provenance: Provenance, config: dict[str, object], _
 def _form_card(ref: ArtifactRef, provenance: Provenance, config: dict[str, object], name: str) -> str:
     notes: dict[str, Any] = dict(provenance.notes)
     return _FORM_CARD.format(
-        **{key: notes[key] for key in ("tokens", "minutes", "steps", "dev_loss", "dev_loss_before")},
+        **{key: notes[key] for key in ("tokens", "minutes", "steps", "dev_bits_per_byte", "dev_bits_per_byte_before")},
+        devices=", ".join(notes["trained_on"]),
         name=name,
         parameters=notes["parameters"] / 1e6,
         shape=_SHAPE.format_map(config),

@@ -11,6 +11,7 @@ In a student with packed integers, their scales, norms and biases are trained (t
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,20 +31,38 @@ from slimline.tasks.models.packed import is_packed
 from slimline.tasks.specs import Distill
 from slimline.tasks.training.packed_weights import load_trainable, save_trained
 from slimline.tasks.training.pretrain import shuffle
-from slimline.tasks.training.training_loop import choose_attention, dev_text, mixed_precision, train_for
+from slimline.tasks.training.training_loop import (
+    choose_attention,
+    dev_text,
+    mixed_precision,
+    train_for,
+    training_device,
+)
+
+Ids = NDArray[np.int64]
 
 _IGNORED = -100  # label that cross-entropy ignores
 
 
-class TokenMap(NamedTuple):
-    """Each of the teacher's tokens as a sequence of the student's tokens."""
+class TokenMap:
+    """Each of the teacher's tokens as a sequence of the student's tokens.
 
-    pieces: list[list[int]]
+    Attributes:
+        flat: The sequences, one after the other.
+        lengths: Of each sequence, [teacher's vocabulary].
+        starts: Of each sequence in `flat`, [teacher's vocabulary].
+    """
+
+    def __init__(self, sequences: Sequence[Sequence[int]]) -> None:
+        """Join the sequences, in order of the teacher's tokens."""
+        self.flat: Ids = np.array([piece for pieces in sequences for piece in pieces])
+        self.lengths: Ids = np.array([len(pieces) for pieces in sequences])
+        self.starts: Ids = self.lengths.cumsum() - self.lengths
 
     @property
     def first(self) -> Tensor:
         """The first student token of each of the teacher's tokens, [teacher's vocabulary]."""
-        return torch.tensor([pieces[0] for pieces in self.pieces])
+        return torch.from_numpy(self.flat[self.starts])
 
 
 class AlignedBatch(NamedTuple):
@@ -72,9 +91,8 @@ def distill(
     projection to the teacher's width.
 
     Returns:
-        Notes for provenance: trained_parameters, steps, tokens (the student's), corpus_tokens (the teacher's),
-        train_tokens_per_s, train_loss, dev_loss (nats per student token), dev_bits_per_byte, both also with
-        _before, minutes, and loss_curve with pairs [minutes, training loss].
+        Notes for provenance: trained_parameters, corpus_tokens (the teacher's), dev_loss (nats per student token) and
+        dev_bits_per_byte, both also with _before, and the training's progress.
 
     Raises:
         ValueError: the student's vocabulary is not a trimmed form of the teacher's, or a window is too long.
@@ -83,25 +101,22 @@ def distill(
     packed = is_packed(model_dir)
     student, teacher = load_trainable(model_dir) if packed else load_gpt2(model_dir), load_gpt2(teacher_dir)
     for model in (student, teacher):
-        choose_attention(model, spec)
+        choose_attention(model.to(training_device()), spec)
     pair = _Pair(spec, student, teacher, _read_token_map(teacher_dir, model_dir))
     _check_window(spec, pair)
     dev = dev_text(slice_dir, load_tokenizer(model_dir), spec.window)
     before = dev.losses(pair.student, spec.batch_size)
     windows = _teacher_windows(spec, slice_dir, teacher_dir, pair.token_map)
-    clock, curve = train_for(spec, pair, pair.loss, windows, work_dir)
+    progress = train_for(spec, pair, pair.loss, windows, work_dir)
+    after = dev.losses(pair.student, spec.batch_size)
+    pair.to("cpu")
     (save_trained if packed else save_gpt2)(pair.student, model_dir, target)
     return {
         "trained_parameters": sum(weight.numel() for weight in pair.student.parameters()),
-        "steps": clock.steps,
-        "tokens": clock.tokens,
         "corpus_tokens": windows.size,
-        "train_tokens_per_s": clock.tokens / clock.seconds if clock.seconds else None,
-        "train_loss": curve[-1][1] if curve else None,
         **{f"{name}_before": loss for name, loss in before.items()},
-        **dev.losses(pair.student, spec.batch_size),
-        "minutes": clock.seconds / 60,
-        "loss_curve": curve,
+        **after,
+        **progress.notes(),
     }
 
 
@@ -114,15 +129,16 @@ class _Pair(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
         self.student = student
         student.loss_type = "ForCausalLM"  # transformers' default for GPT-2, which it would use with a warning
         self.token_map = token_map
-        self._first = token_map.first
+        self._first = token_map.first.to(student.device)
         self.reference = [teacher.eval().requires_grad_(False)]  # a list, so that its weights are not parameters here
         widths = student.config.n_embd, teacher.config.n_embd
-        self.projection = nn.Linear(*widths, bias=False) if spec.hidden_weight else None
+        self.projection = nn.Linear(*widths, bias=False, device=student.device) if spec.hidden_weight else None
 
     def loss(self, windows: Windows) -> Tensor:
         """The distillation loss of a batch of the teacher's windows."""
-        spec, batch = self._spec, align(windows, self.token_map, self._spec.window)
-        with mixed_precision():
+        spec, device = self._spec, self.student.device
+        batch = AlignedBatch(*(tensor.to(device) for tensor in align(windows, self.token_map, spec.window)))
+        with mixed_precision(device):
             hidden = self.student.transformer(input_ids=batch.ids, use_cache=False).last_hidden_state
             logits = self.student.lm_head(hidden).float().flatten(0, 1)
             text = F.cross_entropy(logits[:-1], batch.labels.flatten()[1:], ignore_index=_IGNORED)
@@ -140,7 +156,7 @@ class _Pair(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
         """The teacher's hidden states and distribution over the student's vocabulary, at the aligned positions."""
         (teacher,) = self.reference
         with torch.no_grad():
-            ids = torch.from_numpy(windows.astype(np.int64))
+            ids = torch.from_numpy(windows.astype(np.int64)).to(teacher.device)
             hidden = teacher.transformer(input_ids=ids, use_cache=False).last_hidden_state
             states = hidden.flatten(0, 1)[batch.teacher_at]
             probabilities = teacher.lm_head(states).float().softmax(-1)
@@ -181,23 +197,26 @@ def kl_divergence(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
 
 def align(windows: Windows, token_map: TokenMap, window: int) -> AlignedBatch:
     """Convert the teacher's windows to the student's tokens; rows are truncated or padded to `window` tokens."""
-    ids = torch.zeros(len(windows), window, dtype=torch.long)
-    labels = torch.full_like(ids, _IGNORED)
-    student_at, teacher_at = [], []
-    for row, tokens in enumerate(windows.tolist()):
-        sequences = [token_map.pieces[token] for token in tokens]
-        flat = [piece for pieces in sequences for piece in pieces][:window]
-        ids[row, : len(flat)] = torch.tensor(flat)
-        labels[row, 1 : len(flat)] = ids[row, 1 : len(flat)]  # the first token of a row is not predicted
-        ends = np.cumsum([len(pieces) for pieces in sequences]) - 1
-        ends = ends[ends < window]
-        student_at.append(row * window + ends)
-        teacher_at.append(row * windows.shape[1] + np.arange(len(ends)))
-    return AlignedBatch(ids, labels, _concatenate(student_at), _concatenate(teacher_at))
+    lengths = token_map.lengths[windows]  # [rows, teacher's window]
+    ends = lengths.cumsum(1)
+    rows = np.repeat(np.arange(len(windows)), lengths.sum(1))
+    columns = _count_up(ends[:, -1])
+    offsets = (token_map.starts[windows] - ends + lengths).ravel()
+    pieces = token_map.flat[np.repeat(offsets, lengths.ravel()) + columns]
+    is_inside = columns < window
+    ids = np.zeros((len(windows), window), np.int64)
+    labels = np.full_like(ids, _IGNORED)
+    ids[rows[is_inside], columns[is_inside]] = labels[rows[is_inside], columns[is_inside]] = pieces[is_inside]
+    labels[:, 0] = _IGNORED  # the first token of a row is not predicted
+    both = (ends <= window).nonzero()
+    student_at = both[0] * window + ends[both] - 1
+    teacher_at = both[0] * windows.shape[1] + both[1]
+    return AlignedBatch(*map(torch.from_numpy, (ids, labels, student_at, teacher_at)))
 
 
-def _concatenate(parts: list[NDArray[np.int64]]) -> Tensor:
-    return torch.from_numpy(np.concatenate(parts))
+def _count_up(lengths: Ids) -> Ids:
+    """0, 1, ... up to each of the lengths, one after the other."""
+    return np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths, lengths)
 
 
 def map_tokens(teacher: Tokenizer, student: Tokenizer) -> TokenMap:
@@ -229,9 +248,8 @@ def _teacher_windows(spec: Distill, slice_dir: Path, teacher_dir: Path, token_ma
     """The training text in windows of the teacher's tokens that fill the student's windows on average."""
     tokenizer = load_tokenizer(teacher_dir)
     codes = shuffle(read_codes(slice_dir, "train"), spec.seed)
-    lengths = np.array([len(pieces) for pieces in token_map.pieces])
     first = pack(codes[: max(1, len(codes) // 20)], tokenizer, 1)
-    return pack(codes, tokenizer, max(1, int(spec.window / lengths[first].mean())))
+    return pack(codes, tokenizer, max(1, int(spec.window / token_map.lengths[first].mean())))
 
 
 def _check_window(spec: Distill, pair: _Pair) -> None:

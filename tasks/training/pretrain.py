@@ -14,39 +14,35 @@ from slimline.tasks.data.parquet import read_codes
 from slimline.tasks.data.tokenizer import load_tokenizer
 from slimline.tasks.models.loading import load_gpt2, save_gpt2
 from slimline.tasks.specs import Pretrain
-from slimline.tasks.training.training_loop import choose_attention, dev_text, text_loss, train_for
+from slimline.tasks.training.training_loop import choose_attention, dev_text, text_loss, train_for, training_device
 
 
 def pretrain(spec: Pretrain, model_dir: Path, slice_dir: Path, target: Path, work_dir: Path) -> dict[str, Any]:
-    """Train the model of `model_dir` on the slice's training files for `spec.minutes`, resuming from `work_dir`.
+    """Train the model of `model_dir` on the slice's training files as the spec says, resuming from `work_dir`.
 
     Returns:
-        Notes for provenance, among them steps, tokens, train_tokens_per_s, dev_loss (nats per token),
-        dev_bits_per_byte, and loss_curve with pairs [minutes, training loss].
+        Notes for provenance: files, packages, corpus_tokens, dev_loss (nats per token), dev_bits_per_byte, and the
+        training's progress.
     """
     torch.manual_seed(spec.seed)
-    model = load_gpt2(model_dir)
+    model = load_gpt2(model_dir).to(training_device())
     model.loss_type = "ForCausalLM"  # transformers' default for GPT-2, which it would use with a warning
     choose_attention(model, spec)
     tokenizer = load_tokenizer(model_dir)
     codes = shuffle(read_codes(slice_dir, "train"), spec.seed)
     training = pack(codes, tokenizer, spec.window)
     dev = dev_text(slice_dir, tokenizer, spec.window)
-    clock, curve = train_for(spec, model, lambda batch: text_loss(model, batch), training, work_dir)
-    save_gpt2(model, model_dir, target)
+    progress = train_for(spec, model, lambda batch: text_loss(model, batch), training, work_dir)
+    losses = dev.losses(model, spec.batch_size)
+    save_gpt2(model.to("cpu"), model_dir, target)
     return {
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "random_weights": False,
         "files": len(codes),
         "packages": sorted({f"{one.name} {one.version}" for one in distributions()}),
-        "steps": clock.steps,
-        "tokens": clock.tokens,
         "corpus_tokens": training.size,
-        "train_tokens_per_s": clock.tokens / clock.seconds,
-        "train_loss": curve[-1][1] if curve else None,
-        **dev.losses(model, spec.batch_size),
-        "minutes": clock.seconds / 60,
-        "loss_curve": curve,
+        **losses,
+        **progress.notes(),
     }
 
 
