@@ -29,6 +29,7 @@ from slimline.tasks.data.tokenizer import (
 from slimline.tasks.models.architectures import ARCHITECTURES
 from slimline.tasks.models.checkpoint import refuse_not_finite
 from slimline.tasks.models.loading import Imported, import_gpt2, load_gpt2, save_gpt2
+from slimline.tasks.models.packed import load_dense
 from slimline.tasks.specs import Base, BundledBase, HubBase, PathBase, PrebuiltModel, RandomBase
 
 transformers_logging.disable_progress_bar()
@@ -73,7 +74,7 @@ def bundled_model() -> Path:
 
 
 def unpack_prebuilt(source: Path, target: Path, spec: PrebuiltModel) -> dict[str, Any]:
-    """Write the compressed form `spec.name` of the bundled model as an fp32 checkpoint.
+    """Write the compressed form `spec.name` of the bundled model as an fp32 checkpoint, also if it ships in int8.
 
     Returns:
         Notes for provenance: those of the compressed form, random_weights, and made_by, the form's provenance.
@@ -87,8 +88,8 @@ def unpack_prebuilt(source: Path, target: Path, spec: PrebuiltModel) -> dict[str
     _refuse_other_base(spec.name, source)
     store = ArtifactStore(PREBUILT / spec.name)
     (form,) = store.list()
-    model = load_gpt2(store.path(form))
-    save_gpt2(model, store.path(form), target)
+    files = store.path(form)
+    save_gpt2(load_dense(files), files, target)
     made_by = store.provenance(form).model_dump(mode="json", exclude={"notes"})
     notes = store.provenance(form).notes
     return {**notes, "random_weights": False, "made_by": made_by}

@@ -1,15 +1,18 @@
-"""Add a trained model to the package, in half precision, with its provenance and a model card.
+"""Add a trained model to the package, with its provenance and a model card.
 
 These commands add the bundled model, and then a compressed form of it (`{step: prebuilt, name: slim}` in a recipe):
 
     slimline run pretrain
     python -m slimline.tasks.models.bundle model:<digest of its pretrain step>
-    slimline run slim
-    python -m slimline.tasks.models.bundle model:<digest of its distill step> slim
+    slimline run frontier
+    python -m slimline.tasks.models.bundle model:<digest of its weight-only step> slim
+
+What is packed in integers stays so; other models are stored in half precision.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,9 @@ from slimline.storage.metrics.connection import fetch
 from slimline.storage.metrics.rows import MeasurementRow
 from slimline.storage.metrics.store import MetricsStore
 from slimline.storage.paths import BUNDLED, PREBUILT, home
-from slimline.tasks.models.loading import load_gpt2, save_gpt2
+from slimline.tasks.models.checkpoint import read_gpt2_config
+from slimline.tasks.models.loading import save_gpt2
+from slimline.tasks.models.packed import is_packed, load_dense
 
 _SHAPE = "{n_layer} layers x {n_embd}, {n_head} heads, {n_positions} positions"
 _SCORES = """
@@ -28,12 +33,12 @@ _SCORES = """
 """
 _FORM_CARD = """# {name}: a compressed form of the bundled model
 
-{parameters:.2f} M parameters ({shape}), vocabulary of {vocabulary:,} tokens, a stock GPT-2 in half precision. A recipe
-takes it with `{{step: prebuilt, name: {name}}}`; `slimline run {name}` makes it again.
+{parameters:.2f} M parameters ({shape}), vocabulary of {vocabulary:,} tokens, a stock GPT-2 stored in {precision}. A
+recipe takes it with `{{step: prebuilt, name: {name}}}`; `slimline run frontier` makes it again.
 
 - **Recipe**, from the bundled model on:
 {recipe}
-- **Last step**: {steps:,} steps, {tokens:,} tokens, {minutes:.1f} minutes on: {devices}. On held-out text
+- **Distillation**: {steps:,} steps, {tokens:,} tokens, {minutes:.1f} minutes on: {devices}. On held-out text
   {dev_bits_per_byte_before:.3f} -> {dev_bits_per_byte:.3f} bits per byte.
 - **Quality**: {scores}, greedy, on held-out line-completion samples.
 - **Artifact**: `{ref}`; `provenance.json` beside it has the parameters, versions and the whole loss curve.
@@ -64,7 +69,7 @@ precision. It exists so that compression can be studied on a real code model wit
 
 
 def bundle(reference: str, source: ArtifactStore, metrics: MetricsStore, target: Path, name: str = "") -> ArtifactRef:
-    """Publish a model in the store `target` in half precision, in place of the present one, and write its card.
+    """Publish a model in the store `target`, in place of the present one, and write its card.
 
     Args:
         reference: The trained model in `source`, as `kind:digest`.
@@ -81,17 +86,34 @@ def bundle(reference: str, source: ArtifactStore, metrics: MetricsStore, target:
     with metrics.connect() as connection:
         rows = fetch(connection, MeasurementRow, _SCORES, [ref.digest])
     scores = [row.model_dump(include={"metric", "value", "lo", "hi", "n"}) for row in rows]
-    model = load_gpt2(source.path(ref))
     store = ArtifactStore(target)
     with store.stage() as directory:
-        save_gpt2(model.half(), source.path(ref), directory)
-        notes = {**provenance.notes, "precision": "float16", "made_from": str(ref), "scores": scores}
-        notes |= {"recipe": _recipe(ref, source)} if name else {}
+        notes = {**_trained(ref, source), **provenance.notes, **_write(source.path(ref), directory)}
+        notes |= {"made_from": str(ref), "scores": scores} | ({"recipe": _recipe(ref, source)} if name else {})
         new = store.publish(directory, "model", provenance.model_copy(update={"notes": notes}))
     store.gc([new])
     card = _form_card if name else _card
-    (target / "README.md").write_text(card(new, store.provenance(new), model.config.to_dict(), name), "utf8")
+    config = read_gpt2_config(store.path(new))
+    (target / "README.md").write_text(card(new, store.provenance(new), {**config}, name), "utf8")
     return new
+
+
+def _write(source: Path, target: Path) -> dict[str, Any]:
+    """Write a model as it ships; returns its parameters and precision."""
+    model = load_dense(source)
+    parameters = sum(weight.numel() for weight in model.parameters())
+    if is_packed(source):
+        shutil.copytree(source, target, dirs_exist_ok=True)
+        return {"parameters": parameters, "precision": "8-bit integers"}
+    save_gpt2(model.half(), source, target)
+    return {"parameters": parameters, "precision": "half precision"}
+
+
+def _trained(ref: ArtifactRef, store: ArtifactStore) -> dict[str, Any]:
+    """The notes of the last step that trained the model."""
+    while "loss_curve" not in store.provenance(ref).notes:
+        ref = store.provenance(ref).inputs[0]
+    return store.provenance(ref).notes
 
 
 def _recipe(ref: ArtifactRef, store: ArtifactStore) -> list[dict[str, Any]]:
@@ -128,6 +150,7 @@ def _form_card(ref: ArtifactRef, provenance: Provenance, config: dict[str, objec
         **{key: notes[key] for key in ("tokens", "minutes", "steps", "dev_bits_per_byte", "dev_bits_per_byte_before")},
         devices=", ".join(notes["trained_on"]),
         name=name,
+        precision=notes["precision"],
         parameters=notes["parameters"] / 1e6,
         shape=_SHAPE.format_map(config),
         vocabulary=config["vocab_size"],

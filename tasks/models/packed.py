@@ -25,6 +25,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
 from slimline.tasks.models.checkpoint import CheckpointError, read_gpt2_config
+from slimline.tasks.models.loading import load_gpt2
 
 PACKED_FILE = "packed.safetensors"
 # Weights unpacked at once: 1 MB in fp32, which is still in a core's cache for the matrix product.
@@ -107,6 +108,26 @@ def load_packed(directory: Path, dtype: torch.dtype) -> GPT2LMHeadModel:
     return model.eval()
 
 
+def load_dense(directory: Path) -> GPT2LMHeadModel:
+    """A model in fp32; if `weight-only` wrote it, its matrices are what the integers stand for.
+
+    Raises:
+        CheckpointError: as `load_packed` and `load_gpt2`.
+    """
+    if not is_packed(directory):
+        return load_gpt2(directory)
+    packed = load_packed(directory, torch.float32)
+    model = GPT2LMHeadModel(packed.config)
+    weights = packed.state_dict()
+    for name, module in packed.named_modules():
+        if isinstance(module, PackedLinear | PackedEmbedding):
+            original = model.get_submodule(name)
+            matrix = module.unpacked()
+            weights[f"{name}.weight"] = matrix.T if isinstance(original, Conv1D) else matrix
+    model.load_state_dict(weights)
+    return model.eval()
+
+
 class _PackedFile:
     """The tensors of a `packed.safetensors`, each checked when it is read."""
 
@@ -156,6 +177,10 @@ class PackedLinear(torch.nn.Module):  # type: ignore[misc]
         outputs = products[0] if len(products) == 1 else torch.cat(products, dim=-1)
         return outputs if self.bias is None else outputs.add_(self.bias)
 
+    def unpacked(self) -> torch.Tensor:
+        """The matrix [rows, columns] in fp32."""
+        return self.matrix.unpack(self._columns, torch.float32)
+
     def _blocks(self) -> Iterator[PackedMatrix]:
         rows = max(1, _BLOCK // self._columns)
         for begin in range(0, len(self.matrix.weight), rows):
@@ -170,6 +195,10 @@ class PackedEmbedding(torch.nn.Module):  # type: ignore[misc]
         self.matrix = matrix
         self._columns = columns
         self._dtype = dtype
+
+    def unpacked(self) -> torch.Tensor:
+        """The table [rows, columns] in fp32."""
+        return self.matrix.unpack(self._columns, torch.float32)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Look up ids [...]; returns [..., columns]."""

@@ -123,9 +123,7 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def train_for(
-    spec: TimedTraining, model: nn.Module, loss: Loss, windows: Windows, work_dir: Path
-) -> Progress:
+def train_for(spec: TimedTraining, model: nn.Module, loss: Loss, windows: Windows, work_dir: Path) -> Progress:
     """Minimise `loss` over batches of `windows` for `spec.minutes` or `spec.max_steps`, resuming from `work_dir`."""
     keep_freed_memory()
     trained = optimizers(model, spec)
