@@ -174,7 +174,14 @@ def _notes(rows: Sequence[ResultRow], columns: Sequence[FigureColumn]) -> list[s
         notes.append(PUBLISHED_NOTE)
     controls = dict.fromkeys(clean(row.control) for row in rows if row.control)
     notes += [f"stars of ES and EM: against {control}, which was trained as long" for control in controls]
-    return notes + _training_notes(rows) + [MEANINGS[column.metric] for column in columns if column.metric in MEANINGS]
+    return notes + _half_precision_notes(rows) + _training_notes(rows) + [MEANINGS[column.metric] for column in columns if column.metric in MEANINGS]
+
+
+def _half_precision_notes(rows: Sequence[ResultRow]) -> list[str]:
+    """How large checkpoints in fp32 are as they are usually shipped: what a smaller one has to be compared with."""
+    sizes = ((clean(row.variant), row.value("disk_half_mb")) for row in rows)
+    halves = [f"{name} {size:.2f}" for name, size in sizes if size is not None]
+    return [f"disk in half precision, as checkpoints ship, MB: {', '.join(halves)}"] if halves else []
 
 
 def _training_notes(rows: Sequence[ResultRow]) -> list[str]:

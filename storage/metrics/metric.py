@@ -61,6 +61,7 @@ _ALL = (
     Metric("prefill_limit_share", "%", "Operations a second while prompts are read, of the host's peak, %.", None),
     Metric("decode_limit_share", "%", "Bytes a second that decoding has to read, of the host's peak, %.", None),
     Metric("parity_max_abs", "logits", "Largest difference of a logit from what it was converted from.", False),
+    Metric("disk_half_mb", "MB", "disk_mb if a checkpoint's fp32 weights were stored in half precision.", False),
     Metric("train_tokens_per_s", "1/s", "Tokens per second of the last training that led to it.", None),
     Metric("train_loss", "nats", "Loss at the end of that training, nats per token.", False),
     Metric("train_tokens", "tokens", "Tokens of all trainings that led from the base to it.", None),

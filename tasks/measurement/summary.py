@@ -219,6 +219,8 @@ def quality_measurements(scores: Mapping[str, Score | str], baseline: str) -> li
 def size_measurements(variant: str, size: DiskSize, parameters: Parameters | None) -> list[Measurement]:
     """Disk size and, unless `parameters` is None, parameter counts; they are exact and have no interval."""
     values = {"disk_mb": size.raw_mb, "disk_gzip_mb": size.gzip_mb}
+    if size.half_mb is not None:
+        values["disk_half_mb"] = size.half_mb
     if parameters:
         values |= {"params_m": parameters.total / 1e6, "params_nonzero_m": parameters.nonzero / 1e6}
     return [_measurement(variant, metric, Interval(value, None, None, 1)) for metric, value in values.items()]

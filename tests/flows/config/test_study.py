@@ -21,7 +21,9 @@ from tests.flows.config.studies import (
     study_of,
 )
 
-NAMES = ", ".join(["codegpt-small-shape", "compression", "distillation", "embedded", "frontier", "paper", "pretrain", "smoke"])
+NAMES = ", ".join(
+    ["codegpt-small-shape", "compression", "distillation", "embedded", "frontier", "paper", "pretrain", "smoke"]
+)
 SPARSITY = "variants.odd.recipe.0.group-lasso.sparsity"
 REFUSED = {  # name: content, field, value, what is allowed
     "sparsity of 0": (lasso(sparsity=0), SPARSITY, "0", "greater than 0"),

@@ -48,6 +48,14 @@ def test_zeros_in_place_shrink_the_archive_only(checkpoint):
     assert pruned.gzip_mb < 0.5 * dense.gzip_mb
 
 
+def test_fp32_weights_would_take_half_the_bytes(checkpoint, tmp_path):
+    rng = np.random.default_rng(0)
+    floats = rng.normal(size=(400, 400))
+    whole = disk_size(checkpoint({"x": floats.astype(np.float32), "y": rng.integers(0, 9, 50_000).astype(np.int8)}))
+    assert whole.half_mb == pytest.approx(whole.raw_mb - 2 * 400 * 400 / 1e6)
+    assert disk_size(checkpoint({"x": floats.astype(np.float16)})).half_mb is None
+
+
 def test_an_empty_directory_has_no_size(tmp_path):
     with pytest.raises(ValueError, match="has no files"):
         disk_size(tmp_path)

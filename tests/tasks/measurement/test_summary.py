@@ -131,6 +131,11 @@ def test_rows_fill_the_tables_exactly():
         measurement_rows([measured[0]._replace(metric="unheard")], subjects, run="r", study="s", host="h", time=T0)
 
 
+def test_the_size_in_half_precision_is_a_measurement_of_its_own():
+    measured = size_measurements("ours", DiskSize(5.0, 4.0, 2.5), None)
+    assert [(each.metric, each.value) for each in measured][-1] == ("disk_half_mb", 2.5)
+
+
 def test_an_export_without_counts_has_no_count_rows():
     assert [each.metric for each in size_measurements("ours", DiskSize(5.0, 4.0), None)] == ["disk_mb", "disk_gzip_mb"]
 

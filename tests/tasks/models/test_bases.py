@@ -19,7 +19,7 @@ from slimline.tasks.measurement.size import count_parameters, disk_size
 from slimline.tasks.models.bases import make_base, unpack_prebuilt
 from slimline.tasks.specs import BundledBase, HubBase, PathBase, PrebuiltModel, Pretrain, RandomBase
 from slimline.tasks.training.pretrain import pretrain
-from slimline.tasks.training.training_loop import learning_rate_share, mean_loss
+from slimline.tasks.training.training_loop import device_name, learning_rate_share, mean_loss, training_device
 
 
 @pytest.fixture
@@ -127,6 +127,16 @@ def test_pretraining_learns_and_resumes(slice_dir: Path, tmp_path: Path) -> None
     assert mean_loss(AutoModelForCausalLM.from_pretrained(tmp_path / "second"), np.zeros((1, 8), np.int32), 1) > 0
 
 
+def test_a_training_ends_after_its_steps_and_says_what_it_ran_on(slice_dir: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    made(RandomBase(architecture="tiny"), base)
+    spec = SPEC.model_copy(update={"minutes": 60.0, "max_steps": 4})
+    (tmp_path / "model").mkdir()
+    notes = pretrain(spec, base, slice_dir, tmp_path / "model", tmp_path / "work")
+    assert (notes["steps"], notes["tokens"]) == (4, 4 * 4 * 64)
+    assert notes["trained_on"] == [device_name(training_device())]
+
+
 def test_the_rate_warms_up_holds_and_falls_to_nothing() -> None:
     assert learning_rate_share(0.0, 0) < 0.02
     assert learning_rate_share(0.4, 1000) == learning_rate_share(0.5, 1000) == 1.0
@@ -140,7 +150,7 @@ def test_the_prebuilt_form_is_of_the_bundled_model_only(checkpoint: Path, tmp_pa
     notes = unpack_prebuilt(base, tmp_path / "slim", PrebuiltModel())
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "slim")
     assert sum(weight.numel() for weight in model.parameters()) == notes["parameters"] < 0.4 * 6_967_296
-    assert model.dtype == torch.float32 and notes["made_by"]["step"]["step"] == "distill"
+    assert model.dtype == torch.float32 and notes["made_by"]["step"]["step"] == "weight-only"
     with pytest.raises(ValueError, match=r"prebuilt.*bundled"):
         unpack_prebuilt(checkpoint, tmp_path / "other", PrebuiltModel())
     with pytest.raises(ValueError, match=r"name.*'thin'.*slim"):

@@ -21,7 +21,8 @@ from slimline.tasks.engines.base import CompletionEngine, load_engine
 from slimline.tasks.export.parity import logits_parity
 from slimline.tasks.models import packed
 from slimline.tasks.models.checkpoint import CheckpointError
-from slimline.tasks.models.packed import PACKED_FILE, PackedLinear, pack, round_rows
+from slimline.tasks.models.loading import save_gpt2
+from slimline.tasks.models.packed import PACKED_FILE, PackedLinear, load_dense, pack, round_rows
 from slimline.tasks.quantization.dynamic_int8 import quantize_linear_only
 from slimline.tasks.quantization.weight_only import quantize_weights
 from slimline.tasks.specs import Decoding, Engine, WeightOnly
@@ -124,6 +125,14 @@ def test_the_model_is_close_and_does_not_see_batches(
     np.testing.assert_allclose(
         load(quantized[method, bits], "bfloat16").logits([3, 4]), engine.logits([3, 4]), atol=0.3
     )
+
+
+@pytest.mark.parametrize(("method", "bits"), FORMS)
+def test_unpacked_it_is_a_checkpoint_that_computes_the_same(
+    method: str, bits: int, checkpoint: Path, quantized: dict[Any, Path], tmp_path: Path
+) -> None:
+    save_gpt2(load_dense(quantized[method, bits]), checkpoint, tmp_path)
+    np.testing.assert_allclose(load(tmp_path).logits([3, 4]), load(quantized[method, bits]).logits([3, 4]), atol=1e-5)
 
 
 def test_gptq_is_closer_than_rounding_on_the_language_it_saw(
