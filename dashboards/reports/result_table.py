@@ -174,7 +174,12 @@ def _notes(rows: Sequence[ResultRow], columns: Sequence[FigureColumn]) -> list[s
         notes.append(PUBLISHED_NOTE)
     controls = dict.fromkeys(clean(row.control) for row in rows if row.control)
     notes += [f"stars of ES and EM: against {control}, which was trained as long" for control in controls]
-    return notes + _half_precision_notes(rows) + _training_notes(rows) + [MEANINGS[column.metric] for column in columns if column.metric in MEANINGS]
+    return (
+        notes
+        + _half_precision_notes(rows)
+        + _training_notes(rows)
+        + [MEANINGS[column.metric] for column in columns if column.metric in MEANINGS]
+    )
 
 
 def _half_precision_notes(rows: Sequence[ResultRow]) -> list[str]:
