@@ -141,6 +141,12 @@ def cuts(model: GPT2LMHeadModel, kind: str, setup: TrialSetup) -> Iterator[Cut]:
     yield Cut(kind, "ours", _ours(model, kind, cutter, setup))
 
 
+def _can_lose(model: GPT2LMHeadModel, kind: str) -> bool:
+    """Whether there is one to spare: of a model with one head that is its only one, and so are its channels."""
+    counts = {"heads": model.config.n_head, "channels": model.config.n_head, "layers": model.config.n_layer}
+    return counts.get(kind, 2) > 1
+
+
 def _half(model: GPT2LMHeadModel) -> int:
     return int(model.transformer.h[0].mlp.c_proj.weight.shape[0]) // 2
 
@@ -305,7 +311,7 @@ def main(
             whole = load_gpt2(path)
             setup = trial_setup(Slim(sparsity=0.5, trial_steps=steps), directory / "slice", path)
             _print_row(name, "nothing", "", Losses(setup.loss(whole), None, None))
-            for each in kind or KINDS:
+            for each in filter(lambda one: _can_lose(whole, one), kind or KINDS):
                 by_criterion: dict[str, list[Losses]] = {}
                 for cut in cuts(whole, each, setup):
                     losses = _measured(cut, setup, path, directory / "slice", distill_steps)
