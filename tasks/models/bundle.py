@@ -90,7 +90,7 @@ def bundle(reference: str, source: ArtifactStore, metrics: MetricsStore, target:
     with store.stage() as directory:
         notes = {**_trained(ref, source), **provenance.notes, **_write(source.path(ref), directory)}
         notes |= {"made_from": str(ref), "scores": scores} | ({"recipe": _recipe(ref, source)} if name else {})
-        new = store.publish(directory, "model", provenance.model_copy(update={"notes": notes}))
+        new = store.publish(directory, ref.kind, provenance.model_copy(update={"notes": notes}))
     store.gc([new])
     card = _form_card if name else _card
     config = read_gpt2_config(store.path(new))

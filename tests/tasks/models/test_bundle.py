@@ -41,7 +41,7 @@ def publish(store: ArtifactStore, step: str, inputs: list[ArtifactRef], files: P
                 "notes": notes,
             }
         )
-        return store.publish(directory, "model", provenance)
+        return store.publish(directory, "packed" if step == "weight-only" else "model", provenance)
 
 
 @pytest.fixture
