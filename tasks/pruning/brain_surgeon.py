@@ -94,9 +94,15 @@ def repair(moments: Moments, weight: Tensor, bias: Tensor, kept: Tensor) -> Repa
 
 
 def damped(covariance: Tensor) -> Tensor:
-    """The covariance with a small constant added to its diagonal, which makes it invertible."""
-    extra = _DAMPING * covariance.diagonal().mean() + torch.finfo(torch.float64).tiny
-    return covariance + extra * torch.eye(len(covariance), dtype=covariance.dtype)
+    """The covariance with a small constant added to its diagonal, which makes it positive definite.
+
+    Sums in single precision can leave eigenvalues below zero: then the constant grows until none is.
+    """
+    diagonal = torch.eye(len(covariance), dtype=covariance.dtype)
+    diagonal *= _DAMPING * covariance.diagonal().mean() + torch.finfo(torch.float64).tiny
+    while torch.linalg.cholesky_ex(covariance + diagonal).info:
+        diagonal *= 10
+    return covariance + diagonal
 
 
 @contextmanager

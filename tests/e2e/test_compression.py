@@ -26,7 +26,16 @@ LOADERS = dict(
         strict=True,
     )
 )
-VARIANTS = ["original", "int8-static", "openvino-int8", "ctranslate2-int8", "gptq-int4", "slim", "slim-int8"]
+VARIANTS = [
+    "original",
+    "original-longer",
+    "int8-static",
+    "openvino-int8",
+    "ctranslate2-int8",
+    "gptq-int4",
+    "slim",
+    "slim-int8",
+]
 RUN_LOADER = Path(__file__).with_name("programs") / "run_loader.py"
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from slimline.tasks.pruning.brain_surgeon import eliminate, repair
+from slimline.tasks.pruning.brain_surgeon import damped, eliminate, repair
 from slimline.tasks.pruning.moments import Moments
 
 ROWS, OUTPUTS = 400, 3
@@ -90,3 +90,11 @@ def test_greedy_is_close_to_the_best_of_all_subsets() -> None:
     found = eliminate(moments(inputs), weight, 1, 4)
     best = min(error(inputs, weight, torch.tensor(kept)) for kept in combinations(range(8), 4))
     assert error(inputs, weight, found.kept(4, 8)) <= 1.5 * best
+
+
+def test_what_rounding_left_below_zero_is_damped_away() -> None:
+    values = torch.cat([torch.linspace(0.1, 27.0, 40), torch.full((24,), -1.2e-3)]).double()
+    basis = torch.linalg.qr(torch.randn(64, 64, generator=torch.Generator().manual_seed(0)).double()).Q
+    rounded = basis @ values.diag() @ basis.T
+    assert torch.linalg.eigvalsh(damped(rounded))[0] > 0
+    assert torch.equal(damped(torch.eye(3).double()), (1 + 1e-4) * torch.eye(3).double())
