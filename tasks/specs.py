@@ -159,9 +159,7 @@ class TimedTraining(Training):
     """Training for a fixed time, or number of steps: Muon for the blocks' matrices, AdamW for everything else."""
 
     minutes: PositiveFloat = Field(60.0, description="Training time; the rate decays linearly over its second half.")
-    max_steps: PositiveInt | None = Field(
-        None, description="Optimizer steps at most; null: as many as the time allows."
-    )
+    max_steps: PositiveInt | None = Field(None, description="Optimizer steps at most; null: as the time allows.")
     learning_rate: PositiveFloat = Field(3e-3, lt=1.0, description="AdamW's rate (embeddings, norms, biases).")
     muon_learning_rate: PositiveFloat = Field(0.02, lt=1.0, description="Muon's rate (the blocks' matrices).")
     checkpoint_minutes: PositiveFloat = 5.0

@@ -97,7 +97,12 @@ def damped(covariance: Tensor) -> Tensor:
     """The covariance with a small constant added to its diagonal, which makes it positive definite.
 
     Sums in single precision can leave eigenvalues below zero: then the constant grows until none is.
+
+    Raises:
+        ValueError: it is not finite.
     """
+    if not covariance.isfinite().all():
+        raise ValueError("slim: activations on the calibration windows are not finite; the model is damaged")
     diagonal = torch.eye(len(covariance), dtype=covariance.dtype)
     diagonal *= _DAMPING * covariance.diagonal().mean() + torch.finfo(torch.float64).tiny
     while torch.linalg.cholesky_ex(covariance + diagonal).info:

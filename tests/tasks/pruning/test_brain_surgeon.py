@@ -97,4 +97,6 @@ def test_what_rounding_left_below_zero_is_damped_away() -> None:
     basis = torch.linalg.qr(torch.randn(64, 64, generator=torch.Generator().manual_seed(0)).double()).Q
     rounded = basis @ values.diag() @ basis.T
     assert torch.linalg.eigvalsh(damped(rounded))[0] > 0
+    with pytest.raises(ValueError, match="not finite"):
+        damped(torch.full((2, 2), torch.nan).double())
     assert torch.equal(damped(torch.eye(3).double()), (1 + 1e-4) * torch.eye(3).double())
