@@ -51,9 +51,7 @@ class PythonTrees(Spec):
     """Python source below directories: by default the standard library and the environment's installed packages."""
 
     source: Literal["python-trees"] = "python-trees"
-    roots: tuple[LocalPath, ...] = Field(
-        (), description="Directories to read; empty: standard library and site-packages."
-    )
+    roots: tuple[LocalPath, ...] = Field((), description="Directories; empty: standard library and site-packages.")
 
 
 class CodeXGlue(Spec):

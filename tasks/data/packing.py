@@ -70,8 +70,15 @@ def _encode(codes: Iterable[str], tokenizer: Tokenizer) -> Iterator[Windows]:
             yield np.asarray(encoding.ids, np.int32)
 
 
-def calibration_windows(slice_dir: Path, tokenizer: Tokenizer, count: int, window: int) -> Windows:
+def calibration_windows(slice_dir: Path, tokenizer: Tokenizer, count: int, window: int, field: str) -> Windows:
     """Windows of the training split, for calibration.
+
+    Args:
+        slice_dir: The slice.
+        tokenizer: Of the model that they are for.
+        count: How many.
+        window: Their length in tokens.
+        field: Of a spec, what asks for so many; an error names it.
 
     Returns:
         Token ids, int32 [count, window].
@@ -91,7 +98,7 @@ def calibration_windows(slice_dir: Path, tokenizer: Tokenizer, count: int, windo
     windows = pack(chosen, tokenizer, window)[:count]
     if len(windows) < count:
         raise ValueError(
-            f"calibration: {count} windows of {window} tokens are asked for, but the training split has only "
-            f"{len(windows)}; allowed: at most that many, or raise data.train_files"
+            f"{field}: {count} windows of {window} tokens, but the training split has only {len(windows)}; "
+            "allowed: at most that many, or raise data.train_files"
         )
     return windows

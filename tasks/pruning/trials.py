@@ -72,9 +72,9 @@ def trial_setup(spec: Slim, slice_dir: Path, model_dir: Path) -> TrialSetup:
     if spec.window > positions:
         raise ValueError(f"slim.window: {spec.window}; allowed: at most the model's {positions} positions")
     tokenizer = load_tokenizer(model_dir)
-    windows = calibration_windows(
-        slice_dir, tokenizer, spec.calibration_windows + spec.trial_steps * _BATCH, spec.window
-    )
+    count = spec.calibration_windows + spec.trial_steps * _BATCH
+    field = f"slim.calibration_windows + {_BATCH} * slim.trial_steps"
+    windows = calibration_windows(slice_dir, tokenizer, count, spec.window, field)
     dev = pack_split(slice_dir, "dev", tokenizer, spec.window)[:_DEV_WINDOWS]
     return TrialSetup(spec.trial_steps, windows[: spec.calibration_windows], windows[spec.calibration_windows :], dev)
 

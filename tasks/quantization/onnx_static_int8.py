@@ -58,7 +58,8 @@ def quantize_onnx_static(source: Path, target: Path, spec: OnnxStaticInt8, slice
     config, weights = read_gpt2_config(source), exported_weights(source)
     window = min(_WINDOW, config["n_positions"])
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
-    windows = calibration_windows(slice_dir, tokenizer, spec.calibration_samples, window)
+    field = "onnx-static-int8.calibration_samples"
+    windows = calibration_windows(slice_dir, tokenizer, spec.calibration_samples, window, field)
     smoothed = smooth(config, weights, extremes(_observe(config, weights, windows)))
     ranges = best_ranges(_observe(config, smoothed.weights, windows), smoothed.extremes)
     weight_bits = spec.weight_bits or usable_weight_bits()

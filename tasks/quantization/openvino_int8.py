@@ -49,7 +49,8 @@ def quantize_openvino(source: Path, target: Path, spec: OpenvinoInt8, slice_dir:
     if not (source / "tokenizer.json").is_file():
         raise CheckpointError(f"{source}: tokenizer.json is missing")
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
-    windows = calibration_windows(slice_dir, tokenizer, spec.calibration_samples, config["n_positions"])
+    field = "openvino-int8.calibration_samples"
+    windows = calibration_windows(slice_dir, tokenizer, spec.calibration_samples, config["n_positions"], field)
     weight_bits = spec.weight_bits or usable_weight_bits()
     quantized = _quantize(model, windows, weight_bits)
     tables = _look_up_in_int8(quantized)

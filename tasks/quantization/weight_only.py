@@ -94,7 +94,8 @@ def _swap_projections(module: torch.nn.Module) -> None:
 def _windows(spec: WeightOnly, source: Path, slice_dir: Path, n_positions: int) -> list[torch.Tensor]:
     """Windows for the calibration of GPTQ: token ids, [1, window] each."""
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
-    windows = calibration_windows(slice_dir, tokenizer, spec.calibration_samples, min(_WINDOW, n_positions))
+    field = "weight-only.calibration_samples"
+    windows = calibration_windows(slice_dir, tokenizer, spec.calibration_samples, min(_WINDOW, n_positions), field)
     return [torch.from_numpy(window)[None].long() for window in windows]
 
 
