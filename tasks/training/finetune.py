@@ -28,8 +28,9 @@ from slimline.tasks.models.loading import load_gpt2, save_gpt2
 from slimline.tasks.runtime.host import has_bf16, isa_flags
 from slimline.tasks.specs import EpochTraining
 from slimline.tasks.training.callbacks import LossBar, ProgressReport, TimedCheckpoints
+from slimline.tasks.training.pruned import StayPruned
 from slimline.tasks.training.resume import last_checkpoint
-from slimline.tasks.training.training_loop import DevText, dev_text
+from slimline.tasks.training.training_loop import DevText, choose_attention, dev_text, keep_freed_memory
 
 Notes = dict[str, object]
 
@@ -66,7 +67,7 @@ def fine_tune(
         slice_dir: The training data.
         target: Where the result is written.
         work_dir: For checkpoints, from which the training resumes; the caller removes it after publishing `target`.
-        callbacks: Further callbacks of the Trainer.
+        callbacks: Further callbacks of the Trainer; without any, weights that were pruned stay zero.
         decay_share: Last share of the steps in which the learning rate falls linearly to zero.
 
     Returns:
@@ -79,10 +80,12 @@ def fine_tune(
         FloatingPointError: the loss is not finite at the end.
     """
     set_seed(spec.seed)
+    keep_freed_memory()
     material = _load(spec, model_dir, slice_dir)
     work_dir.mkdir(parents=True, exist_ok=True)
     use_cache = material.model.config.use_cache
     before = material.dev.losses(material.model, spec.batch_size)
+    callbacks = callbacks or [StayPruned(material.model)]
     trainer = _trainer(_arguments(spec, material, work_dir, decay_share), material, callbacks)
     notes = _run(trainer, last_checkpoint(work_dir)) | {f"{name}_before": loss for name, loss in before.items()}
     notes["dev_bits_per_byte"] = material.dev.bits_per_byte(float(str(notes["dev_loss"])))
@@ -107,6 +110,7 @@ def micro_batch(batch_size: int, window: int, vocabulary: int) -> int:
 def _load(spec: EpochTraining, model_dir: Path, slice_dir: Path) -> _Material:
     model = load_gpt2(model_dir)
     model.loss_type = "ForCausalLM"  # transformers' default for GPT-2, which it would use with a warning
+    choose_attention(model, spec)
     if spec.window > model.config.n_positions:
         raise ValueError(f"window: {spec.window}; allowed: at most the model's {model.config.n_positions} positions")
     tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
