@@ -16,15 +16,14 @@ class PrunedWeights:
 
     def __init__(self, model: nn.Module) -> None:
         """Find them. A matrix of zeros alone is none of them: it was initialised so, to be trained."""
-        matrices = [weight for weight in model.parameters() if weight.ndim == 2]
-        masks = [(weight, weight.detach() != 0) for weight in matrices]
-        self._masks = [(weight, kept) for weight, kept in masks if 0 < kept.float().mean() < 1 - _LEAST_SHARE]
+        zeros = [(weight, weight.detach() == 0) for weight in model.parameters() if weight.ndim == 2]
+        self._zeros = [(weight, where) for weight, where in zeros if _LEAST_SHARE < where.float().mean() < 1]
 
     def to_zero(self) -> None:
         """Set them to zero again, after an optimizer's step."""
         with torch.no_grad():
-            for weight, kept in self._masks:
-                weight.mul_(kept)
+            for weight, where in self._zeros:
+                weight.masked_fill_(where, 0.0)
 
 
 class StayPruned(TrainerCallback):  # type: ignore[misc]  # transformers is not followed by mypy

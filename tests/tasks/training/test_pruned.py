@@ -23,7 +23,9 @@ def pruned_dir(bpe_model_dir: Path, bpe_slice_dir: Path, tmp_path_factory: pytes
 
 
 def _zeros(directory: Path) -> dict[str, torch.Tensor]:
-    return {name: weight == 0 for name, weight in load_gpt2(directory).named_parameters() if weight.ndim == 2}
+    """Where the matrices are zero, but not -0."""
+    matrices = {name: weight for name, weight in load_gpt2(directory).named_parameters() if weight.ndim == 2}
+    return {name: (weight == 0) & ~weight.signbit() for name, weight in matrices.items()}
 
 
 def _changed(before: Path, after: Path) -> bool:
