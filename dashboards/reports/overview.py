@@ -17,15 +17,17 @@ from slimline.tasks.analysis.pareto import pareto_frontier
 
 MOST_NAMES = 8
 ALLOWED_DROP = 2.0  # points of ES, as `recommend` allows where nothing else is asked
-TITLE_X, TITLE_Y = "times as fast as the original (log scale)", "change of edit similarity (ES), points"
+TITLE_X = "times as fast as the original (log scale)"
 _LARGEST = 1600.0  # square pixels
 
 
 class _Bubble(NamedTuple):
-    """A variant: its speed at equal work, its change of ES with its paired interval, and its size on disk."""
+    """A variant: its speed at equal work and its change of ES, with their paired intervals, and its size on disk."""
 
     variant: str
     speed: float
+    slowest: float
+    fastest: float
     change: float
     lo: float
     hi: float
@@ -42,13 +44,14 @@ def overview(rows: Sequence[ResultRow], recommended: str | None = None) -> alt.L
     bubbles = _bubbles(rows, recommended)
     if not bubbles:
         return no_data()
-    speeds = fit_scale([1.0, *(each.speed for each in bubbles)])
+    speeds = fit_scale([1.0, *(end for each in bubbles for end in (each.slowest, each.fastest))])
     across = Scale(speeds.lo, speeds.hi, log=speeds.lo > 0)
     along = fit_scale([0.0, -ALLOWED_DROP, *(end for each in bubbles for end in (each.lo, each.hi))])
     layers = [*_lines(across), *_symbols(bubbles), *_names(bubbles, (across, along))]
     x = alt.X("x:Q", title=TITLE_X, scale=across.altair(), axis=across.axis())
-    y = alt.Y("y:Q", title=TITLE_Y, scale=along.altair(), axis=along.axis())
-    description = f"{TITLE_Y} against {TITLE_X} of {len(bubbles)} variants; the area is the size on disk"
+    title_y = _title_y(rows[0])
+    y = alt.Y("y:Q", title=title_y, scale=along.altair(), axis=along.axis())
+    description = f"{title_y}, and {TITLE_X}, of {len(bubbles)} variants; the area is the size on disk"
     chart = layered([layer.encode(x, y) for layer in layers], HEIGHT, description)
     result: alt.LayerChart = chart.properties(title=alt.TitleParams(_subtitle(rows[0]), fontSize=11, anchor="start"))
     return result
@@ -57,6 +60,11 @@ def overview(rows: Sequence[ResultRow], recommended: str | None = None) -> alt.L
 def has_overview(rows: Sequence[ResultRow]) -> bool:
     """Whether some variant has all that is drawn of one."""
     return bool(_bubbles(rows, None))
+
+
+def _title_y(row: ResultRow) -> str:
+    against = f" against {clean(row.control)}" if row.control else ""
+    return f"change of edit similarity (ES), points{against}"
 
 
 def _subtitle(row: ResultRow) -> str:
@@ -72,9 +80,11 @@ def _bubbles(rows: Sequence[ResultRow], recommended: str | None) -> list[_Bubble
         if row.error or row.random_weights or None in (speed.value, drop.value, disk.value):
             continue
         assert speed.value is not None and drop.value is not None and disk.value is not None
+        slowest, fastest = (speed.value if end is None else end for end in (speed.lo, speed.hi))
         lo, hi = (drop.value if end is None else end for end in (drop.lo, drop.hi))
         kind = "the original" if row.is_baseline else "recommended" if row.variant == recommended else "others"
-        found.append(_Bubble(clean(row.variant), speed.value, -drop.value, -hi, -lo, disk.value, kind))
+        speeds, changes = (speed.value, slowest, fastest), (-drop.value, -hi, -lo)
+        found.append(_Bubble(clean(row.variant), *speeds, *changes, disk.value, kind))
     return sorted(found, key=lambda each: -each.disk_mb)  # the small are drawn over the large
 
 
@@ -98,9 +108,7 @@ def _lines(across: Scale) -> list[alt.Chart]:
 
 
 def _symbols(bubbles: Sequence[_Bubble]) -> list[alt.Chart]:
-    values = inline_data(
-        {"x": each.speed, "y": each.change, "lo": each.lo, "hi": each.hi, **each._asdict()} for each in bubbles
-    )
+    values = inline_data({"x": each.speed, "y": each.change, **each._asdict()} for each in bubbles)
     kinds = [kind for kind in ("the original", "recommended", "others") if any(each.kind == kind for each in bubbles)]
     colours = {"the original": GREY, "recommended": VERMILLION, "others": BLUE}
     colour = alt.Color(
@@ -111,11 +119,13 @@ def _symbols(bubbles: Sequence[_Bubble]) -> list[alt.Chart]:
     )
     largest = max(each.disk_mb for each in bubbles)
     area = alt.Size("disk_mb:Q", title="MB on disk", scale=alt.Scale(domain=[0, largest], range=[0, _LARGEST]))
-    figures = [alt.Tooltip(f"{name}:Q", format=".3g") for name in ("speed", "change", "lo", "hi", "disk_mb")]
-    bars: alt.Chart = alt.Chart(values).mark_rule(opacity=0.6).encode(color=colour, y2="hi:Q")
+    numbers = [name for name, kind in _Bubble.__annotations__.items() if kind == "float"]
+    figures = [alt.Tooltip(f"{name}:Q", format=".3g") for name in numbers]
+    bars: alt.Chart = alt.Chart(values).mark_rule(opacity=0.6).encode(color=colour)
     symbols: alt.Chart = alt.Chart(values).mark_point(filled=True, opacity=0.75)
     return [
-        bars.transform_calculate(y="datum.lo"),
+        bars.transform_calculate(x="datum.slowest").encode(x2="fastest:Q"),
+        bars.transform_calculate(y="datum.lo").encode(y2="hi:Q"),
         symbols.encode(color=colour, size=area, tooltip=["variant:N", *figures]),
     ]
 

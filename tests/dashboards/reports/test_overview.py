@@ -18,7 +18,7 @@ def row(variant, speed, drop, disk, **changes):
 
 
 ORIGINAL = row("original", 1.0, 0.0, 28.0)
-ROWS = [ORIGINAL, row("int8", 4.0, 1.5, 7.0), row("slow", 0.5, 3.0, 28.0)]
+ROWS = [ORIGINAL, row("int8", (4.0, 3.5, 9.0), 1.5, 7.0), row("slow", 0.5, 3.0, 28.0)]
 
 
 def bubbles(chart):
@@ -29,6 +29,7 @@ def test_a_drop_is_drawn_downwards_with_its_paired_interval():
     found = bubbles(overview(ROWS, recommended="int8"))
     int8 = found["int8"]
     assert (int8["x"], int8["y"], int8["lo"], int8["hi"], int8["disk_mb"]) == (4.0, -1.5, -2.0, -0.5, 7.0)
+    assert (int8["slowest"], int8["fastest"]) == (3.5, 9.0)
     assert {name: each["kind"] for name, each in found.items()} == {
         "original": "the original",
         "int8": "recommended",
@@ -40,6 +41,11 @@ def test_it_says_what_is_drawn_where_and_when_it_was_measured():
     written = texts(svg(overview(ROWS)))
     assert {"original", "int8", "slow", "change of edit similarity (ES), points"} <= set(written)
     assert any("measured on box, 2026-11-01" in each for each in written if each)
+
+
+def test_it_says_what_a_drop_is_measured_against():
+    controlled = [each.model_copy(update={"control": "longer"}) for each in ROWS]
+    assert "change of edit similarity (ES), points against longer" in texts(svg(overview(controlled)))
 
 
 def test_no_change_and_the_allowed_drop_are_lines_from_end_to_end():
@@ -65,3 +71,12 @@ def test_what_has_not_all_three_is_left_out(unfit):
     assert "odd" not in bubbles(overview([*ROWS, row("odd", 2.0, 1.0, 9.0, **unfit)]))
     assert not has_overview([row("odd", 2.0, 1.0, 9.0, **unfit)])
     assert bubbles(overview([row("odd", 2.0, 1.0, 9.0, **unfit)])) == {}
+
+
+def test_the_interval_of_speed_is_drawn_from_end_to_end_within_the_picture():
+    bar = re.findall(
+        r'<line aria-label="times[^:]*: 3\.5;[^"]*fastest: 9;[^>]*translate\(([\d.]+)[^>]* x2="([\d.]+)"',
+        svg(overview(ROWS)),
+    )
+    ((start, length),) = bar
+    assert 0 < float(start) < float(start) + float(length) < WIDTH
