@@ -22,7 +22,17 @@ from tests.flows.config.studies import (
 )
 
 NAMES = ", ".join(
-    ["codegpt-small-shape", "compression", "distillation", "embedded", "frontier", "paper", "pretrain", "smoke"]
+    [
+        "codegpt-small-shape",
+        "compression",
+        "distillation",
+        "embedded",
+        "frontier",
+        "group-lasso",
+        "paper",
+        "pretrain",
+        "smoke",
+    ]
 )
 SPARSITY = "variants.odd.recipe.0.group-lasso.sparsity"
 REFUSED = {  # name: content, field, value, what is allowed
