@@ -266,7 +266,8 @@ def _choose(admissible: Rows) -> _Choice:
     elif len(rows) == 1:
         rule = "no other that keeps the constraints is better in anything: ES, speed, disk or memory"
     elif not others:
-        rule = "the fastest that keeps the constraints: every other is surely slower, round by round"
+        slower_or_worse = "each other is surely slower, round by round, or no better in anything"
+        rule = f"the fastest that keeps the constraints: {slower_or_worse}"
     elif winner is fastest:
         rule = f"the fastest that keeps the constraints, and the smallest of those that may be as fast: also {others}"
     else:
