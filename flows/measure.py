@@ -6,7 +6,7 @@ If it is killed and started again with the same order, it measures only what is 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -132,11 +132,12 @@ def _measure(site: _Site) -> None:
     peaks = _raise_beaten(peaks, limited, rounds) if peaks else None
     cut_short = site.too_late if len(rounds) < site.turns else None
     failed |= {row.variant: row.error for row in rounds if row.error} | order.failed
+    of_artifacts = [each for variant in order.artifacts for each in _artifact_measurements(site, variant)]
     measurements = [
         *summary.speed_measurements(rounds, baseline),
         *missing_speeds(order, rounds, cut_short or "it was not measured"),
-        *_quality(order.study, scores, failed),
-        *(each for variant in order.artifacts for each in _artifact_measurements(site, variant)),
+        *_quality(order.study, scores, failed, summary.trained_variants(of_artifacts)),
+        *of_artifacts,
         *(share for each in limited if peaks for share in limits.limit_measurements(rounds, each, peaks)),
     ]
     reasons = dict.fromkeys([*failed.values(), *([cut_short] if cut_short else [])])
@@ -289,11 +290,14 @@ def _speed_requests(site: _Site) -> dict[str, ProbeRequest]:
     }
 
 
-def _quality(study: Study, scores: Mapping[str, Score], failed: Mapping[str, str]) -> list[summary.Measurement]:
+def _quality(
+    study: Study, scores: Mapping[str, Score], failed: Mapping[str, str], trained: Collection[str]
+) -> list[summary.Measurement]:
     """EM and ES, or the reason why a variant has none; of random weights they mean nothing and are left out."""
     outcomes: dict[str, Score | str] = {**failed, **scores}
     found = {variant: outcomes[variant] for variant in study.variants if variant in outcomes}
-    return summary.quality_measurements(found, study.control or study.baseline)
+    controls = {variant: study.control for variant in trained if study.control and variant != study.control}
+    return summary.quality_measurements(found, study.baseline, controls)
 
 
 def _artifact_measurements(site: _Site, variant: str) -> list[summary.Measurement]:

@@ -96,6 +96,11 @@ def _text(value: object) -> str:
     return html.escape(clean(value))
 
 
+def _references(rows: Sequence[ResultRow]) -> str:
+    baseline, control = rows[0].baseline or "the baseline", rows[0].control
+    return f"{baseline}, of what was trained on against {control}" if control else baseline
+
+
 def _host(found: HostResults) -> str:
     host, rows, recommendation = found
     parts = [
@@ -106,7 +111,7 @@ def _host(found: HostResults) -> str:
         "<h3>Figures</h3>",
         *map(_figure, pictures(rows, recommendation)),
         "<h3>Is the difference in quality more than chance?</h3>",
-        f"<p>Drops against {_text(rows[0].reference)}, sample by sample, in points; the p-value is McNemar's, for "
+        f"<p>Drops against {_text(_references(rows))}, sample by sample, in points; the p-value is McNemar's, for "
         "exact matches.</p>",
         _figures(rows, QUALITY, f"drops in quality on {host}"),
         "<h3>Every figure</h3>",

@@ -63,7 +63,7 @@ def has_overview(rows: Sequence[ResultRow]) -> bool:
 
 
 def _title_y(row: ResultRow) -> str:
-    against = f" against {clean(row.control)}" if row.control else ""
+    against = f"; of what was trained on against {clean(row.control)}" if row.control else ""
     return f"change of edit similarity (ES), points{against}"
 
 

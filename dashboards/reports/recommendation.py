@@ -47,12 +47,11 @@ def _verdict(found: Recommendation) -> list[str]:
         return [f"{_doubt(found)}ship none", f"why: {found.rule}", within, *obstacles]
     winner = next(candidate for candidate in found.candidates if candidate.variant == found.winner)
     figures = {metric: figure_text(figure) for metric, figure in winner.figures.items()}
-    against = f" against {clean(found.control)}" if found.control else ""
     parts = [
         f"{figures['speed_ratio']} times the speed of the baseline",
         "random weights, so of no known quality"
         if winner.random_weights
-        else f"ES drop {figures['es_drop']} points{against}",
+        else f"ES drop {figures['es_drop']} points against {clean(winner.reference or 'the baseline')}",
         f"{figures['disk_mb']} MB on disk",
         f"{figures['memory_mb']} MB of memory",
     ]

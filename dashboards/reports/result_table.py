@@ -173,7 +173,9 @@ def _notes(rows: Sequence[ResultRow], columns: Sequence[FigureColumn]) -> list[s
     if any(row.published for row in rows):
         notes.append(PUBLISHED_NOTE)
     controls = dict.fromkeys(clean(row.control) for row in rows if row.control)
-    notes += [f"stars of ES and EM: against {control}, which was trained as long" for control in controls]
+    notes += [
+        f"stars of ES and EM: of what was trained on against {name}, which was trained as long" for name in controls
+    ]
     return (
         notes
         + _half_precision_notes(rows)

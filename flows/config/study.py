@@ -101,8 +101,8 @@ class Study(Spec):
     baseline: str = Field("original", validate_default=True)
     control: str | None = Field(
         None,
-        description="Variant that was trained as long as the others: drops of EM and ES are measured against it. Null: "
-        "against the baseline.",
+        description="Variant that was trained as long as the others: against it the drops of EM and ES are measured of "
+        "all that were trained on after the base. Null: against the baseline, as those of others.",
     )
     hosts: tuple[str, ...] = Field(("local",), min_length=1, max_length=1000)
     measuring: MeasurementSettings = MeasurementSettings()

@@ -86,7 +86,7 @@ class RunRow(Row):
     status: str | None = Field(None, description="ok or failed.")
     baseline: str | None = Field(None, description="Name of the variant the others are compared with.")
     control: str | None = Field(
-        None, description="Name of the variant that quality drops are measured against; null: the baseline."
+        None, description="Variant that quality drops of trained ones are measured against; null: the baseline."
     )
     rounds: Int64 | None = Field(None, description="Interleaved passes over all variants.")
     samples: Int64 | None = Field(None, description="Line-completion samples behind ES and EM.")

@@ -114,8 +114,9 @@ class ResultRow(BaseModel):
 
     @property
     def reference(self) -> str | None:
-        """The variant that quality drops are measured against."""
-        return self.control or self.baseline
+        """The variant that its quality drops are measured against: of one that was trained on, the control."""
+        is_trained = bool(self.value("train_tokens")) and self.variant != self.control
+        return self.control if self.control and is_trained else self.baseline
 
     def flat(self) -> dict[str, object]:
         """As one object, as it is exported: each metric beside its `_lo` and `_hi`, the start as ISO 8601 in UTC."""

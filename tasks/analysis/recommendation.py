@@ -81,6 +81,8 @@ class Candidate:
     variant: str
     label: str | None
     random_weights: bool
+    reference: str | None
+    """The variant that its drops of quality are measured against."""
     figures: dict[str, Figure]
     on_frontier: bool
     unkept: tuple[str, ...]
@@ -104,8 +106,6 @@ class Recommendation:
     study: str
     run: str
     host: str
-    control: str | None
-    """The variant that drops of quality are measured against; null: the baseline."""
     noise_floor: float | None
     tainted: bool
     constraints: dict[str, float]
@@ -141,6 +141,7 @@ def recommend(rows: Rows, constraints: Constraints = DEFAULT) -> Recommendation:
             variant=row.variant,
             label=row.label,
             random_weights=bool(row.random_weights),
+            reference=row.reference,
             figures={metric: _figure(row, metric) for metric in _SHOWN},
             on_frontier=row.variant in frontier,
             unkept=tuple(unkept[row.variant]),
@@ -153,7 +154,6 @@ def recommend(rows: Rows, constraints: Constraints = DEFAULT) -> Recommendation:
         study=first.study,
         run=first.run,
         host=first.host,
-        control=first.control,
         noise_floor=first.noise_floor,
         tainted=bool(first.tainted),
         constraints=bounds,

@@ -202,18 +202,29 @@ def _p_values(rounds: Sequence[RoundRow], variants: Iterable[str]) -> dict[str, 
     return {name: Interval(p, None, None, len(pairs[name][0])) for name, p in holm(alone).items()}
 
 
-def quality_measurements(scores: Mapping[str, Score | str], baseline: str) -> list[Measurement]:
-    """EM, ES and their paired drop from the baseline (baseline minus variant, points) of every variant.
+def trained_variants(measurements: Iterable[Measurement]) -> set[str]:
+    """The variants that were trained on after the base."""
+    return {each.variant for each in measurements if each.metric == "train_tokens" and each.value}
+
+
+def quality_measurements(
+    scores: Mapping[str, Score | str], baseline: str, controls: Mapping[str, str] | None = None
+) -> list[Measurement]:
+    """EM, ES and their paired drop (reference minus variant, points) of every variant.
 
     Args:
         scores: The score of each variant, or the reason why it has none.
-        baseline: Name of the baseline.
+        baseline: Name of the baseline, the reference of most.
+        controls: By name of variant another reference: of one that was trained on, another that was trained as long.
 
     Raises:
-        ValueError: a variant and the baseline were scored on different numbers of samples.
+        ValueError: a variant and its reference were scored on different numbers of samples.
     """
-    reference = scores.get(baseline, "it was not measured")
-    return [each for variant, score in scores.items() for each in _variant_quality(variant, score, reference)]
+    found = []
+    for variant, score in scores.items():
+        reference = (controls or {}).get(variant, baseline)
+        found += _variant_quality(variant, score, reference, scores.get(reference, "it was not measured"))
+    return found
 
 
 def size_measurements(variant: str, size: DiskSize, parameters: Parameters | None) -> list[Measurement]:
@@ -296,13 +307,13 @@ def _line_ratio(ours: Mapping[int, float], rounds: Sequence[RoundRow], variant: 
     return _measurement(variant, "line_speed_ratio", paired_ratio(ours, theirs))
 
 
-def _variant_quality(variant: str, score: Score | str, reference: Score | str) -> list[Measurement]:
+def _variant_quality(variant: str, score: Score | str, against: str, reference: Score | str) -> list[Measurement]:
     if isinstance(score, str):
         return [missing_measurement(variant, metric, score) for metric in (*_SCORED, *_PAIRED)]
     own = [mean_interval(score.similarities), proportion_interval(score.exact).scale(100)]
     measured = [_measurement(variant, metric, interval) for metric, interval in zip(_SCORED, own, strict=True)]
     if isinstance(reference, str):
-        reason = f"the baseline has no score: {reference}"
+        reason = f"{against} has no score: {reference}"
         return [*measured, *(missing_measurement(variant, metric, reason) for metric in _PAIRED)]
     paired = _paired_intervals(reference, score)
     return [*measured, *(_measurement(variant, metric, value) for metric, value in zip(_PAIRED, paired, strict=True))]

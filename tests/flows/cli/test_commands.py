@@ -169,7 +169,9 @@ def measured(home: Path) -> MetricsStore:
 def test_recommend_names_the_variant_to_ship(slimline: Slimline, measured: MetricsStore) -> None:
     answer = slimline("recommend")
     assert (answer.status, answer.err) == (0, "")
-    assert answer.out.startswith("ship fast: 4 times the speed of the baseline, ES drop 1 points, 20 MB on disk")
+    assert answer.out.startswith(
+        "ship fast: 4 times the speed of the baseline, ES drop 1 points against the baseline, 20 MB on disk"
+    )
     assert "\nnot broken: breaks ES drop at most 2 points: 17\n" in answer.out
     assert answer.out.endswith("study mine, run r1, host box\n")
     assert not answer.imported & HEAVY

@@ -305,3 +305,17 @@ def test_the_table_needs_no_pandas_and_no_pyarrow(filled):
     program = Path(__file__).with_name("programs") / "print_table.py"
     modules = json.loads(run_program(program, filled._partitions.root).stdout)
     assert not set(modules) & {"pandas", "pyarrow", "torch", "fsspec", "numpy"}
+
+
+def test_drops_of_what_was_trained_on_are_against_the_control():
+    references = {
+        row.variant: row.reference
+        for row in (
+            result_row("original", control="longer"),
+            result_row("int8", control="longer"),
+            result_row("longer", control="longer", train_tokens=9.0),
+            result_row("slim", control="longer", train_tokens=9.0),
+            result_row("fine-tuned", train_tokens=9.0),
+        )
+    }
+    assert references == dict.fromkeys(("original", "int8", "longer", "fine-tuned"), "original") | {"slim": "longer"}

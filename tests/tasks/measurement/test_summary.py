@@ -11,6 +11,7 @@ from slimline.tasks.measurement.probe_process import ProbeError
 from slimline.tasks.measurement.score import score_pairs
 from slimline.tasks.measurement.size import DiskSize, Parameters
 from slimline.tasks.measurement.summary import (
+    Measurement,
     Subject,
     Turn,
     failure_row,
@@ -20,6 +21,7 @@ from slimline.tasks.measurement.summary import (
     session_noise,
     size_measurements,
     speed_measurements,
+    trained_variants,
     with_pair,
 )
 
@@ -236,6 +238,27 @@ def test_quality_is_paired_with_the_baseline():
     assert own["es_drop"][2:5] == own["em_drop"][2:5] == (0.0, 0.0, 0.0)
 
 
+def test_what_was_trained_on_is_paired_with_its_control():
+    scores = {
+        "base": score_pairs([("a", "a"), ("x", "b")]),
+        "longer": score_pairs([("a", "a"), ("b", "b")]),
+        "slim": score_pairs([("a", "a"), ("x", "b")]),
+        "int8": score_pairs([("a", "a"), ("x", "b")]),
+    }
+    measured = quality_measurements(scores, "base", {"slim": "longer"})
+    drops = {variant: by_metric(measured, variant)["em_drop"].value for variant in scores}
+    assert drops == {"base": 0.0, "longer": -50.0, "slim": 50.0, "int8": 0.0}
+
+
+def test_trained_is_what_has_seen_tokens_after_the_base():
+    found = [
+        Measurement("slim", "train_tokens", 9.0, None, None, 1, None),
+        Measurement("original", "train_tokens", 0.0, None, None, 1, None),
+        Measurement("int8", "disk_mb", 9.0, None, None, 1, None),
+    ]
+    assert trained_variants(found) == {"slim"}
+
+
 def test_a_variant_without_a_score_has_rows_with_the_reason():
     base = score_pairs([("a", "a"), ("b", "c")])
     measured = by_metric(quality_measurements({"base": base, "ours": "out of memory"}, "base"), "ours")
@@ -247,7 +270,7 @@ def test_a_baseline_without_a_score_leaves_the_variants_own():
     ours = score_pairs([("a", "a"), ("b", "c")])
     measured = by_metric(quality_measurements({"base": "out of memory", "ours": ours}, "base"), "ours")
     assert measured["em"].value == 50.0
-    assert measured["em_drop"].error == "the baseline has no score: out of memory"
+    assert measured["em_drop"].error == "base has no score: out of memory"
 
 
 def test_scores_of_different_samples_do_not_pair():
