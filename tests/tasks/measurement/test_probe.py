@@ -88,7 +88,11 @@ def endless(request_for):
 
 def children():
     below = psutil.Process().children(recursive=True)
-    return [child for child in below if "slimline.tasks.measurement.probe" in child.cmdline()]
+    # One that has just ended is listed, but has no command line any more.
+    commands = psutil.process_iter(["pid", "cmdline"])
+    return [
+        one for one in commands if one in below and "slimline.tasks.measurement.probe" in (one.info["cmdline"] or [])
+    ]
 
 
 @pytest.fixture(scope="module")
