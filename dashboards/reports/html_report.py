@@ -97,6 +97,7 @@ def _text(value: object) -> str:
 
 
 def _references(rows: Sequence[ResultRow]) -> str:
+    """What drops of quality are measured against."""
     baseline, control = rows[0].baseline or "the baseline", rows[0].control
     return f"{baseline}, of what was trained on against {control}" if control else baseline
 
