@@ -22,6 +22,7 @@ from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore
 from slimline.storage.metrics.rows import HostRow, PredictionRow, RoundRow
 from slimline.storage.metrics.store import MetricsStore
 from slimline.storage.paths import home
+from slimline.storage.queries.results import control_of
 from slimline.storage.queries.resume import StoredRows, stored_rows
 from slimline.storage.stores import artifact_store, metrics_store
 from slimline.tasks import steps
@@ -296,8 +297,10 @@ def _quality(
     """EM and ES, or the reason why a variant has none; of random weights they mean nothing and are left out."""
     outcomes: dict[str, Score | str] = {**failed, **scores}
     found = {variant: outcomes[variant] for variant in study.variants if variant in outcomes}
-    controls = {variant: study.control for variant in trained if study.control and variant != study.control}
-    return summary.quality_measurements(found, study.baseline, controls)
+    references = {
+        variant: control_of(variant, study.control, trained=variant in trained) or study.baseline for variant in found
+    }
+    return summary.quality_measurements(found, references)
 
 
 def _artifact_measurements(site: _Site, variant: str) -> list[summary.Measurement]:

@@ -17,6 +17,7 @@ from slimline.tasks.analysis.pareto import pareto_frontier
 
 MOST_NAMES = 8
 ALLOWED_DROP = 2.0  # points of ES, as `recommend` allows where nothing else is asked
+TITLE_Y = "change of edit similarity (ES), points"
 TITLE_X = "times as fast as the original (log scale)"
 _LARGEST = 1600.0  # square pixels
 
@@ -49,9 +50,8 @@ def overview(rows: Sequence[ResultRow], recommended: str | None = None) -> alt.L
     along = fit_scale([0.0, -ALLOWED_DROP, *(end for each in bubbles for end in (each.lo, each.hi))])
     layers = [*_lines(across), *_symbols(bubbles), *_names(bubbles, (across, along))]
     x = alt.X("x:Q", title=TITLE_X, scale=across.altair(), axis=across.axis())
-    title_y = _title_y(rows[0])
-    y = alt.Y("y:Q", title=title_y, scale=along.altair(), axis=along.axis())
-    description = f"{title_y}, and {TITLE_X}, of {len(bubbles)} variants; the area is the size on disk"
+    y = alt.Y("y:Q", title=TITLE_Y, scale=along.altair(), axis=along.axis())
+    description = f"{TITLE_Y}, and {TITLE_X}, of {len(bubbles)} variants; the area is the size on disk"
     chart = layered([layer.encode(x, y) for layer in layers], HEIGHT, description)
     result: alt.LayerChart = chart.properties(title=alt.TitleParams(_subtitle(rows[0]), fontSize=11, anchor="start"))
     return result
@@ -62,15 +62,12 @@ def has_overview(rows: Sequence[ResultRow]) -> bool:
     return bool(_bubbles(rows, None))
 
 
-def _title_y(row: ResultRow) -> str:
-    against = f"; of what was trained on against {clean(row.control)}" if row.control else ""
-    return f"change of edit similarity (ES), points{against}"
-
-
-def _subtitle(row: ResultRow) -> str:
+def _subtitle(row: ResultRow) -> list[str]:
+    """The lines below the picture's title."""
     date = "" if row.started is None else f", {row.started:%Y-%m-%d}"
     taint = "TAINTED, too noisy to trust: " if row.tainted else ""
-    return f"{taint}measured on {clean(row.host)}{date}; the area is the size on disk, bars are 95 % intervals"
+    measured = f"{taint}measured on {clean(row.host)}{date}; the area is the size on disk, bars are 95 % intervals"
+    return [measured, f"ES of what was trained on: against {clean(row.control)}"] if row.control else [measured]
 
 
 def _bubbles(rows: Sequence[ResultRow], recommended: str | None) -> list[_Bubble]:

@@ -89,7 +89,7 @@ class ResultRow(BaseModel):
     started: datetime | None = None
     baseline: str | None = None
     control: str | None = None
-    """The variant that quality drops are measured against; null: the baseline."""
+    """The variant that drops of what was trained on are measured against; null: the baseline."""
     rounds: int | None = None
     samples: int | None = None
     noise_floor: float | None = None
@@ -114,9 +114,9 @@ class ResultRow(BaseModel):
 
     @property
     def reference(self) -> str | None:
-        """The variant that its quality drops are measured against: of one that was trained on, the control."""
-        is_trained = bool(self.value("train_tokens")) and self.variant != self.control
-        return self.control if self.control and is_trained else self.baseline
+        """The variant that its quality drops are measured against."""
+        trained = bool(self.value("train_tokens"))
+        return control_of(self.variant, self.control, trained=trained) or self.baseline
 
     def flat(self) -> dict[str, object]:
         """As one object, as it is exported: each metric beside its `_lo` and `_hi`, the start as ISO 8601 in UTC."""
@@ -127,6 +127,11 @@ class ResultRow(BaseModel):
             figures |= {metric: found.value, f"{metric}_lo": found.lo, f"{metric}_hi": found.hi}
         own = {name: getattr(self, name) for name in ResultRow.model_fields if name not in _NESTED}
         return {**own, "started": started, **figures, "published": [each.flat() for each in self.published]}
+
+
+def control_of(variant: str, control: str | None, *, trained: bool) -> str | None:
+    """The control, if drops of a variant's quality are against it: it was trained on; null: against the baseline."""
+    return control if trained and variant != control else None
 
 
 def result_rows(store: MetricsStore, study: str | None = None, run: str | None = None) -> list[ResultRow]:

@@ -207,22 +207,19 @@ def trained_variants(measurements: Iterable[Measurement]) -> set[str]:
     return {each.variant for each in measurements if each.metric == "train_tokens" and each.value}
 
 
-def quality_measurements(
-    scores: Mapping[str, Score | str], baseline: str, controls: Mapping[str, str] | None = None
-) -> list[Measurement]:
+def quality_measurements(scores: Mapping[str, Score | str], references: Mapping[str, str]) -> list[Measurement]:
     """EM, ES and their paired drop (reference minus variant, points) of every variant.
 
     Args:
         scores: The score of each variant, or the reason why it has none.
-        baseline: Name of the baseline, the reference of most.
-        controls: By name of variant another reference: of one that was trained on, another that was trained as long.
+        references: By name of variant the one that it is compared with.
 
     Raises:
         ValueError: a variant and its reference were scored on different numbers of samples.
     """
     found = []
     for variant, score in scores.items():
-        reference = (controls or {}).get(variant, baseline)
+        reference = references[variant]
         found += _variant_quality(variant, score, reference, scores.get(reference, "it was not measured"))
     return found
 

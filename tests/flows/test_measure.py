@@ -14,6 +14,7 @@ from slimline.flows.config.study import parse_study
 from slimline.flows.run import Order
 from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore, Provenance
 from slimline.storage.metrics.store import MetricsStore
+from slimline.storage.queries.results import result_rows
 from slimline.tasks.data.parquet import write_rows
 from slimline.tasks.data.samples import Sample
 from slimline.tasks.export.onnx_export import export_onnx
@@ -36,7 +37,9 @@ SELECT (SELECT count(*) FROM rounds WHERE error IS NULL) AS rounds, (SELECT coun
 STUDY = {
     "name": "tiny",
     "data": {"samples": 4},
+    "control": "longer",
     "variants": {
+        "longer": {"label": "control", "recipe": [{"step": "export-onnx"}, ONNX]},
         "original": {"label": "baseline", "recipe": [{"step": "export-onnx"}, ONNX]},
         "drafts": {"recipe": [{"step": "export-onnx"}, ONNX | {"draft_tokens": 2}]},
         "int8": {"recipe": [{"step": "export-onnx"}, {"step": "onnx-int8"}, ONNX]},
@@ -59,19 +62,21 @@ def publish(store: ArtifactStore, directory: Path, kind: str, *inputs: ArtifactR
 
 
 def build_order(store: ArtifactStore, directory: Path, weight_bits: int | None = None) -> Order:
-    """Three variants of a tiny model, and four lines to complete."""
-    slice_dir, graph_dir, int8_dir = (directory / name for name in ("slice", "graph", "int8"))
-    for each in (slice_dir, graph_dir, int8_dir):
+    """Four variants of a tiny model, and four lines to complete; `int8` and the control are noted as trained on."""
+    slice_dir, graph_dir, longer_dir, int8_dir = (directory / name for name in ("slice", "graph", "longer", "int8"))
+    for each in (slice_dir, graph_dir, longer_dir, int8_dir):
         each.mkdir()
     model = write_bpe_model(directory / "model")
+    other = write_bpe_model(directory / "other", n_layer=1)
     write_rows(
         slice_dir / "samples.parquet", [Sample(n, "a.py", "<s> import os <EOL> x =", f"= {n}") for n in range(4)]
     )
     slice_, base = publish(store, slice_dir, "slice"), publish(store, model, "model")
+    longer = publish(store, longer_dir, "onnx", base, tokens=9, **export_onnx(other, longer_dir))
     graph = publish(store, graph_dir, "onnx", base, **export_onnx(model, graph_dir))
     notes = quantize_onnx(graph_dir, int8_dir, per_channel=True, weight_bits=weight_bits)
-    int8 = publish(store, int8_dir, "onnx", graph, **notes)
-    artifacts = {"original": graph, "drafts": graph, "int8": int8}
+    int8 = publish(store, int8_dir, "onnx", graph, tokens=9, **notes)
+    artifacts = {"original": graph, "drafts": graph, "int8": int8, "longer": longer}
     now = datetime.now(UTC)
     study = parse_study(STUDY)
     return Order(run="r1", study=study, started=now, host="box", artifacts=artifacts, slice_=slice_)
@@ -89,6 +94,18 @@ def measure(order: Path, s3: str, home: Path, cache: Path) -> Counter[str]:
     return Counter(json.loads(finished.stdout))
 
 
+def assert_drops_are_against(metrics: MetricsStore, references: dict[str, str]) -> None:
+    """Of what was trained on they are against the control, of the rest against the baseline."""
+    found = metrics.query("SELECT variant, metric, value FROM measurements WHERE metric IN ('es', 'es_drop')")
+    values = {(row["variant"], row["metric"]): row["value"] for row in found.to_pylist()}
+    assert values["longer", "es"] != values["original", "es"]
+    for variant, reference in (references | {"longer": "original"}).items():
+        drop = values[reference, "es"] - values[variant, "es"]
+        assert values[variant, "es_drop"] == pytest.approx(drop), variant
+    rows = {row.variant: row.reference for row in result_rows(metrics, "tiny")}
+    assert rows == references | {"longer": "original"}
+
+
 @pytest.mark.long
 def test_a_measurement_lists_the_store_a_few_times_and_a_second_one_measures_nothing(
     s3: str, prepared_home: Path, tmp_path: Path
@@ -102,7 +119,8 @@ def test_a_measurement_lists_the_store_a_few_times_and_a_second_one_measures_not
 
     metrics = MetricsStore(f"{s3}/metrics")
     (counts,) = metrics.query(COUNTS).to_pylist()
-    assert counts == {"rounds": 2 * 4, "lines": 3 * 4, "scored": 3, "runs": 1, "hosts": 1}
+    assert counts == {"rounds": 2 * 5, "lines": 4 * 4, "scored": 4, "runs": 1, "hosts": 1}
+    assert_drops_are_against(metrics, {"original": "original", "drafts": "original", "int8": "longer"})
 
     before = metrics.files()
     again = measure(order, s3, home, tmp_path / "second")
@@ -143,7 +161,7 @@ def test_weights_that_saturate_on_this_processor_are_not_measured(measured: Meas
     (error,) = metrics.query("SELECT DISTINCT error FROM measurements WHERE variant = 'int8'").to_pylist()
     assert "8 bits" in error["error"] and "weight_bits: 7" in error["error"]
     found = metrics.query("SELECT DISTINCT variant FROM rounds UNION SELECT DISTINCT variant FROM predictions")
-    assert {row["variant"] for row in found.to_pylist()} == {"original", "drafts"}
+    assert {row["variant"] for row in found.to_pylist()} == {"original", "drafts", "longer"}
     (run,) = metrics.query("SELECT status, error FROM runs").to_pylist()
     assert run["status"] == "failed" and "8 bits" in run["error"]
     assert "int8 is not measured" in measured.said

@@ -26,6 +26,7 @@ from slimline.tasks.measurement.summary import (
 )
 
 NOT_OF_A_TURN = {"node", "slurm_job"}  # but of where the process is
+TO_BASE = {"base": "base", "ours": "base"}
 OF_A_PAIR = {"pair_pid", "pair_ratio", "pair_error", "pair_passes", "pair_tokens", "pair_s", "pair_baseline_s"}
 T0, T1 = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
 
@@ -226,10 +227,10 @@ def test_noise_that_could_not_be_measured_taints():
     assert session_noise([row("base", 1.0), row("base", 1.0, replicate=1, ratio=1.0)], "base") == (None, True)
 
 
-def test_quality_is_paired_with_the_baseline():
+def test_quality_is_paired_with_its_reference():
     base = score_pairs([("a", "a"), ("b", "b"), ("c", "c"), ("x", "d")])
     ours = score_pairs([("a", "a"), ("b", "b"), ("x", "c"), ("x", "d")])
-    measured = quality_measurements({"base": base, "ours": ours}, "base")
+    measured = quality_measurements({"base": base, "ours": ours}, TO_BASE)
     values = {metric: each.value for metric, each in by_metric(measured, "ours").items()}
     assert values == {"es": 50.0, "em": 50.0, "es_drop": 25.0, "em_drop": 25.0, "em_p_value": 1.0}
     assert {each.n for each in measured} == {4}
@@ -238,14 +239,14 @@ def test_quality_is_paired_with_the_baseline():
     assert own["es_drop"][2:5] == own["em_drop"][2:5] == (0.0, 0.0, 0.0)
 
 
-def test_what_was_trained_on_is_paired_with_its_control():
+def test_each_variant_has_a_reference_of_its_own():
     scores = {
         "base": score_pairs([("a", "a"), ("x", "b")]),
         "longer": score_pairs([("a", "a"), ("b", "b")]),
         "slim": score_pairs([("a", "a"), ("x", "b")]),
         "int8": score_pairs([("a", "a"), ("x", "b")]),
     }
-    measured = quality_measurements(scores, "base", {"slim": "longer"})
+    measured = quality_measurements(scores, dict.fromkeys(scores, "base") | {"slim": "longer"})
     drops = {variant: by_metric(measured, variant)["em_drop"].value for variant in scores}
     assert drops == {"base": 0.0, "longer": -50.0, "slim": 50.0, "int8": 0.0}
 
@@ -261,14 +262,14 @@ def test_trained_is_what_has_seen_tokens_after_the_base():
 
 def test_a_variant_without_a_score_has_rows_with_the_reason():
     base = score_pairs([("a", "a"), ("b", "c")])
-    measured = by_metric(quality_measurements({"base": base, "ours": "out of memory"}, "base"), "ours")
+    measured = by_metric(quality_measurements({"base": base, "ours": "out of memory"}, TO_BASE), "ours")
     assert {(each.value, each.error) for each in measured.values()} == {(None, "out of memory")}
     assert len(measured) == 5
 
 
 def test_a_baseline_without_a_score_leaves_the_variants_own():
     ours = score_pairs([("a", "a"), ("b", "c")])
-    measured = by_metric(quality_measurements({"base": "out of memory", "ours": ours}, "base"), "ours")
+    measured = by_metric(quality_measurements({"base": "out of memory", "ours": ours}, TO_BASE), "ours")
     assert measured["em"].value == 50.0
     assert measured["em_drop"].error == "base has no score: out of memory"
 
@@ -276,4 +277,4 @@ def test_a_baseline_without_a_score_leaves_the_variants_own():
 def test_scores_of_different_samples_do_not_pair():
     scores = {"base": score_pairs([("a", "a")]), "ours": score_pairs([("a", "a"), ("b", "b")])}
     with pytest.raises(ValueError, match="differ in number: 1 and 2"):
-        quality_measurements(scores, "base")
+        quality_measurements(scores, TO_BASE)
