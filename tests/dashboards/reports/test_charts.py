@@ -28,7 +28,7 @@ def data(chart):
 
 
 def texts(svg):
-    return [element.text for element in ET.fromstring(svg).iter() if element.tag.endswith("}text")]
+    return [element.text for element in ET.fromstring(svg).iter() if element.tag.endswith(("}text", "}tspan"))]
 
 
 def states(chart):
