@@ -11,7 +11,6 @@ import torch
 from huggingface_hub import snapshot_download
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
-from transformers.utils import logging as transformers_logging
 
 from slimline.storage.artifacts.store import ArtifactStore
 from slimline.storage.paths import BUNDLED, PREBUILT
@@ -31,8 +30,6 @@ from slimline.tasks.models.checkpoint import refuse_not_finite
 from slimline.tasks.models.loading import Imported, import_gpt2, load_gpt2, save_gpt2
 from slimline.tasks.models.packed import load_dense
 from slimline.tasks.specs import Base, BundledBase, HubBase, PathBase, PrebuiltModel, RandomBase
-
-transformers_logging.disable_progress_bar()
 
 _log = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.activations import ACT2FN
+from transformers.utils import logging as transformers_logging
 
 from slimline.tasks.models.checkpoint import (
     CheckpointError,
@@ -22,6 +23,8 @@ from slimline.tasks.models.checkpoint import (
     read_object,
 )
 from slimline.tasks.models.weight_files import Tensors, gpt2_names, read_tensors, shown
+
+transformers_logging.disable_progress_bar()
 
 _HEAD, _TABLE = "lm_head.weight", "transformer.wte.weight"
 # All three are GPT-2's approximation of GELU by tanh (transformers.activations).
