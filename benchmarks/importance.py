@@ -1,6 +1,6 @@
 """How well criteria of importance choose what to remove from the models that ship: the table of docs/compression.md.
 
-    python -m benchmarks.importance                       # every model, a quarter of an hour
+    python -m benchmarks.importance                       # every model; on two cores an hour, with --distill 24 two
     python -m benchmarks.importance --model bundled --kind neurons --steps 0
 
 Of each kind of structure the same number is removed by every criterion. The loss (nats per token, held-out text) is
