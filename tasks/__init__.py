@@ -2,5 +2,6 @@
 
 import logging
 
-for _name in ("torchao", "torch.utils._pytree"):  # transformers' Trainer loads torchao, which warns of kernels of other devices
+# The Trainer of transformers loads torchao, which warns of kernels of other devices.
+for _name in ("torchao", "torch.utils._pytree"):
     logging.getLogger(_name).setLevel(logging.ERROR)
