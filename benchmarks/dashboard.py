@@ -13,7 +13,8 @@ from playwright.sync_api import Browser, Locator, Page
 from benchmarks.timing import Figure, time_action
 from slimline.dashboards import PATHS
 from tests.dashboards import big
-from tests.dashboards.browser import PATIENCE_MS, chromium, dashboard, visit
+from tests.dashboards.browser import chromium, dashboard, visit
+from tests.system import PATIENCE_S
 
 TIMES = 3
 TITLE = f"dashboard, {big.MEASUREMENTS:,} measurements"
@@ -43,8 +44,8 @@ def open_page(browser: Browser, url: str, content: str) -> float:
     with visit(browser) as visitor:
 
         def act() -> None:
-            visitor.page.goto(url, timeout=PATIENCE_MS)
-            visitor.page.locator(content).first.wait_for(timeout=PATIENCE_MS)
+            visitor.page.goto(url, timeout=1000 * PATIENCE_S)
+            visitor.page.locator(content).first.wait_for(timeout=1000 * PATIENCE_S)
 
         return time_action(act)
 
@@ -91,5 +92,5 @@ def time_until(act: Callable[[], object], appears: Locator) -> float:
     """Seconds from an act to what it makes appear."""
     started = time.perf_counter()
     act()
-    appears.first.wait_for(timeout=PATIENCE_MS)
+    appears.first.wait_for(timeout=1000 * PATIENCE_S)
     return time.perf_counter() - started

@@ -1,6 +1,6 @@
 """The pictures of docs/dashboard.md, from the runs in SLIMLINE_HOME: `python -m benchmarks.dashboard_pictures`."""
 
-from playwright.sync_api import Page
+from playwright.sync_api import Page, ViewportSize
 
 from slimline.storage.paths import home
 from tests.command import ROOT
@@ -8,7 +8,7 @@ from tests.dashboards.browser import chromium, dashboard, visit
 
 PICTURES = ROOT / "docs" / "pictures"
 SHOWN = {"results": "", "trade-offs": "trade-offs", "compare": "compare?b=int8"}
-SIZE = {"width": 1280, "height": 860}
+SIZE = ViewportSize(width=1280, height=860)
 
 
 def main() -> None:

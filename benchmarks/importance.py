@@ -14,12 +14,11 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import torch
 import typer
 from torch import Tensor, nn
-from transformers import GPT2LMHeadModel
 
 from slimline.storage.paths import PREBUILT
 from slimline.tasks.data.slices import prepare_slice
@@ -42,13 +41,16 @@ from slimline.tasks.specs import BundledBase, Data, Distill, PrebuiltModel, Slim
 from slimline.tasks.training.distill import distill
 from slimline.tasks.training.training_loop import text_loss
 
+if TYPE_CHECKING:  # before slimline.tasks, transformers would print torchao's warnings
+    from transformers import GPT2LMHeadModel
+
 KINDS = ("neurons", "heads", "channels", "layers")
 SEEDS = 5
 _DATA = Data(train_files=400, dev_files=60, samples=1)
 
 app = typer.Typer(add_completion=False)
 
-Scores = Callable[[GPT2LMHeadModel, TrialSetup], list[Tensor]]
+Scores = Callable[["GPT2LMHeadModel", TrialSetup], list[Tensor]]
 """Of each layer (of channels: of the only group) the importance of its structures, [structures]."""
 
 
@@ -144,7 +146,7 @@ def cuts(model: GPT2LMHeadModel, kind: str, setup: TrialSetup) -> Iterator[Cut]:
 def _can_lose(model: GPT2LMHeadModel, kind: str) -> bool:
     """Whether there is one to spare: of a model with one head that is its only one, and so are its channels."""
     counts = {"heads": model.config.n_head, "channels": model.config.n_head, "layers": model.config.n_layer}
-    return counts.get(kind, 2) > 1
+    return bool(counts.get(kind, 2) > 1)
 
 
 def _half(model: GPT2LMHeadModel) -> int:
@@ -152,7 +154,8 @@ def _half(model: GPT2LMHeadModel) -> int:
 
 
 def _fewer_heads(model: GPT2LMHeadModel) -> int:
-    return int(model.config.n_head) - max(1, model.config.n_head // 4)
+    heads = int(model.config.n_head)
+    return heads - max(1, heads // 4)
 
 
 def _cut_by(

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, ViewportSize, sync_playwright
 
 from tests.command import ROOT, environment
 from tests.system import PATIENCE_S
@@ -25,7 +25,7 @@ FLAGS = [
     "--disable-sync",
     "--no-first-run",
 ]
-SIZE = {"width": 1400, "height": 1000}
+SIZE = ViewportSize(width=1400, height=1000)
 # The script has run, nothing on the page is of a run before, and every chart is drawn.
 SETTLED = """() => {
     const app = document.querySelector('[data-testid=stApp]');
@@ -102,6 +102,16 @@ class Visit:
         self.page.wait_for_function(SETTLED)
         return self.page
 
+    def note_request(self, request: Request) -> None:
+        """Keep the address of a request that leaves the machine."""
+        if _is_foreign(request.url):
+            self.foreign.append(request.url)
+
+    def note_message(self, said: ConsoleMessage) -> None:
+        """Keep an error of the console."""
+        if said.type == "error":
+            self.errors.append(said.text)
+
 
 @contextmanager
 def visit(browser: Browser, dark: bool = False) -> Iterator[Visit]:
@@ -109,8 +119,8 @@ def visit(browser: Browser, dark: bool = False) -> Iterator[Visit]:
     with browser.new_context(viewport=SIZE, color_scheme="dark" if dark else "light") as context:
         context.set_default_timeout(1000 * PATIENCE_S)
         visitor = Visit(context.new_page())
-        visitor.page.on("request", lambda request: _is_foreign(request.url) and visitor.foreign.append(request.url))
-        visitor.page.on("console", lambda said: said.type == "error" and visitor.errors.append(said.text))
+        visitor.page.on("request", visitor.note_request)
+        visitor.page.on("console", visitor.note_message)
         visitor.page.on("pageerror", lambda error: visitor.errors.append(str(error)))
         yield visitor
 

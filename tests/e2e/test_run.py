@@ -58,6 +58,10 @@ def test_the_table_has_every_variant_and_the_published_figures(first_run: FirstR
             assert row[f"{metric}_lo"] <= row[metric] <= row[f"{metric}_hi"]
 
 
+def test_no_library_prints_warnings_of_its_own(first_run: FirstRun) -> None:
+    assert "site-packages" not in first_run.stderr  # warnings begin with the file that they come from
+
+
 def test_what_the_compressions_did(run: str, smoke_home: Path) -> None:
     rows = {row["variant"]: row for row in table_of(run, smoke_home)}
     zeros = 1 - rows["pruned"]["params_nonzero_m"] / rows["pruned"]["params_m"]
