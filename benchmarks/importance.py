@@ -4,17 +4,19 @@
     python -m benchmarks.importance --model bundled --kind neurons --steps 0
 
 Of each kind of structure the same number is removed by every criterion. The loss (nats per token, held-out text) is
-that right after the cut, after some training steps, and, with `--distill`, after as many steps of distillation.
+that right after the cut, with our repair of what remains, after some training steps of what was cut, and, with
+`--distill`, after as many steps of distillation. Ours is always repaired.
 """
 
 from __future__ import annotations
 
 import copy
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import torch
 import typer
@@ -45,6 +47,8 @@ if TYPE_CHECKING:  # before slimline.tasks, transformers would print torchao's w
     from transformers import GPT2LMHeadModel
 
 KINDS = ("neurons", "heads", "channels", "layers")
+OURS = "ours"
+CRITERIA = ("random", "magnitude", "activation", "Taylor", OURS)
 SEEDS = 5
 _DATA = Data(train_files=400, dev_files=60, samples=1)
 
@@ -52,14 +56,17 @@ app = typer.Typer(add_completion=False)
 
 Scores = Callable[["GPT2LMHeadModel", TrialSetup], list[Tensor]]
 """Of each layer (of channels: of the only group) the importance of its structures, [structures]."""
+Mapping = Callable[["GPT2LMHeadModel", int], Tensor]
+"""From a model and a number of channels to what makes those of its own, [channels, fewer channels]."""
 
 
 class Cut(NamedTuple):
-    """A model that a criterion has cut."""
+    """A model that a criterion has cut, and where there is one the same with our repair."""
 
     kind: str
     criterion: str
     model: GPT2LMHeadModel
+    repaired: GPT2LMHeadModel | None = None
 
 
 # --------------------------------------------------------------------------------------------------------------- scores
@@ -130,17 +137,22 @@ def _members(model: GPT2LMHeadModel, kind: str) -> list[list[Member]]:
 # ----------------------------------------------------------------------------------------------------------------- cuts
 
 
-def cuts(model: GPT2LMHeadModel, kind: str, setup: TrialSetup) -> Iterator[Cut]:
+def cuts(model: GPT2LMHeadModel, kind: str, setup: TrialSetup, criteria: Sequence[str] = CRITERIA) -> Iterator[Cut]:
     """The model without half its neurons, a quarter of its heads or channels, or one layer, by each criterion."""
     if kind == "layers":
-        yield from _layer_cuts(model, setup)
+        yield from (cut for cut in _layer_cuts(model, setup) if cut.criterion.split()[0] in criteria)
         return
     ways: dict[str, Scores] = {f"random {seed}": chance(kind, seed) for seed in range(SEEDS)}
     ways |= {"magnitude": magnitude(kind), "activation": activation(kind), "Taylor": taylor(kind)}
     cutter = Cutter(model, range(model.config.n_layer), setup.calibration, _half(model))
-    for name, scores in ways.items():
-        yield Cut(kind, name, _cut_by(model, kind, scores(model, setup), cutter, setup))
-    yield Cut(kind, "ours", _ours(model, kind, cutter, setup))
+    for name in [name for name in ways if name.split()[0] in criteria]:
+        scores = ways[name](model, setup)
+        if kind == "channels":
+            yield Cut(kind, name, _narrow(model, cutter, setup, _channels(scores[0])))
+        else:
+            yield Cut(kind, name, *_cut_by(model, kind, scores, cutter))
+    if OURS in criteria:
+        yield Cut(kind, OURS, *_ours(model, kind, cutter, setup))
 
 
 def _can_lose(model: GPT2LMHeadModel, kind: str) -> bool:
@@ -159,46 +171,56 @@ def _fewer_heads(model: GPT2LMHeadModel) -> int:
 
 
 def _cut_by(
-    model: GPT2LMHeadModel, kind: str, scores: Sequence[Tensor], cutter: Cutter, setup: TrialSetup
-) -> GPT2LMHeadModel:
-    """The model with the structures of the highest scores, without repair."""
-    layers, width = list(range(model.config.n_layer)), model.config.n_embd
+    model: GPT2LMHeadModel, kind: str, scores: Sequence[Tensor], cutter: Cutter
+) -> tuple[GPT2LMHeadModel, GPT2LMHeadModel]:
+    """The model with the neurons or heads of the highest scores, as it is, and repaired."""
+    kept = [_best(one, _half(model) if kind == "neurons" else _fewer_heads(model)) for one in scores]
+    heads, neurons = _every(model)
+    repaired = cutter.keep(heads, kept) if kind == "neurons" else cutter.keep(kept, neurons)
+    return _only(model, kind, kept), _only(repaired.model, kind, kept)
+
+
+def _ours(
+    model: GPT2LMHeadModel, kind: str, cutter: Cutter, setup: TrialSetup
+) -> tuple[GPT2LMHeadModel, GPT2LMHeadModel | None]:
     if kind == "channels":
-        # A stock model loses heads with its channels: the same ones, whatever the criterion of the channels.
-        return _narrow(model, cutter, setup, lambda pruned, count: channel_map(_best(scores[0], count), width))
+        return _narrow(model, cutter, setup, lambda pruned, count: _principal(pruned, count, setup)), None
+    heads, inner = model.config.n_head, 2 * _half(model)
     if kind == "neurons":
-        heads = [torch.arange(model.config.n_head)] * len(layers)
-        return extract_model(
-            model, Selection(layers, torch.eye(width), heads, [_best(one, _half(model)) for one in scores])
-        )
+        pruned = cutter.pruned(heads, inner // 2)
+        kept = pruned.neurons
+    else:
+        pruned = cutter.pruned(_fewer_heads(model), inner)
+        kept = pruned.heads
+    cut = _only(pruned.model, kind, kept)
+    return cut, cut
+
+
+def _every(model: GPT2LMHeadModel) -> tuple[list[Tensor], list[Tensor]]:
+    """All heads and all neurons of each layer."""
+    layers = model.config.n_layer
+    return [torch.arange(model.config.n_head)] * layers, [torch.arange(2 * _half(model))] * layers
+
+
+def _only(model: GPT2LMHeadModel, kind: str, kept: Sequence[Tensor]) -> GPT2LMHeadModel:
+    """The model without its other neurons or heads; heads stay as zeros: no stock model has fewer of the same width."""
+    heads, _ = _every(model)
+    if kind == "neurons":
+        layers = list(range(model.config.n_layer))
+        return extract_model(model, Selection(layers, torch.eye(model.config.n_embd), heads, list(kept)))
     found = copy.deepcopy(model)
-    for block, one in zip(found.transformer.h, scores, strict=True):
-        _remove_heads(block, _best(-one, model.config.n_head - _fewer_heads(model)), model.config.n_head)
+    for block, one in zip(found.transformer.h, kept, strict=True):
+        _remove_heads(block, torch.tensor(sorted(set(range(len(heads[0]))) - set(one.tolist()))), len(heads[0]))
     return found
 
 
-def _ours(model: GPT2LMHeadModel, kind: str, cutter: Cutter, setup: TrialSetup) -> GPT2LMHeadModel:
-    heads, inner = model.config.n_head, 2 * _half(model)
-    if kind == "channels":
-        return _narrow(model, cutter, setup, lambda pruned, count: _principal(pruned, count, setup))
-    if kind == "neurons":
-        pruned = cutter.pruned(heads, inner // 2)
-        every = [torch.arange(heads)] * model.config.n_layer
-        layers = list(range(model.config.n_layer))
-        return extract_model(pruned.model, Selection(layers, torch.eye(model.config.n_embd), every, pruned.neurons))
-    pruned = cutter.pruned(_fewer_heads(model), inner)
-    for block, kept in zip(pruned.model.transformer.h, pruned.heads, strict=True):
-        gone = torch.tensor(sorted(set(range(heads)) - set(kept.tolist())))
-        _remove_heads(block, gone, heads)
-    return pruned.model
+def _channels(scores: Tensor) -> Mapping:
+    """A map to the channels of the highest scores."""
+    return lambda model, count: channel_map(_best(scores, count), model.config.n_embd)
 
 
-def _narrow(
-    model: GPT2LMHeadModel,
-    cutter: Cutter,
-    setup: TrialSetup,
-    mapping_of: Callable[[GPT2LMHeadModel, int], Tensor],
-) -> GPT2LMHeadModel:
+def _narrow(model: GPT2LMHeadModel, cutter: Cutter, setup: TrialSetup, mapping_of: Mapping) -> GPT2LMHeadModel:
+    """The model with fewer channels, and heads: a stock one loses them together. The heads are always the same."""
     heads = _fewer_heads(model)
     pruned = cutter.pruned(heads, 2 * _half(model))
     mapping = mapping_of(pruned.model, heads * model.config.n_embd // model.config.n_head)
@@ -217,7 +239,7 @@ def _layer_cuts(model: GPT2LMHeadModel, setup: TrialSetup) -> Iterator[Cut]:
     norms = [sum(float(w.detach().square().sum()) for w in block.parameters()) for block in model.transformer.h]
     chosen = {f"random {layer}": layer for layer in layers}
     chosen |= {"magnitude": min(layers, key=norms.__getitem__)}
-    chosen |= {"ours": rank_layers(model, setup.loss, fewest=len(layers) - 1)[0]}
+    chosen |= {OURS: rank_layers(model, setup.loss, fewest=len(layers) - 1)[0]}
     for name, gone in chosen.items():
         yield Cut("layers", name, without_layers(model, [layer for layer in layers if layer != gone]))
 
@@ -239,20 +261,18 @@ def _remove_heads(block: nn.Module, heads: Tensor, total: int) -> None:
 
 
 class Losses(NamedTuple):
-    """Losses of a cut model: as it is, after training steps, and after distillation."""
+    """Losses of a cut model: as it is, repaired, after training steps, and after distillation."""
 
-    cut: float
+    cut: float | None
+    repaired: float | None
     trained: float | None
     distilled: float | None
 
 
 def _mean(many: Sequence[Losses]) -> Losses:
-    """Of each loss the mean over several cuts."""
-    trained, distilled = (
-        fmean(found) if (found := [loss for loss in losses if loss is not None]) else None
-        for losses in ([each.trained for each in many], [each.distilled for each in many])
-    )
-    return Losses(fmean(each.cut for each in many), trained, distilled)
+    """Of each loss the mean over several cuts, which all have it or none."""
+    columns = list(zip(*many, strict=True))
+    return Losses(*(None if None in column else fmean(column) for column in columns))
 
 
 def _measured(cut: Cut, setup: TrialSetup, source: Path, slice_dir: Path, distill_steps: int) -> Losses:
@@ -263,7 +283,8 @@ def _measured(cut: Cut, setup: TrialSetup, source: Path, slice_dir: Path, distil
         trained = setup.loss(copied)
     if distill_steps:
         distilled = _distilled(cut.model, source, slice_dir, distill_steps)
-    return Losses(setup.loss(cut.model), trained, distilled)
+    repaired = None if cut.repaired is None else setup.loss(cut.repaired)
+    return Losses(setup.loss(cut.model), repaired, trained, distilled)
 
 
 def _distilled(model: GPT2LMHeadModel, source: Path, slice_dir: Path, steps: int) -> float:
@@ -293,19 +314,29 @@ def shipped() -> list[str]:
     return ["bundled", *sorted(path.name for path in PREBUILT.iterdir() if path.is_dir())]
 
 
+def _choice(names: Sequence[str]) -> Any:
+    """An option of which every value is one of these names."""
+
+    def check(given: list[str] | None) -> list[str] | None:
+        for name in given or []:
+            if name not in names:
+                raise typer.BadParameter(f"{name!r}; allowed: {', '.join(names)}")
+        return given
+
+    return typer.Option(callback=check, help=f"One of {', '.join(names)}; several; all.")
+
+
 @app.command()
 def main(
-    model: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(shipped())}; several; all.")] = None,
-    kind: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(KINDS)}; several; all.")] = None,
+    model: Annotated[list[str] | None, _choice(shipped())] = None,
+    kind: Annotated[list[str] | None, _choice(KINDS)] = None,
+    criterion: Annotated[list[str] | None, _choice(CRITERIA)] = None,
     steps: Annotated[int, typer.Option(min=0, help="Training steps after the cut.")] = 24,
     distill_steps: Annotated[int, typer.Option("--distill", min=0, help="Steps of distillation; 0: none.")] = 0,
 ) -> None:
     """Compare criteria of importance, and print a Markdown table."""
-    for name in [*(model or []), *(kind or [])]:
-        if name not in (*shipped(), *KINDS):
-            raise typer.BadParameter(f"{name!r}; allowed: {', '.join([*shipped(), *KINDS])}")
-    print("| model | removed | criterion | loss | after training | after distillation |")
-    print("| --- | --- | --- | ---: | ---: | ---: |")
+    print("| model | removed | criterion | loss | repaired | after training | after distillation |")
+    print("| --- | --- | --- | ---: | ---: | ---: | ---: |")
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
         (directory / "slice").mkdir()
@@ -313,14 +344,17 @@ def main(
         for name, path in _models(model or shipped(), directory / "slice", directory):
             whole = load_gpt2(path)
             setup = trial_setup(Slim(sparsity=0.5, trial_steps=steps), directory / "slice", path)
-            _print_row(name, "nothing", "", Losses(setup.loss(whole), None, None))
-            for each in filter(lambda one: _can_lose(whole, one), kind or KINDS):
+            _print_row(name, "nothing", "", Losses(setup.loss(whole), None, None, None))
+            for each in kind or KINDS:
+                if not _can_lose(whole, each):
+                    print(f"{name}: none of its {each} can be removed: it has one head or layer", file=sys.stderr)
+                    continue
                 by_criterion: dict[str, list[Losses]] = {}
-                for cut in cuts(whole, each, setup):
+                for cut in cuts(whole, each, setup, criterion or CRITERIA):
                     losses = _measured(cut, setup, path, directory / "slice", distill_steps)
                     by_criterion.setdefault(cut.criterion.split()[0], []).append(losses)
-                for criterion, found in by_criterion.items():
-                    _print_row(name, each, criterion, _mean(found))
+                for chosen_by, found in by_criterion.items():
+                    _print_row(name, each, chosen_by, _mean(found))
 
 
 def _print_row(model: str, kind: str, criterion: str, losses: Losses) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import GPT2LMHeadModel
 
 from slimline.tasks.data.packing import Windows
-from slimline.tasks.pruning.brain_surgeon import eliminate, repair
+from slimline.tasks.pruning.brain_surgeon import Repaired, absorb, eliminate, members, repair
 from slimline.tasks.pruning.moments import Moments, model_moments
 from slimline.tasks.pruning.residual import channel_map, fold_norms, norm_ratios, principal_map
 from slimline.tasks.pruning.shapes import Shape
@@ -32,6 +32,9 @@ from slimline.tasks.pruning.structures import (
 from slimline.tasks.runtime.progress import track
 
 Loss = Callable[[GPT2LMHeadModel], float]
+
+# Tokens per neuron, from which on what looks redundant is so, and not for lack of tokens.
+_ENOUGH = 4
 
 
 class Pruned(NamedTuple):
@@ -58,6 +61,8 @@ class Cutter:
         self._each = model.config.n_embd // model.config.n_head
         self._moments = model_moments(self._model, windows)
         blocks = list(self._model.transformer.h)
+        if windows.size >= _ENOUGH * blocks[0].mlp.c_proj.weight.shape[0]:
+            self._merge_superfluous()
         self._heads = [
             eliminate(moments, block.attn.c_proj.weight, self._each, model.config.n_head - 1)
             for block, moments in zip(blocks, self._moments.heads, strict=True)
@@ -66,6 +71,14 @@ class Cutter:
             eliminate(moments, block.mlp.c_proj.weight, 1, block.mlp.c_proj.weight.shape[0] - fewest_neurons)
             for block, moments in track(zip(blocks, self._moments.neurons, strict=True), "ranking neurons", len(blocks))
         ]
+
+    def _merge_superfluous(self) -> None:
+        for number, block in enumerate(self._model.transformer.h):
+            for projection, moments, size in (
+                (block.attn.c_proj, self._moments.heads[number], self._each),
+                (block.mlp.c_proj, self._moments.neurons[number], 1),
+            ):
+                _put(projection, absorb(moments, projection.weight, projection.bias, size))
 
     def cut(self, shape: Shape) -> GPT2LMHeadModel:
         """The model in a shape of as many layers as it has, and at least `fewest_neurons`."""
@@ -79,14 +92,17 @@ class Cutter:
 
     def pruned(self, heads: int, neurons: int) -> Pruned:
         """The model in its whole width, with only the most needed heads and neurons, and repaired."""
+        total = len(self._moments.neurons[0].mean)
+        kept_heads = [one.kept(heads, self._model.config.n_head) for one in self._heads]
+        return self.keep(kept_heads, [one.kept(neurons, total) for one in self._neurons])
+
+    def keep(self, heads: list[Tensor], neurons: list[Tensor]) -> Pruned:
+        """The model in its whole width, with only these heads and neurons of each layer, ascending, and repaired."""
         model = copy.deepcopy(self._model)
-        kept_heads = [one.kept(heads, model.config.n_head) for one in self._heads]
-        kept_neurons = [one.kept(neurons, len(self._moments.neurons[0].mean)) for one in self._neurons]
         for number, block in enumerate(model.transformer.h):
-            inputs = (kept_heads[number][:, None] * self._each + torch.arange(self._each)).flatten()
-            _repair(block.attn.c_proj, self._moments.heads[number], inputs)
-            _repair(block.mlp.c_proj, self._moments.neurons[number], kept_neurons[number])
-        return Pruned(model, kept_heads, kept_neurons)
+            _repair(block.attn.c_proj, self._moments.heads[number], members(heads[number], self._each))
+            _repair(block.mlp.c_proj, self._moments.neurons[number], neurons[number])
+        return Pruned(model, heads, neurons)
 
 
 def without_layers(model: GPT2LMHeadModel, layers: Sequence[int]) -> GPT2LMHeadModel:
@@ -149,8 +165,11 @@ def _repair(projection: nn.Module, moments: Moments, kept: Tensor) -> None:
     """Let the inputs `kept` of a projection take over the part of the others, in place."""
     if len(kept) == len(moments.mean):
         return
-    repaired = repair(moments, projection.weight, projection.bias, kept)
+    weight, bias = repair(moments, projection.weight, projection.bias, kept)
+    _put(projection, Repaired(torch.zeros_like(projection.weight).index_copy(0, kept, weight), bias))
+
+
+def _put(projection: nn.Module, found: Repaired) -> None:
     with torch.no_grad():
-        projection.weight.zero_()
-        projection.weight[kept] = repaired.weight
-        projection.bias.copy_(repaired.bias)
+        projection.weight.copy_(found.weight)
+        projection.bias.copy_(found.bias)

@@ -59,17 +59,20 @@ def smaller_shapes(original: Shape, inner_multiple: int = 32) -> Iterator[Shape]
                     yield shape
 
 
-def largest_shapes(original: Shape, is_small: Callable[[Shape], bool]) -> list[Shape]:
-    """For each number of layers and heads the smaller shape with the most neurons that meets the condition `is_small`.
+def candidates(original: Shape) -> Iterator[Shape]:
+    """The smaller shapes without feed-forward parts narrower than the model, or than the original's if that is less."""
+    return (shape for shape in smaller_shapes(original) if shape.inner >= min(shape.width, original.inner))
 
-    Feed-forward parts narrower than the model (or than the original's, if that is narrower still) are left out.
+
+def largest_shapes(original: Shape, is_small: Callable[[Shape], bool]) -> list[Shape]:
+    """For each number of layers and heads the candidate with the most neurons that meets the condition `is_small`.
 
     Returns:
         Shapes by their number of parameters, the largest first; empty if none is small enough.
     """
     found: dict[tuple[int, int], Shape] = {}
-    for shape in smaller_shapes(original):
+    for shape in candidates(original):
         layers_and_heads = shape.layers, shape.heads
-        if layers_and_heads not in found and shape.inner >= min(shape.width, original.inner) and is_small(shape):
+        if layers_and_heads not in found and is_small(shape):
             found[layers_and_heads] = shape
     return sorted(found.values(), key=parameters, reverse=True)

@@ -22,7 +22,7 @@ from slimline.tasks.models.loading import load_gpt2, save_gpt2
 from slimline.tasks.pruning.cuts import cut_by_magnitude
 from slimline.tasks.pruning.latency import LatencyTable, latency_table
 from slimline.tasks.pruning.residual import channel_map
-from slimline.tasks.pruning.shapes import Shape, largest_shapes, parameters, shape_of
+from slimline.tasks.pruning.shapes import Shape, candidates, largest_shapes, parameters, shape_of
 from slimline.tasks.pruning.structures import Selection, extract_model, live_selection
 from slimline.tasks.pruning.trials import Cut, best_cut, trial_setup
 from slimline.tasks.runtime.host import usable_threads
@@ -46,18 +46,17 @@ def slim(spec: Slim, model_dir: Path, slice_dir: Path, target: Path) -> Notes:
         ValueError: no smaller stock GPT-2 meets the target, or the slice has fewer windows than the spec asks for.
     """
     model = load_gpt2(model_dir)
-    original = shape_of(read_gpt2_config(model_dir))
-    goal = _target(spec, original)
+    original, is_tied = shape_of(read_gpt2_config(model_dir)), bool(model.config.tie_word_embeddings)
+    goal = _goal(spec, original, is_tied)
     live = _stock_selection(model, live_selection(model))
     model = extract_model(model, live)
     notes: Notes = {"shape_before": original._asdict(), "dead": _count_removed(original, live)}
     if not goal.is_met(_shape(model, original)):
-        reachable = [shape for shape in goal.shapes if _is_within(shape, _shape(model, original))]
-        model, found = _cut(spec, model, reachable, slice_dir, model_dir)
+        model, found = _cut(spec, model, _shapes(goal, _shape(model, original)), slice_dir, model_dir)
         notes |= found
     save_gpt2(model, model_dir, target)
     shape = _shape(model, original)
-    return notes | {"shape": shape._asdict(), "parameters": parameters(shape)}
+    return notes | {"shape": shape._asdict(), "parameters": parameters(shape, is_tied)}
 
 
 def _cut(spec: Slim, model: GPT2LMHeadModel, shapes: Sequence[Shape], slice_dir: Path, model_dir: Path) -> Cut:
@@ -66,44 +65,62 @@ def _cut(spec: Slim, model: GPT2LMHeadModel, shapes: Sequence[Shape], slice_dir:
     return best_cut(model, shapes, trial_setup(spec, slice_dir, model_dir))
 
 
-class _Target(NamedTuple):
-    """The condition that a shape must meet, and the shapes that meet it, the most even in depth and width first."""
+class _Goal(NamedTuple):
+    """A limit on what a shape costs, in parameters or seconds.
 
-    is_met: Callable[[Shape], bool]
-    shapes: list[Shape]
+    Attributes:
+        field: Of the spec.
+        value: The field's.
+        cost: Of a shape.
+        limit: Of the cost.
+        reached: The field's value that would have a cost as its limit.
+    """
+
+    field: str
+    value: float
+    cost: Callable[[Shape], float]
+    limit: float
+    reached: Callable[[float], float]
+
+    def is_met(self, shape: Shape) -> bool:
+        return self.cost(shape) <= self.limit
 
 
-def _target(spec: Slim, original: Shape) -> _Target:
+def _goal(spec: Slim, original: Shape, is_tied: bool) -> _Goal:
     if spec.speedup is not None:
         table = latency_table(original, spec.timed_on, usable_threads(), home() / "latency")
-        limit_s = table.seconds(original, PROMPT_TOKENS, NEW_TOKENS) / spec.speedup
-        is_met, field = partial(_is_fast, table, limit_s), f"speedup: {spec.speedup:g}"
-    else:
-        limit = int((spec.params_m or 0) * 1e6 or (1 - (spec.sparsity or 0)) * parameters(original))
-        is_met = partial(_is_small, limit)
-        field = f"params_m: {spec.params_m:g}" if spec.params_m else f"sparsity: {spec.sparsity:g}"
-    shapes = largest_shapes(original, is_met)
+        whole_s = _seconds(table, original)
+        return _Goal("speedup", spec.speedup, partial(_seconds, table), whole_s / spec.speedup, lambda s: whole_s / s)
+    cost, whole = partial(parameters, tied=is_tied), parameters(original, is_tied)
+    if spec.sparsity is not None:
+        limit = int((1 - spec.sparsity) * whole)
+        return _Goal("sparsity", spec.sparsity, cost, limit, lambda count: 1 - count / whole)
+    limit = int((spec.params_m or 0) * 1e6)
+    if limit >= whole:
+        raise ValueError(f"slim.params_m: {spec.params_m:g}; allowed: less than the model's {whole / 1e6:g}")
+    return _Goal("params_m", spec.params_m or 0, cost, limit, lambda count: count / 1e6)
+
+
+def _seconds(table: LatencyTable, shape: Shape) -> float:
+    return table.seconds(shape, PROMPT_TOKENS, NEW_TOKENS)
+
+
+def _shapes(goal: _Goal, whole: Shape) -> list[Shape]:
+    """The shapes smaller than `whole` that meet the goal, the most even in depth and width first."""
+    shapes = largest_shapes(whole, goal.is_met)
     if not shapes:
-        raise ValueError(f"slim.{field}: no smaller shape of this model meets it; use a target that is easier to meet")
-    return _Target(is_met, sorted(shapes, key=lambda shape: _unevenness(shape, original)))
-
-
-def _is_small(limit: int, shape: Shape) -> bool:
-    return parameters(shape) <= limit
-
-
-def _is_fast(table: LatencyTable, limit_s: float, shape: Shape) -> bool:
-    return table.seconds(shape, PROMPT_TOKENS, NEW_TOKENS) <= limit_s
+        best = min(map(goal.cost, candidates(whole)), default=goal.cost(whole))
+        raise ValueError(
+            f"slim.{goal.field}: {goal.value:g}; no shape of this model meets it: what can be reached is "
+            f"{goal.reached(best):.4g}"
+        )
+    return sorted(shapes, key=lambda shape: _unevenness(shape, whole))
 
 
 def _unevenness(shape: Shape, original: Shape) -> float:
     """Standard deviation of the logarithms of remaining depth, width and inner width: 0 if all shrink equally."""
     pairs = ((shape.layers, original.layers), (shape.width, original.width), (shape.inner, original.inner))
     return float(np.std([np.log(ours / theirs) for ours, theirs in pairs]))
-
-
-def _is_within(shape: Shape, limits: Shape) -> bool:
-    return shape.layers <= limits.layers and shape.heads <= limits.heads and shape.inner <= limits.inner
 
 
 # ------------------------------------------------------------------------------------------- structures without effect

@@ -43,9 +43,9 @@ class TrialSetup(NamedTuple):
     dev: Windows
 
     def loss(self, model: GPT2LMHeadModel) -> float:
-        """Mean loss on the dev windows, in nats per token."""
+        """Mean loss on the dev windows, in nats per token; exact, as a cut model may have large weights."""
         model.loss_type = "ForCausalLM"  # transformers' default for GPT-2, which it would use with a warning
-        return mean_loss(model, self.dev, _BATCH)
+        return mean_loss(model, self.dev, _BATCH, exact=True)
 
 
 class Cut(NamedTuple):
@@ -83,8 +83,8 @@ def best_cut(model: GPT2LMHeadModel, shapes: Sequence[Shape], setup: TrialSetup)
     """The model cut to the best of `shapes`.
 
     Returns:
-        The cut model, untrained; and notes: shapes (of each that was cut its sizes, its layers and loss) and trials (of
-        the best ones the loss when cut, and when trained).
+        The cut model, untrained; and notes: whole (the loss before), shapes (of each that was cut its sizes, its layers
+        and loss), trials (of the best ones the loss when cut, and when trained) and kept (the layers).
     """
     candidates = sorted(_cut_all(model, shapes, setup), key=lambda one: one.loss)
     notes = [{**one.shape._asdict(), "kept": one.layers, "cut": one.loss} for one in candidates]
@@ -92,7 +92,8 @@ def best_cut(model: GPT2LMHeadModel, shapes: Sequence[Shape], setup: TrialSetup)
     trained = _trained_losses(tried, setup) if len(tried) > 1 else [tried[0].loss]
     best = tried[min(range(len(tried)), key=trained.__getitem__)]
     trials = [{**note, "trained": loss} for note, loss in zip(notes, trained, strict=False)] if len(tried) > 1 else []
-    return Cut(best.cutter.cut(best.shape), {"shapes": notes, "trials": trials, "kept": best.layers})
+    found = {"whole": setup.loss(model), "shapes": notes, "trials": trials, "kept": best.layers}
+    return Cut(best.cutter.cut(best.shape), found)
 
 
 def _cut_all(model: GPT2LMHeadModel, shapes: Sequence[Shape], setup: TrialSetup) -> list[_Candidate]:

@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -186,11 +187,11 @@ def step(
     return value
 
 
-def text_loss(model: nn.Module, batch: Windows) -> torch.Tensor:
-    """Mean next-token cross-entropy of a batch [windows, window], in nats per token."""
+def text_loss(model: nn.Module, batch: Windows, exact: bool = False) -> torch.Tensor:
+    """Mean next-token cross-entropy of a batch [windows, window], in nats per token; `exact`: in single precision."""
     device = next(model.parameters()).device
     ids = torch.from_numpy(batch.astype(np.int64)).to(device)
-    with mixed_precision(device):
+    with nullcontext() if exact else mixed_precision(device):
         loss: torch.Tensor = model(input_ids=ids, labels=ids, use_cache=False).loss
     return loss
 
@@ -201,12 +202,12 @@ def mixed_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=has)
 
 
-def mean_loss(model: nn.Module, windows: Windows, batch_size: int) -> float:
-    """Mean next-token cross-entropy over windows, in nats per token."""
+def mean_loss(model: nn.Module, windows: Windows, batch_size: int, exact: bool = False) -> float:
+    """Mean next-token cross-entropy over windows, in nats per token; `exact`: all in single precision."""
     model.eval()
     batches = [windows[start : start + batch_size] for start in range(0, len(windows), batch_size)]
     with torch.no_grad():
-        losses = [text_loss(model, batch).item() * len(batch) for batch in batches]
+        losses = [text_loss(model, batch, exact).item() * len(batch) for batch in batches]
     return float(sum(losses) / len(windows))
 
 
