@@ -174,7 +174,7 @@ def _notes(rows: Sequence[ResultRow], columns: Sequence[FigureColumn]) -> list[s
         notes.append(PUBLISHED_NOTE)
     controls = dict.fromkeys(clean(row.control) for row in rows if row.control)
     notes += [
-        f"stars of ES and EM: of what was trained on against {name}, which was trained as long" for name in controls
+        f"ES and EM of what was trained on: compared with {name}, which was trained as long" for name in controls
     ]
     return (
         notes

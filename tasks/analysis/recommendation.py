@@ -200,10 +200,12 @@ def _shortfall(row: ResultRow, name: str, bound: float) -> str | None:
         return f"{limit.name} was not measured"
     if _is_unsure(figure, limit):
         return f"{limit.name}: {NOT_ENOUGH}"
-    if not _keeps(figure.value, limit, bound):
-        return f"breaks {constraint_text(name, bound)}: {figure_text(figure)}"
+    against = f" against {clean(row.reference)}" if name in _OF_QUALITY and row.reference else ""
+    shown = f"{figure_text(figure)}{against}"
+    if not _keeps(_better_end(figure, limit), limit, bound):
+        return f"breaks {constraint_text(name, bound)}: {shown}"
     if not _keeps(_worse_end(figure, limit), limit, bound):
-        return f"may break {constraint_text(name, bound)}, as its interval reaches over it: {figure_text(figure)}"
+        return f"may break {constraint_text(name, bound)}, as its interval reaches over it: {shown}"
     return None
 
 
@@ -221,9 +223,16 @@ def _keeps(value: float, limit: _Limit, bound: float) -> bool:
     return value <= bound if limit.upper else value >= bound
 
 
+def _better_end(figure: Figure, limit: _Limit) -> float:
+    return min(_ends(figure)) if limit.upper else max(_ends(figure))
+
+
 def _worse_end(figure: Figure, limit: _Limit) -> float:
-    ends = [end for end in (figure.value, figure.hi if limit.upper else figure.lo) if end is not None]
-    return max(ends) if limit.upper else min(ends)
+    return max(_ends(figure)) if limit.upper else min(_ends(figure))
+
+
+def _ends(figure: Figure) -> list[float]:
+    return [end for end in (figure.lo, figure.value, figure.hi) if end is not None]
 
 
 def _number(row: ResultRow, metric: str) -> float:

@@ -42,7 +42,8 @@ def group_lasso(spec: GroupLasso, model_dir: Path, slice_dir: Path, target: Path
     The learning rate is constant until the end of the ramp, then falls linearly to zero during the recovery.
 
     Returns:
-        The notes of `fine_tune` and of `sparsity_report`, and that of `penalty_share`.
+        The notes of `fine_tune` and of `sparsity_report`; and penalty_share, what the penalty takes of a pruned block's
+        size in the median, before the schedule makes it zero (none if the training was resumed).
 
     Raises:
         ValueError: the ramp would end after the training; otherwise as `fine_tune`.
@@ -50,11 +51,9 @@ def group_lasso(spec: GroupLasso, model_dir: Path, slice_dir: Path, target: Path
     """
     _check_schedule(spec)
     recovery = 1 - spec.warmup_share - spec.ramp_share
-    before = load_gpt2(model_dir)
-    share = penalty_share(spec, before)
-    callback = PruningCallback(spec, block_size_medians(before, spec.block))
+    callback = PruningCallback(spec, block_size_medians(load_gpt2(model_dir), spec.block))
     notes = fine_tune(spec, model_dir, slice_dir, target, work_dir, [callback], decay_share=recovery)
-    return notes | check_sparsity(load_gpt2(target), spec) | {"penalty_share": share}
+    return notes | check_sparsity(load_gpt2(target), spec) | {"penalty_share": callback.penalty_share()}
 
 
 def cubic_sparsity(step: int, total: int, spec: GroupLasso) -> float:
@@ -104,23 +103,6 @@ def block_size_medians(model: nn.Module, block: Block) -> dict[str, float]:
     return found
 
 
-def penalty_share(spec: GroupLasso, model: nn.Module) -> float | None:
-    """Of a model's smallest blocks, as many as are pruned: the median share of their size that the penalty takes.
-
-    None for the gradient-scaled one, which depends on gradients that only the training has.
-    """
-    if spec.penalty != "proximal":
-        return None
-    medians = block_size_medians(model, spec.block)
-    shares = []
-    for name, weight, layout in matrices(model):
-        sizes = block_sizes(weight, spec.block, layout)
-        norms = block_norms(weight.detach(), spec.block, layout)
-        smallest = (norms / sizes.sqrt())[~prune_mask(norms, sizes, spec.sparsity)]
-        shares.append((spec.strength * medians[name] / smallest).nan_to_num(1.0).clamp(max=1.0))
-    return float(torch.cat(shares).median())
-
-
 class PruningCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not followed by mypy
     """Apply the penalty and the schedule to the weights after each optimizer step."""
 
@@ -135,11 +117,16 @@ class PruningCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         self._sizes = sizes
         self._masks: dict[str, Tensor] = {}
         """Of the blocks that remain, by matrix, once the choice is final."""
+        self._left: dict[str, Tensor] = {}
+        """Of each block, by matrix, the share of its size that the penalty leaves until the schedule makes it zero."""
+        self._were_pruned: dict[str, Tensor] = {}
+        self._is_resumed = False
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **_: Any
     ) -> None:
         """Read the final choice from the zeros of the weights, if the training resumes after the end of the ramp."""
+        self._is_resumed = state.global_step > 0
         if state.global_step >= _ramp_end(state.max_steps, self._spec):
             for name, weight, layout in matrices(model):
                 self._masks[name] = block_norms(weight.detach(), self._spec.block, layout) > 0
@@ -165,11 +152,25 @@ class PruningCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
             factors = proximal_factors(norms, sizes, share * self._sizes[name])
         else:
             factors = gradient_factors(block_norms(weight.grad, spec.block, layout), share)
-        factors = limited(factors, norms, sizes, spec.sparsity)
-        factors = prune_mask(norms * factors, sizes, cubic_sparsity(step, total, spec)) * factors
+        penalty = limited(factors, norms, sizes, spec.sparsity)
+        kept = prune_mask(norms * penalty, sizes, cubic_sparsity(step, total, spec))
+        self._note_shares(name, norms, penalty, kept)
+        factors = kept * penalty
         if step >= _ramp_end(total, spec):
             self._masks[name] = factors > 0
         return factors
+
+    def _note_shares(self, name: str, norms: Tensor, penalty: Tensor, kept: Tensor) -> None:
+        left = self._left.setdefault(name, torch.where(norms > 0, 1.0, torch.nan))
+        were_pruned = self._were_pruned.setdefault(name, torch.zeros_like(kept))
+        left *= torch.where(were_pruned, 1.0, penalty)
+        were_pruned |= ~kept
+
+    def penalty_share(self) -> float | None:
+        """Of the blocks that are pruned in the end: the median share of their size that the penalty took."""
+        if self._is_resumed or not self._masks:
+            return None
+        return 1 - float(torch.cat([left[~self._masks[name]] for name, left in self._left.items()]).nanmedian())
 
 
 def sparsity_report(model: nn.Module, block: Block) -> Notes:

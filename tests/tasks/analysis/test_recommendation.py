@@ -60,7 +60,7 @@ def test_the_fastest_wins_where_it_is_faster_for_sure():
         "original": "dominated by small: no better in ES, speed, disk or memory",
         "small": "slower than fast: 2 [1.8, 2.2] times the baseline, against 3 [2.7, 3.3]",
         "fast": "",
-        "broken": "breaks ES drop at most 2 points: 20 [18, 22]",
+        "broken": "breaks ES drop at most 2 points: 20 [18, 22] against original",
     }
     assert [c.variant for c in found.candidates if c.on_frontier] == ["small", "fast", "broken"]
 
@@ -137,6 +137,8 @@ def test_one_that_fits_and_one_that_is_best_in_everything():
     [
         ({"es_drop": (1.9, 1.8, 2.1)}, DEFAULT, "may break ES drop at most 2 points, as its interval reaches"),
         ({"es_drop": (1.9, 1.8, 2.0)}, DEFAULT, ""),
+        ({"es_drop": (3.2, -4.9, 13.2)}, DEFAULT, "may break ES drop at most 2 points, as its interval reaches"),
+        ({"es_drop": (3.2, 2.1, 13.2)}, DEFAULT, "breaks ES drop at most 2 points: 3.2 [2.1, 13.2] against original"),
         ({"es_drop": None}, DEFAULT, "ES drop was not measured"),
         ({"random_weights": True}, DEFAULT, "random weights have no quality"),
         ({"random_weights": True}, Constraints(max_es_drop=2, max_em_drop=2), "random weights have no quality"),

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -185,6 +185,44 @@ def test_windows_longer_than_the_positions_are_refused(
 def test_a_target_out_of_reach_names_its_field(tmp_path: Path, bpe_model_dir: Path, bpe_slice_dir: Path) -> None:
     with pytest.raises(ValueError, match=r"params_m.*1e-06"):
         slim(Slim(params_m=1e-6), bpe_model_dir, bpe_slice_dir, tmp_path / "slim")
+
+
+def test_what_can_be_reached_is_said(tmp_path: Path, bpe_model_dir: Path, bpe_slice_dir: Path) -> None:
+    with pytest.raises(ValueError, match=r"slim.sparsity: 0\.999999; .* reached is (0\.\d+)") as refused:
+        slim(Slim(sparsity=0.999999), bpe_model_dir, bpe_slice_dir, tmp_path / "slim")
+    reached = float(str(refused.value).split()[-1])
+    notes = slim(Slim(sparsity=reached - 1e-3, importance="magnitude"), bpe_model_dir, bpe_slice_dir, tmp_path / "slim")
+    assert notes["parameters"] <= (1 - reached + 1e-3) * count_parameters(bpe_model_dir).total
+
+
+def test_a_target_above_the_model_is_refused(tmp_path: Path, bpe_model_dir: Path, bpe_slice_dir: Path) -> None:
+    whole = count_parameters(bpe_model_dir).total / 1e6
+    with pytest.raises(ValueError, match=rf"slim.params_m: 100; .* {whole:g}"):
+        slim(Slim(params_m=100), bpe_model_dir, bpe_slice_dir, tmp_path / "slim")
+
+
+def test_an_untied_head_counts(tmp_path: Path, bpe_model_dir: Path, bpe_slice_dir: Path) -> None:
+    source = saved(gpt2(tie_word_embeddings=False), tmp_path / "untied", bpe_model_dir)
+    notes = slim(Slim(sparsity=0.2, importance="magnitude"), source, bpe_slice_dir, tmp_path / "slim")
+    assert notes["parameters"] == count_parameters(tmp_path / "slim").total <= 0.8 * count_parameters(source).total
+
+
+@pytest.mark.parametrize("importance", ["magnitude", "brain-surgeon"])
+def test_dead_neurons_leave_the_shapes_that_are_no_larger(
+    importance: Literal["magnitude", "brain-surgeon"], tmp_path: Path, bpe_model_dir: Path, bpe_slice_dir: Path
+) -> None:
+    model = gpt2(n_inner=128)
+    dead = list(range(80))
+    plant(model, [], [[], [], []], [dead, dead, dead])
+    source = saved(model, tmp_path / "planted", bpe_model_dir)
+    spec = Slim(sparsity=0.6, importance=importance, calibration_windows=8, window=64, trial_steps=0)
+    notes = slim(spec, source, bpe_slice_dir, tmp_path / "slim")
+    assert notes["dead"]["neurons"] == 80
+    assert notes["shape"]["inner"] <= 48
+    assert notes["parameters"] <= 0.4 * count_parameters(source).total
+    if importance == "brain-surgeon":
+        assert notes["whole"] > 0
+        assert len(notes["shapes"]) > 1
 
 
 # --------------------------------------------------------------------------------------------------------- structures
