@@ -305,7 +305,7 @@ def _models(names: Sequence[str], slice_dir: Path, directory: Path) -> Iterator[
         if name != "bundled":
             path = directory / name
             path.mkdir()
-            unpack_prebuilt(base, path, PrebuiltModel(name=name))
+            unpack_prebuilt(base, path, PrebuiltModel.model_validate({"name": name}))
         yield name, path
 
 

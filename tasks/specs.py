@@ -262,7 +262,7 @@ class PrebuiltModel(StepSpec):
     """A compressed form of the bundled model that ships with slimline, made by the study of the same name."""
 
     step: Literal["prebuilt"] = "prebuilt"
-    name: str = Field("slim", pattern=r"^[a-z0-9][a-z0-9-]*$")
+    name: Literal["slim", "slim-75", "slim-90", "original-longer"] = "slim"
 
 
 class External(StepSpec):

@@ -46,12 +46,14 @@ def group_lasso(spec: GroupLasso, model_dir: Path, slice_dir: Path, target: Path
         size in the median, before the schedule makes it zero (none if the training was resumed).
 
     Raises:
-        ValueError: the ramp would end after the training; otherwise as `fine_tune`.
+        ValueError: the ramp would end after the training, or of a matrix nothing would be left; or as `fine_tune`.
         RuntimeError: the model on disk does not have the requested sparsity.
     """
     _check_schedule(spec)
     recovery = 1 - spec.warmup_share - spec.ramp_share
-    callback = PruningCallback(spec, block_size_medians(load_gpt2(model_dir), spec.block))
+    before = load_gpt2(model_dir)
+    _check_something_remains(spec, before)
+    callback = PruningCallback(spec, block_size_medians(before, spec.block))
     notes = fine_tune(spec, model_dir, slice_dir, target, work_dir, [callback], decay_share=recovery)
     return notes | check_sparsity(load_gpt2(target), spec) | {"penalty_share": callback.penalty_share()}
 
@@ -221,6 +223,13 @@ def _check_schedule(spec: GroupLasso) -> None:
     ends = spec.warmup_share + spec.ramp_share
     if ends > 1:
         raise ValueError(f"warmup_share + ramp_share: {ends:g}; allowed: at most 1, the whole training")
+
+
+def _check_something_remains(spec: GroupLasso, model: nn.Module) -> None:
+    for name, weight, layout in matrices(model):
+        norms, sizes = block_norms(weight.detach(), spec.block, layout), block_sizes(weight, spec.block, layout)
+        if not prune_mask(norms, sizes, spec.sparsity).any():
+            raise ValueError(f"group-lasso.sparsity: {spec.sparsity}; no block of {name} is left, of {sizes.numel()}")
 
 
 def _shares(weight: Tensor, block: Block, layout: Layout) -> dict[str, float]:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from slimline.storage.paths import PREBUILT
 from slimline.tasks.data.parquet import write_rows
 from slimline.tasks.data.samples import CodeFile
 from slimline.tasks.data.tokenizer import load_tokenizer, special_tokens, stop_ids
@@ -153,5 +154,10 @@ def test_the_prebuilt_form_is_of_the_bundled_model_only(checkpoint: Path, tmp_pa
     assert model.dtype == torch.float32 and notes["made_by"]["step"]["step"] == "weight-only"
     with pytest.raises(ValueError, match=r"prebuilt.*bundled"):
         unpack_prebuilt(checkpoint, tmp_path / "other", PrebuiltModel())
-    with pytest.raises(ValueError, match=r"name.*'thin'.*slim"):
-        unpack_prebuilt(base, tmp_path / "thin", PrebuiltModel(name="thin"))
+
+
+def test_every_form_that_ships_has_a_name_and_no_other() -> None:
+    for form in PREBUILT.iterdir():
+        assert PrebuiltModel.model_validate({"name": form.name}).name == form.name
+    with pytest.raises(ValueError, match=r"(?s)name.*'slim-75'.*'thin'"):
+        PrebuiltModel.model_validate({"name": "thin"})

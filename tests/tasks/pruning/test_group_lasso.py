@@ -307,6 +307,12 @@ def test_a_missed_sparsity_is_an_error_that_names_the_matrix(model_dir: Path) ->
         check_sparsity(model, SPEC)
 
 
+def test_a_sparsity_that_leaves_nothing_is_refused(model_dir: Path, slice_dir: Path, tmp_path: Path) -> None:
+    spec = SPEC.model_copy(update={"sparsity": 0.999999})
+    with pytest.raises(ValueError, match=r"group-lasso.sparsity: 0.999999; no block of transformer"):
+        group_lasso(spec, model_dir, slice_dir, tmp_path / "target", tmp_path / "work")
+
+
 # ------------------------------------------------------------------------------------------------------------ resuming
 
 
