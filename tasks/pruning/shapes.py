@@ -60,8 +60,12 @@ def smaller_shapes(original: Shape, inner_multiple: int = 32) -> Iterator[Shape]
 
 
 def candidates(original: Shape) -> Iterator[Shape]:
-    """The smaller shapes without feed-forward parts narrower than the model, or than the original's if that is less."""
-    return (shape for shape in smaller_shapes(original) if shape.inner >= min(shape.width, original.inner))
+    """The smaller shapes without feed-forward parts narrower than the model, or than the original's if that is less.
+
+    Nor are there any of one channel, of which a LayerNorm leaves nothing.
+    """
+    wide = (shape for shape in smaller_shapes(original) if shape.width > 1)
+    return (shape for shape in wide if shape.inner >= min(shape.width, original.inner))
 
 
 def largest_shapes(original: Shape, is_small: Callable[[Shape], bool]) -> list[Shape]:

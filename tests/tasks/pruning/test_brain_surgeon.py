@@ -116,6 +116,17 @@ def test_what_others_say_exactly_is_merged_however_large_its_weights(size: int, 
     assert max(left.errors) == 0.0
 
 
+def test_of_outputs_that_are_constant_nothing_is_needed() -> None:
+    inputs = correlated(4, 17)
+    silent = absorb(moments(inputs), torch.zeros(4, OUTPUTS), torch.ones(OUTPUTS), 1)
+    assert not silent.weight.any() and torch.equal(silent.bias, torch.ones(OUTPUTS))
+    constant = torch.full((ROWS, 4), 3.0, dtype=torch.float64)
+    weight = weights(4, 17)
+    found = absorb(moments(constant), weight, torch.zeros(OUTPUTS), 2)
+    assert not found.weight.any()
+    torch.testing.assert_close(found.bias, 3 * weight.sum(0))
+
+
 def test_what_nothing_else_says_is_not_merged() -> None:
     inputs, weight = correlated(6, 13), weights(6, 13)
     found = absorb(moments(inputs), weight, torch.zeros(OUTPUTS), 1)
