@@ -20,8 +20,8 @@ from slimline.tasks.pruning.moments import Moments
 
 # GPTQ's damping, a share of the mean variance: an inverse exists, and few samples do not move weights far.
 _DAMPING = 1e-2
-# With it even what others say exactly costs something to remove, the more the larger its weights are. So that goes before,
-# damped for rounding only; together it may change the outputs by the share _EXACT of their variance.
+# With it even what others say exactly costs something to remove, the more the larger its weights are. So that goes
+# before, damped for rounding only; together it may change the outputs by the share _EXACT of their variance.
 _ROUNDING = 1e-12
 _EXACT = 1e-7
 

@@ -102,7 +102,8 @@ def test_the_search_finds_the_most_neurons_of_every_depth_and_width(original: Sh
     found = largest_shapes(original, lambda shape: parameters(shape) <= limit)
     best = {}
     for shape in sorted(smaller_shapes(original), key=lambda shape: shape.inner):
-        if parameters(shape) <= limit and shape.inner >= min(shape.width, original.inner):
+        is_wide = shape.width > 1 and shape.inner >= min(shape.width, original.inner)
+        if parameters(shape) <= limit and is_wide:
             best[shape.layers, shape.heads] = shape
     assert sorted(found) == sorted(best.values())
     assert [parameters(shape) for shape in found] == sorted(map(parameters, found), reverse=True)
