@@ -203,6 +203,24 @@ def narrowed(model: GPT2LMHeadModel, mapping: torch.Tensor, moments: dict[str, M
     return extract_model(model, selection, norm_ratios(moments, mapping))
 
 
+@pytest.mark.parametrize("scale", [10.0, 1000.0])
+def test_copies_with_large_outputs_that_cancel_are_merged(
+    scale: float, small: GPT2LMHeadModel, planted: GPT2LMHeadModel
+) -> None:
+    model = copy.deepcopy(planted)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for block in model.transformer.h[:2]:
+            for projection, first, second in ((block.mlp.c_proj, 0, SMALL.inner), (block.attn.c_proj, 0, SMALL.width)):
+                size = 1 if projection is block.mlp.c_proj else EACH
+                large = scale * float(projection.weight.std()) * torch.randn(size, LARGE.width, generator=generator)
+                projection.weight[first : first + size] += large
+                projection.weight[second : second + size] -= large
+    pruned = Cutter(model, [0, 1], windows(), SMALL.inner).pruned(SMALL.heads, SMALL.inner)
+    assert distance(without_layers(model, [0, 1]), pruned.model) < 1e-2
+    assert distance(small, pruned.model) < 1e-2
+
+
 def test_a_rotation_of_all_channels_changes_nothing(small: GPT2LMHeadModel) -> None:
     moments = model_moments(small, windows())
     mapping = principal_map(moments.norms, SMALL.width)
