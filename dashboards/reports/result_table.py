@@ -173,9 +173,7 @@ def _notes(rows: Sequence[ResultRow], columns: Sequence[FigureColumn]) -> list[s
     if any(row.published for row in rows):
         notes.append(PUBLISHED_NOTE)
     controls = dict.fromkeys(clean(row.control) for row in rows if row.control)
-    notes += [
-        f"ES and EM of what was trained on: compared with {name}, which was trained as long" for name in controls
-    ]
+    notes += [f"ES and EM of what was trained on: compared with {name}, which was trained as long" for name in controls]
     return (
         notes
         + _half_precision_notes(rows)
