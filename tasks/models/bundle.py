@@ -7,7 +7,8 @@ These commands add the bundled model, and then a compressed form of it (`{step: 
     slimline run frontier
     python -m slimline.tasks.models.bundle model:<digest of its weight-only step> slim
 
-What is packed in integers stays so; other models are stored in half precision.
+A new name has to be one that `PrebuiltModel` allows. What is packed in integers stays so; other models are stored in half
+precision.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from slimline.storage.paths import BUNDLED, PREBUILT, home
 from slimline.tasks.models.checkpoint import read_gpt2_config
 from slimline.tasks.models.loading import save_gpt2
 from slimline.tasks.models.packed import is_packed, load_dense
+from slimline.tasks.specs import PrebuiltModel
 
 _SHAPE = "{n_layer} layers x {n_embd}, {n_head} heads, {n_positions} positions"
 _SCORES = """
@@ -173,7 +175,7 @@ def _score(note: dict[str, Any]) -> str:
 
 def main() -> None:
     """Bundle the model of the first argument; the second one is the name of a compressed form."""
-    form = sys.argv[2] if len(sys.argv) > 2 else ""
+    form = PrebuiltModel.model_validate({"name": sys.argv[2]}).name if len(sys.argv) > 2 else ""
     target = PREBUILT / form if form else BUNDLED
     print(bundle(sys.argv[1], ArtifactStore(home() / "artifacts"), MetricsStore(home() / "metrics"), target, form))
 

@@ -51,6 +51,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+@_one_thread()
 def eliminate(moments: Moments, weight: Tensor, size: int, count: int, damping: float = _DAMPING) -> Elimination:
     """Choose the `count` groups of `size` neighbouring inputs whose removal changes the outputs least.
 
@@ -64,8 +65,32 @@ def eliminate(moments: Moments, weight: Tensor, size: int, count: int, damping: 
         count: Groups to remove, fewer than there are.
         damping: Share of the mean variance that is added to each input's.
     """
-    with _one_thread():
-        return _eliminate(damped(moments.covariance(), damping), weight, size, count)
+    inputs, outputs = weight.shape
+    groups = inputs // size
+    inverse = torch.linalg.inv(damped(moments.covariance(), damping))
+    blocks = _diagonal_blocks(inverse, size)
+    weight = weight.detach().double().clone()
+    factors = torch.empty(count * size, inputs, dtype=torch.float64)
+    alive = torch.ones(groups, dtype=torch.bool)
+    order, errors = [], []
+    for number in range(count):
+        solved = _solve(blocks, weight.view(groups, size, outputs))
+        scores = (weight.view_as(solved) * solved).sum((1, 2)).masked_fill(~alive, torch.inf)
+        group = int(scores.argmin())
+        done, own = slice(0, number * size), slice(group * size, (group + 1) * size)
+        column = inverse[:, own] - factors[done].T @ factors[done, own]
+        # Of the inverse's block its Cholesky factor L: the update is u u^T with u = column L^-T.
+        update = torch.linalg.solve_triangular(torch.linalg.cholesky(blocks[group]), column.T, upper=False)
+        weight -= column @ solved[group]
+        weight[own] = 0.0
+        factors[number * size : (number + 1) * size] = update
+        parts = update.view(size, groups, size).permute(1, 2, 0)
+        blocks -= parts @ parts.mT
+        blocks[group] = torch.eye(size, dtype=torch.float64)
+        alive[group] = False
+        order.append(group)
+        errors.append(float(scores[group]))
+    return Elimination(order, errors)
 
 
 def absorb(moments: Moments, weight: Tensor, bias: Tensor, size: int) -> Repaired:
@@ -121,35 +146,6 @@ def _diagonal_blocks(matrix: Tensor, size: int) -> Tensor:
 def members(groups: Tensor, size: int) -> Tensor:
     """The inputs of groups of `size` neighbouring ones, ascending if the groups are."""
     return (groups[:, None] * size + torch.arange(size)).flatten()
-
-
-def _eliminate(covariance: Tensor, weight: Tensor, size: int, count: int) -> Elimination:
-    inputs, outputs = weight.shape
-    groups = inputs // size
-    inverse = torch.linalg.inv(covariance)
-    blocks = _diagonal_blocks(inverse, size)
-    weight = weight.detach().double().clone()
-    factors = torch.empty(count * size, inputs, dtype=torch.float64)
-    alive = torch.ones(groups, dtype=torch.bool)
-    order, errors = [], []
-    for number in range(count):
-        solved = _solve(blocks, weight.view(groups, size, outputs))
-        scores = (weight.view_as(solved) * solved).sum((1, 2)).masked_fill(~alive, torch.inf)
-        group = int(scores.argmin())
-        done, own = slice(0, number * size), slice(group * size, (group + 1) * size)
-        column = inverse[:, own] - factors[done].T @ factors[done, own]
-        # Of the inverse's block its Cholesky factor L: the update is u u^T with u = column L^-T.
-        update = torch.linalg.solve_triangular(torch.linalg.cholesky(blocks[group]), column.T, upper=False)
-        weight -= column @ solved[group]
-        weight[own] = 0.0
-        factors[number * size : (number + 1) * size] = update
-        parts = update.view(size, groups, size).permute(1, 2, 0)
-        blocks -= parts @ parts.mT
-        blocks[group] = torch.eye(size, dtype=torch.float64)
-        alive[group] = False
-        order.append(group)
-        errors.append(float(scores[group]))
-    return Elimination(order, errors)
 
 
 class Repaired(NamedTuple):

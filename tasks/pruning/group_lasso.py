@@ -20,6 +20,7 @@ ends. Then the choice is fixed, the penalty is off, and the remaining blocks rec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -169,10 +170,11 @@ class PruningCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         were_pruned |= ~kept
 
     def penalty_share(self) -> float | None:
-        """Of the blocks that are pruned in the end: the median share of their size that the penalty took."""
+        """Of the blocks that are pruned in the end, if any: the median share of their size that the penalty took."""
         if self._is_resumed or not self._masks:
             return None
-        return 1 - float(torch.cat([left[~self._masks[name]] for name, left in self._left.items()]).nanmedian())
+        left = float(torch.cat([left[~self._masks[name]] for name, left in self._left.items()]).nanmedian())
+        return None if math.isnan(left) else 1 - left
 
 
 def sparsity_report(model: nn.Module, block: Block) -> Notes:
@@ -185,7 +187,10 @@ def sparsity_report(model: nn.Module, block: Block) -> Notes:
         sparsity_min, sparsity_max: Smallest and largest `sparsity` of a matrix.
         by_matrix: By name {sparsity, block_sparsity, weights, blocks}; the last two are numbers.
     """
-    by_matrix = {name: _shares(weight.detach(), block, layout) for name, weight, layout in matrices(model)}
+    return _report(_matrix_shares(model, block))
+
+
+def _report(by_matrix: dict[str, dict[str, float]]) -> Notes:
     weights = sum(shares["weights"] for shares in by_matrix.values())
     overall = {
         key: sum(shares[key] * shares["weights"] for shares in by_matrix.values()) / weights
@@ -203,16 +208,16 @@ def check_sparsity(model: nn.Module, spec: GroupLasso) -> Notes:
         RuntimeError: a matrix misses `spec.sparsity` by more than 0.1 % of its weights (or one block, where that is
             more), in weights or in whole blocks; the message names it.
     """
-    report = sparsity_report(model, spec.block)
+    by_matrix = _matrix_shares(model, spec.block)
     missed = [
         f"{name}: {shares['sparsity']:.4f} ({shares['block_sparsity']:.4f} in whole blocks)"
-        for name, shares in report["by_matrix"].items()  # type: ignore[attr-defined]
+        for name, shares in by_matrix.items()
         for allowed in [max(_TOLERANCE, spec.block[0] * spec.block[1] / shares["weights"])]
         if max(abs(shares[key] - spec.sparsity) for key in ("sparsity", "block_sparsity")) > allowed
     ]
     if missed:
         raise RuntimeError(f"sparsity: {spec.sparsity} is missed by {', '.join(missed)}; use a lower strength")
-    return report
+    return _report(by_matrix)
 
 
 def _ramp_end(total: int, spec: GroupLasso) -> int:
@@ -230,6 +235,10 @@ def _check_something_remains(spec: GroupLasso, model: nn.Module) -> None:
         norms, sizes = block_norms(weight.detach(), spec.block, layout), block_sizes(weight, spec.block, layout)
         if not prune_mask(norms, sizes, spec.sparsity).any():
             raise ValueError(f"group-lasso.sparsity: {spec.sparsity}; no block of {name} is left, of {sizes.numel()}")
+
+
+def _matrix_shares(model: nn.Module, block: Block) -> dict[str, dict[str, float]]:
+    return {name: _shares(weight.detach(), block, layout) for name, weight, layout in matrices(model)}
 
 
 def _shares(weight: Tensor, block: Block, layout: Layout) -> dict[str, float]:

@@ -18,7 +18,7 @@ from slimline.tasks.data.samples import CodeFile
 from slimline.tasks.data.tokenizer import load_tokenizer, special_tokens, stop_ids
 from slimline.tasks.measurement.size import count_parameters, disk_size
 from slimline.tasks.models.bases import make_base, unpack_prebuilt
-from slimline.tasks.specs import BundledBase, HubBase, PathBase, PrebuiltModel, Pretrain, RandomBase
+from slimline.tasks.specs import Base, BundledBase, HubBase, PathBase, PrebuiltModel, Pretrain, RandomBase
 from slimline.tasks.training.pretrain import pretrain
 from slimline.tasks.training.training_loop import device_name, learning_rate_share, mean_loss, training_device
 
@@ -38,9 +38,9 @@ def checkpoint(tmp_path: Path) -> Path:
     return directory
 
 
-def made(base: object, target: Path, slice_dir: Path | None = None) -> dict[str, object]:
+def made(base: Base, target: Path, slice_dir: Path | None = None) -> dict[str, object]:
     target.mkdir(parents=True, exist_ok=True)
-    return make_base(base, slice_dir or target, target)  # type: ignore[arg-type]
+    return make_base(base, slice_dir or target, target)
 
 
 def test_the_bundled_model_is_of_seven_million_parameters(tmp_path: Path) -> None:

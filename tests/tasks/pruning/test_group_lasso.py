@@ -287,6 +287,13 @@ def test_the_share_that_the_penalty_took_is_that_of_before_the_schedule_acts(mod
     assert callback.penalty_share() == pytest.approx(float(torch.cat(shares).nanmedian()), abs=1e-4)
 
 
+def test_of_no_pruned_block_the_penalty_took_no_share(model_dir: Path) -> None:
+    model, spec = load_gpt2(model_dir), SPEC.model_copy(update={"sparsity": 1e-9})
+    callback = PruningCallback(spec, block_size_medians(model, spec.block))
+    callback.on_optimizer_step(None, SimpleNamespace(global_step=9, max_steps=10), None, model=model)
+    assert callback.penalty_share() is None
+
+
 def test_the_strength_decides_which_blocks_go(
     model_dir: Path, slice_dir: Path, tmp_path: Path, pruned: tuple[Path, dict[str, Any]]
 ) -> None:
