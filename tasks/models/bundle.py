@@ -7,8 +7,8 @@ These commands add the bundled model, and then a compressed form of it (`{step: 
     slimline run frontier
     python -m slimline.tasks.models.bundle model:<digest of its weight-only step> slim
 
-A new name has to be one that `PrebuiltModel` allows. What is packed in integers stays so; other models are stored in half
-precision.
+A new name has to be one that `PrebuiltModel` allows. What is packed in integers stays so; other models are stored in
+half precision.
 """
 
 from __future__ import annotations
