@@ -21,7 +21,7 @@ from pathlib import Path
 
 _TASKS = "slimline.tasks"
 # Specs are hashed with their values, and the table of steps only names the code that is hashed.
-_NOT_CODE_OF_A_STEP = {f"{_TASKS}.specs", f"{_TASKS}.registry"}
+_NOT_CODE_OF_A_STEP = (f"{_TASKS}.specs", f"{_TASKS}.registry")
 _FILE_NAME = re.compile(r"\w[\w. -]*(/\w[\w. -]*)*")  # neither absolute nor above the folder
 _LONGEST_NAME = 255  # bytes; the system refuses to look for a file with a longer one
 
@@ -81,12 +81,16 @@ def _closure(modules: tuple[str, ...]) -> list[str]:
     waiting = list(modules)
     while waiting:
         module = waiting.pop()
-        if module in reached or module in _NOT_CODE_OF_A_STEP or _file(module) is None:
+        if module in reached or _is_spec_or_row(module) or _file(module) is None:
             continue
         reached.add(module)
         found = [*_imports(module), module.rpartition(".")[0]]
         waiting += [name for name in found if _is_step_code(name, tops, folders)]
     return sorted(reached)
+
+
+def _is_spec_or_row(module: str) -> bool:
+    return any(f"{module}.".startswith(f"{each}.") for each in _NOT_CODE_OF_A_STEP)
 
 
 def _is_step_code(module: str, tops: set[str], folders: set[Path | None]) -> bool:

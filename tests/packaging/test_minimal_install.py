@@ -19,7 +19,7 @@ READING = (
     "recommend --json --host {host}",
     "regressions --all",
     "artifacts list",
-    "lex {root}/tasks/specs.py",
+    "lex {root}/tasks/specs/base.py",
     "judge {root}/docs/examples/series.csv",
 )
 WRITING = ("run smoke", "nightly smoke", "serve", "doctor --peaks")

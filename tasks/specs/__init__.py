@@ -1,0 +1,105 @@
+"""What a study can say: one frozen model for each kind of step, data, base and measurement, with units and bounds.
+
+A recipe is a list of these, in the order they are applied to the base model, ending in an engine. A study's YAML is
+validated against them before anything is computed, and Prefect draws its parameter forms from them.
+"""
+
+from __future__ import annotations
+
+from slimline.tasks.specs.base import (
+    USER_STEP,
+    EngineName,
+    ForeignFormat,
+    LocalPath,
+    Spec,
+    StepSpec,
+    UserStep,
+)
+from slimline.tasks.specs.conversion import (
+    ExportCtranslate2,
+    ExportOnnx,
+    ExportOpenvino,
+    External,
+    PrebuiltModel,
+)
+from slimline.tasks.specs.data import (
+    Base,
+    BundledBase,
+    CodeXGlue,
+    Data,
+    DataSource,
+    HubBase,
+    HubData,
+    PathBase,
+    PythonTrees,
+    RandomBase,
+)
+from slimline.tasks.specs.measurement import (
+    Decoding,
+    Engine,
+    ScoreStep,
+)
+from slimline.tasks.specs.pruning import (
+    Slim,
+    TrimVocabulary,
+)
+from slimline.tasks.specs.quantization import (
+    DynamicInt8,
+    OnnxInt8,
+    OnnxStaticInt8,
+    OpenvinoInt8,
+    WeightBits,
+    WeightOnly,
+)
+from slimline.tasks.specs.training import (
+    Distill,
+    EpochTraining,
+    FineTune,
+    GroupLasso,
+    Pretrain,
+    TimedTraining,
+    Training,
+)
+
+__all__ = [
+    "USER_STEP",
+    "Base",
+    "BundledBase",
+    "CodeXGlue",
+    "Data",
+    "DataSource",
+    "Decoding",
+    "Distill",
+    "DynamicInt8",
+    "Engine",
+    "EngineName",
+    "EpochTraining",
+    "ExportCtranslate2",
+    "ExportOnnx",
+    "ExportOpenvino",
+    "External",
+    "FineTune",
+    "ForeignFormat",
+    "GroupLasso",
+    "HubBase",
+    "HubData",
+    "LocalPath",
+    "OnnxInt8",
+    "OnnxStaticInt8",
+    "OpenvinoInt8",
+    "PathBase",
+    "PrebuiltModel",
+    "Pretrain",
+    "PythonTrees",
+    "RandomBase",
+    "ScoreStep",
+    "Slim",
+    "Spec",
+    "StepSpec",
+    "TimedTraining",
+    "Training",
+    "TrimVocabulary",
+    "UserStep",
+    "WeightBits",
+    "WeightOnly",
+]
