@@ -35,12 +35,14 @@ from slimline.tasks.specs import (
     GroupLasso,
     HubBase,
     OnnxInt8,
+    OnnxLowBit,
     OnnxStaticInt8,
     OpenvinoInt8,
     PathBase,
     PrebuiltModel,
     Pretrain,
     RandomBase,
+    ReduceLayers,
     ScoreStep,
     Slim,
     Spec,
@@ -48,6 +50,7 @@ from slimline.tasks.specs import (
     TrimVocabulary,
     UserStep,
     WeightOnly,
+    Xtc,
 )
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -153,7 +156,7 @@ def _int8_of_host(spec: Spec) -> str:
     return str(usable_weight_bits())
 
 
-def _weight_bits(spec: OnnxInt8 | OnnxStaticInt8 | OpenvinoInt8 | ExportCtranslate2) -> str:
+def _weight_bits(spec: OnnxInt8 | OnnxLowBit | OnnxStaticInt8 | OpenvinoInt8 | ExportCtranslate2) -> str:
     """How many bits of a weight an int8 step uses on this host."""
     is_int8 = not isinstance(spec, ExportCtranslate2) or spec.precision == "int8"
     return str(spec.weight_bits or usable_weight_bits()) if is_int8 else ""
@@ -184,6 +187,8 @@ RECIPE_ROWS = (
         "spec model teacher data target work",
         {"checkpoint": "checkpoint", "packed checkpoint": "packed checkpoint"},  # its integers stay as they are
     ),
+    StepRow(Xtc, "slimline.tasks.training.xtc:xtc", "spec model teacher data target work", _CHECKPOINT),
+    StepRow(ReduceLayers, "slimline.tasks.pruning.layers:reduce_layers", "model target spec", _CHECKPOINT),
     StepRow(TrimVocabulary, "slimline.tasks.pruning.vocabulary:trim_vocabulary", "model target spec", _CHECKPOINT),
     StepRow(
         PrebuiltModel,
@@ -223,6 +228,13 @@ RECIPE_ROWS = (
         OnnxInt8,
         "slimline.tasks.quantization.onnx_int8:quantize_onnx",
         "model target per_channel weight_bits",
+        {"graph": "quantized graph"},
+        reads=_weight_bits,
+    ),
+    StepRow(
+        OnnxLowBit,
+        "slimline.tasks.quantization.onnx_low_bit:quantize_onnx_low_bit",
+        "model target spec",
         {"graph": "quantized graph"},
         reads=_weight_bits,
     ),

@@ -6,6 +6,7 @@
   with zeros;
 - `<name>.weight`: the integers, int8 [rows, groups * width], or uint8 [rows, groups * width / 2] with two integers in a
   byte: byte j has column j in its low and column j + half in its high four bits, each plus 8;
+- or, in place of that, `<name>.signs` or `<name>.trits`: weights of two or three values, see `low_bit`, in one group;
 
 and everything else (norms, biases) in fp16 by transformers' names. A matrix is integers * scales; its rows are the
 outputs of a projection. Embeddings are int8 with one group per row; a tied head is the embedding and not stored.
@@ -24,6 +25,7 @@ from torch.nn.functional import linear
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
+from slimline.tasks.models import low_bit
 from slimline.tasks.models.checkpoint import CheckpointError, read_gpt2_config
 from slimline.tasks.models.loading import load_gpt2
 
@@ -33,27 +35,46 @@ _BLOCK = 1 << 18
 
 
 class PackedMatrix(NamedTuple):
-    """Integers and scales of one matrix, as in the file."""
+    """Integers and scales of one matrix, as in the file, and how many integers a byte has."""
 
     weight: torch.Tensor
     scales: torch.Tensor
+    per_byte: int
 
     def fits(self, rows: int, columns: int) -> bool:
         """Whether the shapes are those of a matrix [rows, columns]."""
-        per_byte = {torch.int8: 1, torch.uint8: 2}.get(self.weight.dtype, 0)
         if self.weight.shape[:-1] != (rows,) or self.scales.shape[:-1] != (rows,):
             return False
         groups = self.scales.shape[1]
-        width = self.weight.shape[1] * per_byte // max(1, groups)
+        if self.per_byte in _LOW_BITS:
+            return bool(groups == 1 and self.weight.shape[1] == -(-columns // self.per_byte))
+        width = self.weight.shape[1] * self.per_byte // max(1, groups)
         return bool((groups - 1) * width < columns <= groups * width)
 
     def unpack(self, columns: int, dtype: torch.dtype) -> torch.Tensor:
         """The matrix [rows, columns] in floating point."""
-        integers = self.weight if self.weight.dtype == torch.int8 else _from_nibbles(self.weight)
+        integers = self._integers(columns)
         groups = self.scales.shape[1]
         width = integers.shape[1] // groups
         grouped = integers[:, : groups * width].unflatten(1, (groups, width))
         return torch.mul(grouped, self.scales.to(dtype)[..., None]).flatten(1)[:, :columns]
+
+    def take(self, rows: slice | torch.Tensor) -> PackedMatrix:
+        """The matrix of these rows."""
+        return self._replace(weight=self.weight[rows], scales=self.scales[rows])
+
+    def tensors(self, name: str) -> dict[str, torch.Tensor]:
+        """The parts by their names in the file, for the matrix `name`."""
+        return {f"{name}.{_SUFFIX[self.per_byte]}": self.weight, f"{name}.scales": self.scales}
+
+    def _integers(self, columns: int) -> torch.Tensor:
+        if self.per_byte in _LOW_BITS:
+            return torch.from_numpy(low_bit.unpack(self.weight.numpy(), _LOW_BITS[self.per_byte], columns))
+        return self.weight if self.per_byte == 1 else _from_nibbles(self.weight)
+
+
+_LOW_BITS = {count: bits for bits, count in low_bit.PER_BYTE.items()}
+_SUFFIX = {1: "weight", 2: "weight", low_bit.PER_BYTE[1]: "signs", low_bit.PER_BYTE[2]: "trits"}
 
 
 def pack(integers: torch.Tensor, scales: torch.Tensor, bits: int, width: int) -> PackedMatrix:
@@ -68,7 +89,7 @@ def pack(integers: torch.Tensor, scales: torch.Tensor, bits: int, width: int) ->
     rows, columns = integers.shape
     padded = torch.zeros(rows, scales.shape[1] * min(width, columns), dtype=torch.int8)
     padded[:, :columns] = integers
-    return PackedMatrix(padded if bits == 8 else _to_nibbles(padded), scales.to(torch.float16))
+    return PackedMatrix(padded if bits == 8 else _to_nibbles(padded), scales.to(torch.float16), 8 // bits)
 
 
 def round_rows(table: torch.Tensor) -> PackedMatrix:
@@ -76,6 +97,15 @@ def round_rows(table: torch.Tensor) -> PackedMatrix:
     scales = (table.abs().amax(dim=1, keepdim=True) / 127).to(torch.float16)
     steps = torch.where(scales == 0, 1, scales).float()
     return pack((table / steps).round().clamp(-127, 127), scales, bits=8, width=table.shape[1])
+
+
+def pack_low_bit(matrix: torch.Tensor) -> PackedMatrix | None:
+    """A matrix [rows, columns] of two or three values a row, packed; None if it has others."""
+    found = low_bit.as_low_bit(matrix.numpy(), axis=1)
+    if found is None:
+        return None
+    packed = torch.from_numpy(low_bit.pack(found.integers, found.bits))
+    return PackedMatrix(packed, torch.from_numpy(found.scales).to(torch.float16), low_bit.PER_BYTE[found.bits])
 
 
 def is_packed(directory: Path) -> bool:
@@ -140,10 +170,10 @@ class _PackedFile:
 
     def matrix(self, name: str, rows: int, columns: int) -> PackedMatrix:
         """The matrix `name`, whose shape must be [rows, columns]."""
-        try:
-            found = PackedMatrix(self._tensors[f"{name}.weight"], self._tensors[f"{name}.scales"])
-        except KeyError as error:
-            raise CheckpointError(f"{self._path}: tensors are missing: {error.args[0]}") from None
+        weight = next((each for suffix in _SUFFIX.values() if (each := f"{name}.{suffix}") in self._tensors), None)
+        if missing := [each for each in (weight or f"{name}.weight", f"{name}.scales") if each not in self._tensors]:
+            raise CheckpointError(f"{self._path}: tensors are missing: {', '.join(missing)}")
+        found = _as_matrix(str(weight).rpartition(".")[2], self._tensors[str(weight)], self._tensors[f"{name}.scales"])
         if not found.fits(rows, columns):
             shapes = f"{found.weight.dtype} {list(found.weight.shape)} with scales {list(found.scales.shape)}"
             raise CheckpointError(f"{self._path}: {name} is {shapes}; allowed: a packed matrix [{rows}, {columns}]")
@@ -156,6 +186,12 @@ class _PackedFile:
         missing = model.load_state_dict(floats, strict=False, assign=True).missing_keys
         if missing:
             raise CheckpointError(f"{self._path}: tensors are missing: {', '.join(sorted(missing))}")
+
+
+def _as_matrix(suffix: str, weight: torch.Tensor, scales: torch.Tensor) -> PackedMatrix:
+    by_type = {torch.int8: 1, torch.uint8: 2}.get(weight.dtype, 0)
+    low = {name: count for count, name in _SUFFIX.items() if name != "weight"}
+    return PackedMatrix(weight, scales, low.get(suffix, by_type))
 
 
 class PackedLinear(torch.nn.Module):  # type: ignore[misc]
@@ -184,7 +220,7 @@ class PackedLinear(torch.nn.Module):  # type: ignore[misc]
     def _blocks(self) -> Iterator[PackedMatrix]:
         rows = max(1, _BLOCK // self._columns)
         for begin in range(0, len(self.matrix.weight), rows):
-            yield PackedMatrix(*(part[begin : begin + rows] for part in self.matrix))
+            yield self.matrix.take(slice(begin, begin + rows))
 
 
 class PackedEmbedding(torch.nn.Module):  # type: ignore[misc]
@@ -202,7 +238,7 @@ class PackedEmbedding(torch.nn.Module):  # type: ignore[misc]
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Look up ids [...]; returns [..., columns]."""
-        rows = PackedMatrix(*(part[ids.flatten()] for part in self.matrix)).unpack(self._columns, self._dtype)
+        rows = self.matrix.take(ids.flatten()).unpack(self._columns, self._dtype)
         return rows.view(*ids.shape, self._columns)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -90,6 +90,14 @@ def count_matmuls(graph: Path) -> dict[str, int]:
     return {"matmuls": int8 + sum(map(kinds.count, (*FLOAT_MATMULS, "Gemm"))), "int8_matmuls": int8}
 
 
+class QuantizedMatrix(NamedTuple):
+    """The names, in a graph, of a matrix in int8 and of its scales, and the matrix's shape."""
+
+    matrix: str
+    scales: str
+    shape: tuple[int, int]
+
+
 class Int8Arithmetic(Arithmetic):
     """An arithmetic with tables and weights in int8; subclasses decide how activations are rounded."""
 
@@ -97,42 +105,48 @@ class Int8Arithmetic(Arithmetic):
         super().__init__(weights)
         self._limit = 2 ** (weight_bits - 1) - 1
         self._axis = 0 if per_channel else None
+        self._quantized: dict[str, QuantizedMatrix] = {}
 
     def rows(self, table: str, ids: str) -> str:
         """See `Arithmetic.rows`; int8 rows are multiplied by their scales."""
         graph = self.graph
-        matrix, scales = self._table(table)
-        row = graph.node("Cast", [graph.node("Gather", [matrix, ids])], to=TensorProto.FLOAT)
-        scale = graph.node("Unsqueeze", [graph.node("Gather", [scales, ids]), self._last_axis()])
+        quantized = self._table(table)
+        row = graph.node("Cast", [graph.node("Gather", [quantized.matrix, ids])], to=TensorProto.FLOAT)
+        scale = graph.node("Unsqueeze", [graph.node("Gather", [quantized.scales, ids]), self._last_axis()])
         return graph.node("Mul", [row, scale])
 
-    def _table(self, name: str) -> tuple[str, str]:
-        """Names of the table's int8 rows and of their scales [rows]."""
+    def _table(self, name: str) -> QuantizedMatrix:
+        """The table's int8 rows, with scales [rows]."""
         return self._quantize(name, axis=1)
 
-    def _matrix(self, projection: str) -> tuple[str, str]:
-        """Names of the projection's int8 weight [inputs, outputs] and of its scales ([outputs], or one)."""
+    def _matrix(self, projection: str) -> QuantizedMatrix:
+        """The projection's int8 weight [inputs, outputs], with scales ([outputs], or one)."""
         return self._quantize(f"{projection}.weight", self._axis)
 
-    def _quantize(self, name: str, axis: int | None) -> tuple[str, str]:
-        names = f"{name}.int8", f"{name}.scale"
-        if names[0] not in self.graph.constants:
-            matrix, scales = quantize_symmetric(self._weights(name), axis, self._limit)
-            self.graph.constant(names[0], matrix)
-            self.graph.constant(names[1], scales)
-        return names
+    def _quantize(self, name: str, axis: int | None) -> QuantizedMatrix:
+        if name not in self._quantized:
+            weight = self._weights(name)
+            rows, columns = weight.shape
+            self._quantized[name] = QuantizedMatrix(*self._constants(name, weight, axis), (rows, columns))
+        return self._quantized[name]
+
+    def _constants(self, name: str, weight: NDArray[np.float32], axis: int | None) -> tuple[str, str]:
+        """Add a matrix in int8 and its scales to the graph; returns their names."""
+        matrix, scales = quantize_symmetric(weight, axis, self._limit)
+        return self.graph.constant(f"{name}.int8", matrix), self.graph.constant(f"{name}.scale", scales)
 
     def _head_product(self, table: str, rounded: str, scale: str, offset: str, output: str | None = None) -> str:
         """Logits [rows, m, vocabulary] of `rounded` tokens; QGemm needs no transposed table, but matrices."""
         graph = self.graph
-        matrix, scales = self._table(table)
-        vocabulary, width = graph.constants[matrix].dims
+        quantized = self._table(table)
+        vocabulary, width = quantized.shape
         flat = graph.node("Reshape", [rounded, graph.constant("flat", np.array([-1, width]))])
         size = graph.constant("vocabulary", np.array([vocabulary]))
         no_offsets = graph.node(
             "ConstantOfShape", [size], value=helper.make_tensor("value", TensorProto.INT8, [1], [0])
         )
-        product = graph.node("QGemm", [flat, scale, offset, matrix, scales, no_offsets], domain=CONTRIB, transB=1)
+        inputs = [flat, scale, offset, quantized.matrix, quantized.scales, no_offsets]
+        product = graph.node("QGemm", inputs, domain=CONTRIB, transB=1)
         shape = graph.node("Concat", [graph.node("Shape", ["wanted"]), size], axis=0)
         return graph.node("Reshape", [product, shape], output)
 
@@ -162,8 +176,7 @@ class DynamicInt8(Int8Arithmetic):
 
     def head(self, table: str, tokens: str, output: str) -> None:
         """See `Arithmetic.head`."""
-        matrix, _ = self._table(table)
-        rounded, scale = self._round(tokens, self.graph.constants[matrix].dims[1])
+        rounded, scale = self._round(tokens, self._table(table).shape[1])
         product = self._head_product(table, rounded, self._one(), self._zero())
         self.graph.node("Mul", [product, scale], output)
 
@@ -172,9 +185,9 @@ class DynamicInt8(Int8Arithmetic):
 
     def _unscaled_product(self, name: str, tokens: str) -> tuple[str, str]:
         """Tokens x weight without the tokens' scales, and these scales [rows, tokens, 1]."""
-        matrix, scales = self._matrix(name)
-        rounded, scale = self._round(tokens, self.graph.constants[matrix].dims[0])
-        inputs = [rounded, matrix, self._one(), scales, self._zero()]
+        quantized = self._matrix(name)
+        rounded, scale = self._round(tokens, quantized.shape[0])
+        inputs = [rounded, quantized.matrix, self._one(), quantized.scales, self._zero()]
         return self.graph.node("MatMulIntegerToFloat", inputs, domain=CONTRIB), scale
 
     def _round(self, tokens: str, width: int) -> tuple[str, str]:

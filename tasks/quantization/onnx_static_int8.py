@@ -211,9 +211,9 @@ class StaticInt8(Int8Arithmetic):
 
     def project(self, name: str, tokens: str) -> str:
         """See `Arithmetic.project`."""
-        matrix, scales = self._matrix(name)
+        quantized = self._matrix(name)
         rounded, scale, offset = self._round(name, tokens)
-        inputs = [rounded, matrix, scale, scales, offset, "", self.weight(f"{name}.bias")]
+        inputs = [rounded, quantized.matrix, scale, quantized.scales, offset, "", self.weight(f"{name}.bias")]
         return self.graph.node("MatMulIntegerToFloat", inputs, domain=CONTRIB)
 
     def project_gelu(self, name: str, tokens: str) -> str:

@@ -147,12 +147,12 @@ def _pack_module(module: Any, spec: WeightOnly) -> PackedMatrix:
 def _save(matrices: dict[str, PackedMatrix], vectors: dict[str, torch.Tensor], path: Path) -> None:
     tensors = {name: value.detach().to(torch.float16) for name, value in vectors.items()}
     for name, matrix in matrices.items():
-        tensors |= {f"{name}.{part}": value.contiguous() for part, value in matrix._asdict().items()}
+        tensors |= {part: value.contiguous() for part, value in matrix.tensors(name).items()}
     save_file(tensors, path, metadata={"format": "pt"})
 
 
 def _notes(projections: dict[str, PackedMatrix], weights: int, spec: WeightOnly) -> dict[str, Any]:
-    stored = sum(part.nbytes for matrix in projections.values() for part in matrix)
+    stored = sum(matrix.weight.nbytes + matrix.scales.nbytes for matrix in projections.values())
     return {
         "matmuls": len(projections) + 1,
         "int8_matmuls": 0,

@@ -40,12 +40,14 @@ from slimline.tasks.specs.measurement import (
     ScoreStep,
 )
 from slimline.tasks.specs.pruning import (
+    ReduceLayers,
     Slim,
     TrimVocabulary,
 )
 from slimline.tasks.specs.quantization import (
     DynamicInt8,
     OnnxInt8,
+    OnnxLowBit,
     OnnxStaticInt8,
     OpenvinoInt8,
     WeightBits,
@@ -53,12 +55,14 @@ from slimline.tasks.specs.quantization import (
 )
 from slimline.tasks.specs.training import (
     Distill,
+    Distillation,
     EpochTraining,
     FineTune,
     GroupLasso,
     Pretrain,
     TimedTraining,
     Training,
+    Xtc,
 )
 
 __all__ = [
@@ -70,6 +74,7 @@ __all__ = [
     "DataSource",
     "Decoding",
     "Distill",
+    "Distillation",
     "DynamicInt8",
     "Engine",
     "EngineName",
@@ -85,6 +90,7 @@ __all__ = [
     "HubData",
     "LocalPath",
     "OnnxInt8",
+    "OnnxLowBit",
     "OnnxStaticInt8",
     "OpenvinoInt8",
     "PathBase",
@@ -92,6 +98,7 @@ __all__ = [
     "Pretrain",
     "PythonTrees",
     "RandomBase",
+    "ReduceLayers",
     "ScoreStep",
     "Slim",
     "Spec",
@@ -102,4 +109,5 @@ __all__ = [
     "UserStep",
     "WeightBits",
     "WeightOnly",
+    "Xtc",
 ]

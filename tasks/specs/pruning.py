@@ -16,6 +16,13 @@ class TrimVocabulary(StepSpec):
     tokens: int = Field(4096, ge=512, description="Entries to keep, single bytes and placeholders included.")
 
 
+class ReduceLayers(StepSpec):
+    """Keep some layers of a model, at equal distances and as they are: a student that is to be distilled."""
+
+    step: Literal["reduce-layers"] = "reduce-layers"
+    layers: PositiveInt | None = Field(None, description="Layers to keep; null: half of them, rounded up.")
+
+
 class Slim(StepSpec):
     """Structured pruning: neurons, heads, channels and layers are taken out, and what remains is repaired.
 

@@ -29,6 +29,13 @@ class OnnxInt8(StepSpec):
     weight_bits: WeightBits = None
 
 
+class OnnxLowBit(StepSpec):
+    """Dynamic int8 of an ONNX graph whose weights `xtc` has trained: they are stored in the bits that they need."""
+
+    step: Literal["onnx-low-bit"] = "onnx-low-bit"
+    weight_bits: WeightBits = None
+
+
 class OnnxStaticInt8(StepSpec):
     """Static int8 of every projection of an ONNX graph: activation scales are calibrated, not computed at run time."""
 

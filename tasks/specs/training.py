@@ -71,12 +71,36 @@ class GroupLasso(EpochTraining):
         return self
 
 
-class Distill(TimedTraining):
-    """Knowledge distillation from the study's prepared base (Hinton et al. 2015); with no share, training as before."""
+class Distillation(TimedTraining):
+    """Training of a student on the outputs of the study's prepared base (Hinton et al. 2015)."""
 
-    step: Literal["distill"] = "distill"
     learning_rate: PositiveFloat = Field(2e-3, lt=1.0, description="AdamW's rate (embeddings, norms, biases).")
     muon_learning_rate: PositiveFloat = Field(0.01, lt=1.0, description="Muon's rate (the blocks' matrices).")
     teacher_share: float = Field(0.5, ge=0.0, le=1.0, description="Weight of the teacher against that of the text.")
     temperature: PositiveFloat = Field(1.0, le=20.0, description="Softens both distributions.")
-    hidden_weight: float = Field(0.0, ge=0.0, le=100.0, description="Weight of matching the last hidden states.")
+    hidden_weight: float = Field(
+        0.0, ge=0.0, le=100.0, description="Weight of matching hidden states, relative to the size of the teacher's."
+    )
+    hidden_layers: Literal["last", "all"] = Field(
+        "last", description="Which are matched: the last ones, or those after every layer of the student."
+    )
+
+
+class Distill(Distillation):
+    """Knowledge distillation from the study's prepared base; with no share, training as before."""
+
+    step: Literal["distill"] = "distill"
+
+
+class Xtc(Distillation):
+    """Training of a model in 1-bit or ternary weights, embeddings and head included, and activations in 8 bits.
+
+    The result is a checkpoint whose weights have only these values; `onnx-low-bit` packs and executes them.
+    """
+
+    step: Literal["xtc"] = "xtc"
+    bits: Literal[1, 2] = Field(1, description="Bits of a weight: 1, or 2 for -1, 0 and 1 (ternary).")
+    table_bits: Literal[1, 2, 8] | None = Field(
+        None, description="Bits of the embeddings and of the head; null: as of all other weights."
+    )
+    teacher_share: float = Field(1.0, ge=0.0, le=1.0, description="Weight of the teacher against that of the text.")

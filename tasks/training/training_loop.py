@@ -25,6 +25,7 @@ from slimline.tasks.data.parquet import read_codes
 from slimline.tasks.runtime.host import cpu_model, has_bf16, isa_flags
 from slimline.tasks.runtime.progress import progress_bar
 from slimline.tasks.specs import TimedTraining, Training
+from slimline.tasks.training.muon import Float32Muon
 from slimline.tasks.training.pruned import PrunedWeights
 
 Loss = Callable[[Windows], torch.Tensor]
@@ -94,8 +95,9 @@ def optimizers(model: nn.Module, spec: TimedTraining) -> list[torch.optim.Optimi
     matrices = [weight for name, weight in weights if ".h." in name and name.endswith(".weight") and weight.ndim == 2]
     chosen = set(map(id, matrices))
     rest = [weight for _, weight in weights if id(weight) not in chosen]
-    muon = {"weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
-    trained = [torch.optim.Muon(matrices, lr=spec.muon_learning_rate, **muon)] if matrices else []
+    muon = torch.optim.Muon if can_use_bf16(training_device()) else Float32Muon
+    options = {"weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    trained = [muon(matrices, lr=spec.muon_learning_rate, **options)] if matrices else []
     trained.append(torch.optim.AdamW(rest, lr=spec.learning_rate, betas=(0.9, 0.95), weight_decay=0.01, fused=True))
     for optimizer in trained:
         for group in optimizer.param_groups:
@@ -198,8 +200,12 @@ def text_loss(model: nn.Module, batch: Windows, exact: bool = False) -> torch.Te
 
 def mixed_precision(device: torch.device) -> torch.autocast:
     """A context in which matrix products are in bf16, if the device supports it."""
-    has = torch.cuda.is_bf16_supported() if device.type == "cuda" else has_bf16(isa_flags())
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=has)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=can_use_bf16(device))
+
+
+def can_use_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bf16, and does not only imitate it."""
+    return bool(torch.cuda.is_bf16_supported()) if device.type == "cuda" else has_bf16(isa_flags())
 
 
 def mean_loss(model: nn.Module, windows: Windows, batch_size: int, exact: bool = False) -> float:
