@@ -34,11 +34,13 @@ from slimline.tasks.specs import (
     FineTune,
     GroupLasso,
     HubBase,
+    MpPtq,
     OnnxInt8,
     OnnxLowBit,
     OnnxStaticInt8,
     OpenvinoInt8,
     PathBase,
+    PegPtq,
     PrebuiltModel,
     Pretrain,
     RandomBase,
@@ -156,7 +158,10 @@ def _int8_of_host(spec: Spec) -> str:
     return str(usable_weight_bits())
 
 
-def _weight_bits(spec: OnnxInt8 | OnnxLowBit | OnnxStaticInt8 | OpenvinoInt8 | ExportCtranslate2) -> str:
+Int8Step = OnnxInt8 | OnnxLowBit | OnnxStaticInt8 | MpPtq | PegPtq | OpenvinoInt8 | ExportCtranslate2
+
+
+def _weight_bits(spec: Int8Step) -> str:
     """How many bits of a weight an int8 step uses on this host."""
     is_int8 = not isinstance(spec, ExportCtranslate2) or spec.precision == "int8"
     return str(spec.weight_bits or usable_weight_bits()) if is_int8 else ""
@@ -241,6 +246,20 @@ RECIPE_ROWS = (
     StepRow(
         OnnxStaticInt8,
         "slimline.tasks.quantization.onnx_static_int8:quantize_onnx_static",
+        "model target spec data",
+        {"graph": "quantized graph"},
+        reads=_weight_bits,
+    ),
+    StepRow(
+        MpPtq,
+        "slimline.tasks.quantization.onnx_mixed_precision:quantize_mixed_precision",
+        "model target spec data",
+        {"graph": "quantized graph"},
+        reads=_weight_bits,
+    ),
+    StepRow(
+        PegPtq,
+        "slimline.tasks.quantization.onnx_group_int8:quantize_groups",
         "model target spec data",
         {"graph": "quantized graph"},
         reads=_weight_bits,

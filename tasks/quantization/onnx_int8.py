@@ -107,6 +107,13 @@ class Int8Arithmetic(Arithmetic):
         self._axis = 0 if per_channel else None
         self._quantized: dict[str, QuantizedMatrix] = {}
 
+    def times_smaller(self) -> float:
+        """Bytes of the quantized matrices in fp32, divided by those of their integers and scales."""
+        sizes = [
+            (np.prod(each.shape), np.prod(self.graph.constants[each.scales].dims)) for each in self._quantized.values()
+        ]
+        return float(sum(4 * weights for weights, _ in sizes) / sum(weights + 4 * scales for weights, scales in sizes))
+
     def rows(self, table: str, ids: str) -> str:
         """See `Arithmetic.rows`; int8 rows are multiplied by their scales."""
         graph = self.graph
@@ -135,17 +142,18 @@ class Int8Arithmetic(Arithmetic):
         matrix, scales = quantize_symmetric(weight, axis, self._limit)
         return self.graph.constant(f"{name}.int8", matrix), self.graph.constant(f"{name}.scale", scales)
 
-    def _head_product(self, table: str, rounded: str, scale: str, offset: str, output: str | None = None) -> str:
+    def _head_product(
+        self, table: QuantizedMatrix, rounded: str, scale: str, offset: str, output: str | None = None
+    ) -> str:
         """Logits [rows, m, vocabulary] of `rounded` tokens; QGemm needs no transposed table, but matrices."""
         graph = self.graph
-        quantized = self._table(table)
-        vocabulary, width = quantized.shape
-        flat = graph.node("Reshape", [rounded, graph.constant("flat", np.array([-1, width]))])
+        vocabulary, width = table.shape
+        flat = graph.node("Reshape", [rounded, graph.constant(f"flat_{width}", np.array([-1, width]))])
         size = graph.constant("vocabulary", np.array([vocabulary]))
         no_offsets = graph.node(
             "ConstantOfShape", [size], value=helper.make_tensor("value", TensorProto.INT8, [1], [0])
         )
-        inputs = [flat, scale, offset, quantized.matrix, quantized.scales, no_offsets]
+        inputs = [flat, scale, offset, table.matrix, table.scales, no_offsets]
         product = graph.node("QGemm", inputs, domain=CONTRIB, transB=1)
         shape = graph.node("Concat", [graph.node("Shape", ["wanted"]), size], axis=0)
         return graph.node("Reshape", [product, shape], output)
@@ -176,8 +184,9 @@ class DynamicInt8(Int8Arithmetic):
 
     def head(self, table: str, tokens: str, output: str) -> None:
         """See `Arithmetic.head`."""
-        rounded, scale = self._round(tokens, self._table(table).shape[1])
-        product = self._head_product(table, rounded, self._one(), self._zero())
+        quantized = self._table(table)
+        rounded, scale = self._round(tokens, quantized.shape[1])
+        product = self._head_product(quantized, rounded, self._one(), self._zero())
         self.graph.node("Mul", [product, scale], output)
 
     def _product(self, name: str, tokens: str) -> str:

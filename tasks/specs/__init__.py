@@ -46,10 +46,12 @@ from slimline.tasks.specs.pruning import (
 )
 from slimline.tasks.specs.quantization import (
     DynamicInt8,
+    MpPtq,
     OnnxInt8,
     OnnxLowBit,
     OnnxStaticInt8,
     OpenvinoInt8,
+    PegPtq,
     WeightBits,
     WeightOnly,
 )
@@ -89,11 +91,13 @@ __all__ = [
     "HubBase",
     "HubData",
     "LocalPath",
+    "MpPtq",
     "OnnxInt8",
     "OnnxLowBit",
     "OnnxStaticInt8",
     "OpenvinoInt8",
     "PathBase",
+    "PegPtq",
     "PrebuiltModel",
     "Pretrain",
     "PythonTrees",

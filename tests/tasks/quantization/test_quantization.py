@@ -13,7 +13,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
-from transformers import GPT2LMHeadModel
 
 from slimline.tasks.engines.base import CompletionEngine, load_engine
 from slimline.tasks.export.onnx_export import Arithmetic, Gpt2Graph, export_onnx, write_export
@@ -27,7 +26,7 @@ from slimline.tasks.quantization.onnx_static_int8 import best_ranges, extremes, 
 from slimline.tasks.specs import Decoding, Engine, EngineName, OnnxStaticInt8
 from tests.command import run_program
 from tests.tasks.gpt2_models import STOP, prompts, random_gpt2, save, trained_gpt2
-from tests.tasks.tiny import write_model, write_slice
+from tests.tasks.tiny import write_slice
 
 PROGRAMS = Path(__file__).with_name("programs")
 
@@ -155,23 +154,6 @@ def test_rounding_errs_by_half_a_step_at_most(seed: int, axis: int | None, limit
     steps = scales[:, None] if axis == 1 else scales
     assert np.abs(integers.astype(int)).max() == limit
     assert (np.abs(integers * steps - matrix) <= 0.5001 * steps).all()
-
-
-@pytest.fixture(scope="module")
-def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with a tokenizer, its export, and a slice to calibrate on; one channel of ln_1 is 30 times too large."""
-    directory = tmp_path_factory.mktemp("words")
-    write_slice(directory)
-    model = GPT2LMHeadModel.from_pretrained(write_model(directory / "model"))
-    with torch.no_grad():
-        for block in model.transformer.h:
-            block.ln_1.weight[5] *= 30
-            block.attn.c_attn.weight[5] /= 30
-            for matrix in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj):
-                matrix.weight *= 4  # the initial ones are so small that attention hardly matters
-    model.save_pretrained(directory / "model")
-    export_onnx(directory / "model", directory / "onnx")
-    return directory
 
 
 def calibrated(words: Path, target: Path) -> dict[str, Any]:
