@@ -300,7 +300,7 @@ def _quality(
     references = {
         variant: control_of(variant, study.control, trained=variant in trained) or study.baseline for variant in found
     }
-    return summary.quality_measurements(found, references)
+    return summary.quality_measurements(found, references, study.baseline)
 
 
 def _artifact_measurements(site: _Site, variant: str) -> list[summary.Measurement]:

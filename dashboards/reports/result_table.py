@@ -52,6 +52,7 @@ COLUMNS = (
     FigureColumn("params_nonzero_m", "non-zero M", 2),
     FigureColumn("matmuls", "int8 ops", 0, optional=True),
     FigureColumn("greedy_agreement", "greedy same", 2, optional=True),
+    FigureColumn("line_agreement", "lines same %", 1, interval="beneath", optional=True),
     FigureColumn("prefill_limit_share", "prefill limit %", 0, optional=True),
     FigureColumn("decode_limit_share", "decode limit %", 0, optional=True),
 )
@@ -70,6 +71,7 @@ MEANINGS = {
     ),
     "matmuls": "int8 ops: matrix multiplications that are really executed in int8, of all that the model has",
     "greedy_agreement": "greedy same: share of random prompts continued with the same tokens as before the conversion",
+    "line_agreement": "lines same: share of the samples that are completed exactly as by the baseline",
     "prefill_limit_share": (
         "prefill limit: operations a second while prompts are read, of this host's measured peak in the same precision"
     ),

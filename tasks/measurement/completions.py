@@ -123,4 +123,5 @@ def score_of(predictions: Sequence[Prediction]) -> Score:
     similarities, exact = zip(*((each.es, each.em) for each in predictions), strict=True)
     count = len(predictions)
     blank = sum(not each.target.strip() for each in predictions)
-    return Score(sum(similarities) / count, 100 * sum(exact) / count, count, similarities, exact, blank)
+    lines = tuple(each.prediction.strip() for each in predictions)
+    return Score(sum(similarities) / count, 100 * sum(exact) / count, count, similarities, exact, blank, lines)

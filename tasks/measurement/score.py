@@ -35,6 +35,7 @@ class Score:
         similarities: Edit similarity of each completion, 0 to 100.
         exact: Whether each completion is an exact match.
         blank: Samples whose target is empty, as where a data set withholds it.
+        lines: The completions, without white space around them.
     """
 
     es: float
@@ -43,6 +44,7 @@ class Score:
     similarities: tuple[int, ...]
     exact: tuple[bool, ...]
     blank: int
+    lines: tuple[str, ...]
 
 
 def restore_literals(code: str) -> str:
@@ -91,7 +93,8 @@ def score_pairs(pairs: Sequence[tuple[str, str]]) -> Score:
     exact = tuple(exact_match(*pair) for pair in restored)
     count = len(restored)
     blank = sum(not target.strip() for _, target in pairs)
-    return Score(sum(similarities) / count, 100 * sum(exact) / count, count, similarities, exact, blank)
+    lines = tuple(prediction.strip() for prediction, _ in pairs)
+    return Score(sum(similarities) / count, 100 * sum(exact) / count, count, similarities, exact, blank, lines)
 
 
 def score_files(answers: Path, predictions: Path) -> Score:

@@ -12,7 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors import safe_open
 
-from slimline.tasks.models.checkpoint import ATTENTION_MASKS, QUANTIZATION, check_weights, read_gpt2_config
+from slimline.tasks.models.checkpoint import (
+    ATTENTION_MASKS,
+    QUANTIZATION,
+    check_weights,
+    read_gpt2_config,
+    row_scales,
+)
 from slimline.tasks.models.external import LAYOUT
 
 _GZIP_LEVEL = 6  # the gzip command's default
@@ -78,29 +84,47 @@ def count_parameters(model_dir: Path) -> Parameters:
     """Count the weights of a GPT-2 checkpoint: the elements of all stored tensors, read in pieces.
 
     A tied head is not counted again, even if the file has a copy of it; an int8 head is untied and counts. A quantized
-    weight is zero where it equals its zero point. Scales and zero points are not weights.
+    weight is zero where it equals its zero point, which those of embeddings seldom do: it is a fraction. Scales and zero
+    points are not weights.
 
     Raises:
         CheckpointError: the directory has no whole GPT-2 checkpoint.
     """
     tied = read_gpt2_config(model_dir)["tie_word_embeddings"]
-    zeros = _zero_points(model_dir / QUANTIZATION)
     total = nonzero = 0
     with safe_open(check_weights(model_dir), framework="numpy") as file:
+        zeros, scales = _zero_points(model_dir / QUANTIZATION, file)
         for name in file.keys():  # noqa: SIM118 - not a mapping: it has no iterator
-            if name.endswith(ATTENTION_MASKS) or (tied and name == _HEAD):
+            if name.endswith(ATTENTION_MASKS) or (tied and name == _HEAD) or name in scales:
                 continue
             total += math.prod(file.get_slice(name).get_shape())
-            nonzero += sum(int(np.count_nonzero(piece != zeros.get(name, 0))) for piece in _pieces(file, name))
+            nonzero += _count_nonzero(file, name, zeros.get(name))
     return Parameters(total, nonzero)
 
 
-def _zero_points(path: Path) -> dict[str, int]:
-    """Zero points that `dynamic-int8` wrote, by tensor name; empty for a checkpoint that is not quantized."""
-    if not path.is_file():
-        return {}
-    modules = json.loads(path.read_text(encoding="utf-8"))["modules"]
-    return {f"{name}.weight": module["zero_point"] for name, module in modules.items()}
+def _zero_points(path: Path, file: Any) -> tuple[dict[str, np.ndarray], set[str]]:
+    """Zero points of quantized tensors, [rows or 1, 1], by name; and the names of the tensors of scales and zero points.
+
+    Both are empty for a checkpoint that is not quantized.
+    """
+    modules = json.loads(path.read_text(encoding="utf-8"))["modules"] if path.is_file() else {}
+    of_rows = {name: row_scales(name) for name, module in modules.items() if "scale" not in module}
+    zeros = {
+        f"{name}.weight": np.reshape(
+            file.get_tensor(of_rows[name][1]) if name in of_rows else each["zero_point"], (-1, 1)
+        )
+        for name, each in modules.items()
+    }
+    return zeros, {part for names in of_rows.values() for part in names}
+
+
+def _count_nonzero(file: Any, name: str, zeros: np.ndarray | None) -> int:
+    count = row = 0
+    for piece in _pieces(file, name):
+        of_piece = 0 if zeros is None else zeros[row : row + len(piece)] if len(zeros) > 1 else zeros
+        count += int(np.count_nonzero(piece != of_piece))
+        row += len(piece) if piece.ndim else 1
+    return count
 
 
 def _pieces(file: Any, name: str) -> Iterator[np.ndarray]:

@@ -45,6 +45,7 @@ _TIMED = (
 _OF_ROUNDS = (*_TIMED, "energy_j_per_sample")
 _SCORED = ("es", "em")
 _PAIRED = ("es_drop", "em_drop", "em_p_value")
+_NOT_MEASURED = "it was not measured"
 
 
 @dataclass(frozen=True)
@@ -207,12 +208,15 @@ def trained_variants(measurements: Iterable[Measurement]) -> set[str]:
     return {each.variant for each in measurements if each.metric == "train_tokens" and each.value}
 
 
-def quality_measurements(scores: Mapping[str, Score | str], references: Mapping[str, str]) -> list[Measurement]:
-    """EM, ES and their paired drop (reference minus variant, points) of every variant.
+def quality_measurements(
+    scores: Mapping[str, Score | str], references: Mapping[str, str], baseline: str
+) -> list[Measurement]:
+    """EM, ES and their paired drop (reference minus variant, points) of every variant, and its agreement.
 
     Args:
         scores: The score of each variant, or the reason why it has none.
         references: By name of variant the one that it is compared with.
+        baseline: Which all are to agree with: it is the teacher of what is distilled.
 
     Raises:
         ValueError: a variant and its reference were scored on different numbers of samples.
@@ -220,7 +224,8 @@ def quality_measurements(scores: Mapping[str, Score | str], references: Mapping[
     found = []
     for variant, score in scores.items():
         reference = references[variant]
-        found += _variant_quality(variant, score, reference, scores.get(reference, "it was not measured"))
+        found += _variant_quality(variant, score, reference, scores.get(reference, _NOT_MEASURED))
+        found.append(_agreement(variant, score, scores.get(baseline, _NOT_MEASURED)))
     return found
 
 
@@ -314,6 +319,13 @@ def _variant_quality(variant: str, score: Score | str, against: str, reference: 
         return [*measured, *(missing_measurement(variant, metric, reason) for metric in _PAIRED)]
     paired = _paired_intervals(reference, score)
     return [*measured, *(_measurement(variant, metric, value) for metric, value in zip(_PAIRED, paired, strict=True))]
+
+
+def _agreement(variant: str, score: Score | str, teacher: Score | str) -> Measurement:
+    if isinstance(score, str) or isinstance(teacher, str):
+        return missing_measurement(variant, "line_agreement", score if isinstance(score, str) else str(teacher))
+    same = [own == other for own, other in zip(score.lines, teacher.lines, strict=True)]
+    return _measurement(variant, "line_agreement", proportion_interval(same).scale(100))
 
 
 def _paired_intervals(reference: Score, score: Score) -> list[Interval]:

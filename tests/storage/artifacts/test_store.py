@@ -300,7 +300,7 @@ def test_kill_nine_leaves_a_clean_store(tmp_path, after):
 
 def test_scratch_is_stale_when_its_process_is_gone(tmp_path):
     host, pid, start, number = fs.scratch_name().split(".")
-    other = tmp_path / f"{host}.{pid}.{int(start) - 3600}.{number}"  # the same pid, given out again
+    other = tmp_path / f"{host}.{pid}.{int(start) + 1}.{number}"  # the same pid, given out again
     mine, foreign = tmp_path / f"{host}.{pid}.{start}.{number}", tmp_path / f"elsewhere.{pid}.{start}.{number}"
     for path in (other, mine, foreign):
         path.mkdir()

@@ -116,7 +116,7 @@ def test_every_metric_is_measured_by_something_and_what_is_measured_has_a_defini
     measurements = [
         *speed_measurements(rounds, "original"),
         *limit_measurements(rounds, Limited("original", ModelWork(1.0, 1.0, 1.0, 1.0, 1.0, "int8"), 1, 0), peaks),
-        *quality_measurements({"original": score_pairs([("a", "a")])}, {"original": "original"}),
+        *quality_measurements({"original": score_pairs([("a", "a")])}, {"original": "original"}, "original"),
         *size_measurements("original", DiskSize(2.0, 1.0, 1.5), Parameters(2, 1)),
         *note_measurements("original", publish(store, "model", [], **notes), store),
     ]

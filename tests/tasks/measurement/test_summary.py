@@ -230,9 +230,16 @@ def test_noise_that_could_not_be_measured_taints():
 def test_quality_is_paired_with_its_reference():
     base = score_pairs([("a", "a"), ("b", "b"), ("c", "c"), ("x", "d")])
     ours = score_pairs([("a", "a"), ("b", "b"), ("x", "c"), ("x", "d")])
-    measured = quality_measurements({"base": base, "ours": ours}, TO_BASE)
+    measured = quality_measurements({"base": base, "ours": ours}, TO_BASE, "base")
     values = {metric: each.value for metric, each in by_metric(measured, "ours").items()}
-    assert values == {"es": 50.0, "em": 50.0, "es_drop": 25.0, "em_drop": 25.0, "em_p_value": 1.0}
+    assert values == {
+        "es": 50.0,
+        "em": 50.0,
+        "es_drop": 25.0,
+        "em_drop": 25.0,
+        "em_p_value": 1.0,
+        "line_agreement": 75.0,
+    }
     assert {each.n for each in measured} == {4}
     own = by_metric(measured, "base")
     assert own["em"][2:5] == pytest.approx((75.0, 30.06, 95.44), abs=0.01)
@@ -246,9 +253,17 @@ def test_each_variant_has_a_reference_of_its_own():
         "slim": score_pairs([("a", "a"), ("x", "b")]),
         "int8": score_pairs([("a", "a"), ("x", "b")]),
     }
-    measured = quality_measurements(scores, dict.fromkeys(scores, "base") | {"slim": "longer"})
+    measured = quality_measurements(scores, dict.fromkeys(scores, "base") | {"slim": "longer"}, "base")
     drops = {variant: by_metric(measured, variant)["em_drop"].value for variant in scores}
     assert drops == {"base": 0.0, "longer": -50.0, "slim": 50.0, "int8": 0.0}
+
+
+def test_agreement_is_with_the_baseline_whatever_is_right_and_whatever_the_reference_is():
+    lines = {"base": ["a", " b", "x"], "longer": ["a", "b", "c"], "slim": ["y", "b ", "x"]}
+    scores = {name: score_pairs([(line, "a") for line in found]) for name, found in lines.items()}
+    measured = quality_measurements(scores, dict.fromkeys(scores, "longer"), "base")
+    shares = {name: by_metric(measured, name)["line_agreement"].value for name in scores}
+    assert shares == pytest.approx({"base": 100.0, "longer": 200 / 3, "slim": 200 / 3})
 
 
 def test_trained_is_what_has_seen_tokens_after_the_base():
@@ -262,14 +277,14 @@ def test_trained_is_what_has_seen_tokens_after_the_base():
 
 def test_a_variant_without_a_score_has_rows_with_the_reason():
     base = score_pairs([("a", "a"), ("b", "c")])
-    measured = by_metric(quality_measurements({"base": base, "ours": "out of memory"}, TO_BASE), "ours")
+    measured = by_metric(quality_measurements({"base": base, "ours": "out of memory"}, TO_BASE, "base"), "ours")
     assert {(each.value, each.error) for each in measured.values()} == {(None, "out of memory")}
-    assert len(measured) == 5
+    assert len(measured) == 6
 
 
 def test_a_baseline_without_a_score_leaves_the_variants_own():
     ours = score_pairs([("a", "a"), ("b", "c")])
-    measured = by_metric(quality_measurements({"base": "out of memory", "ours": ours}, TO_BASE), "ours")
+    measured = by_metric(quality_measurements({"base": "out of memory", "ours": ours}, TO_BASE, "base"), "ours")
     assert measured["em"].value == 50.0
     assert measured["em_drop"].error == "base has no score: out of memory"
 
@@ -277,4 +292,4 @@ def test_a_baseline_without_a_score_leaves_the_variants_own():
 def test_scores_of_different_samples_do_not_pair():
     scores = {"base": score_pairs([("a", "a")]), "ours": score_pairs([("a", "a"), ("b", "b")])}
     with pytest.raises(ValueError, match="differ in number: 1 and 2"):
-        quality_measurements(scores, TO_BASE)
+        quality_measurements(scores, TO_BASE, "base")
