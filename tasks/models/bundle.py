@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from slimline.storage.metrics.connection import fetch
 from slimline.storage.metrics.rows import MeasurementRow
 from slimline.storage.metrics.store import MetricsStore
 from slimline.storage.paths import BUNDLED, PREBUILT, home
+from slimline.tasks.forms import KIND_OF
 from slimline.tasks.models.checkpoint import read_gpt2_config
 from slimline.tasks.models.loading import save_gpt2
-from slimline.tasks.models.packed import is_packed, load_dense
+from slimline.tasks.models.packed import is_packed, load_dense, save_low_bit
 from slimline.tasks.specs import PrebuiltModel
 
 _SHAPE = "{n_layer} layers x {n_embd}, {n_head} heads, {n_positions} positions"
@@ -36,7 +38,7 @@ _SCORES = """
 _FORM_CARD = """# {name}: a compressed form of the bundled model
 
 {parameters:.2f} M parameters ({shape}), vocabulary of {vocabulary:,} tokens, a stock GPT-2 stored in {precision}. A
-recipe takes it with `{{step: prebuilt, name: {name}}}`; `slimline run frontier` makes it again.
+recipe takes it with `{{step: prebuilt, name: {name}}}`. It was made by {studies}.
 
 - **Recipe**, from the bundled model on:
 {recipe}
@@ -90,9 +92,11 @@ def bundle(reference: str, source: ArtifactStore, metrics: MetricsStore, target:
     scores = [row.model_dump(include={"metric", "value", "lo", "hi", "n"}) for row in rows]
     store = ArtifactStore(target)
     with store.stage() as directory:
-        notes = {**_trained(ref, source), **provenance.notes, **_write(source.path(ref), directory)}
-        notes |= {"made_from": str(ref), "scores": scores} | ({"recipe": _recipe(ref, source)} if name else {})
-        new = store.publish(directory, ref.kind, provenance.model_copy(update={"notes": notes}))
+        notes = {**_trained(ref, source), **provenance.notes, **_write(source.path(ref), directory, provenance.notes)}
+        notes |= {"made_from": str(ref), "scores": scores, "studies": sorted({row.study for row in rows})}
+        notes |= {"recipe": _recipe(ref, source)} if name else {}
+        kind = KIND_OF["packed checkpoint"] if is_packed(directory) else ref.kind
+        new = store.publish(directory, kind, provenance.model_copy(update={"notes": notes}))
     store.gc([new])
     card = _form_card if name else _card
     config = read_gpt2_config(store.path(new))
@@ -100,13 +104,17 @@ def bundle(reference: str, source: ArtifactStore, metrics: MetricsStore, target:
     return new
 
 
-def _write(source: Path, target: Path) -> dict[str, Any]:
-    """Write a model as it ships; returns its parameters and precision."""
+def _write(source: Path, target: Path, notes: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a model, of which there are notes, as it ships; returns its parameters and precision."""
     model = load_dense(source)
     parameters = sum(weight.numel() for weight in model.parameters())
     if is_packed(source):
         shutil.copytree(source, target, dirs_exist_ok=True)
-        return {"parameters": parameters, "precision": "8-bit integers"}
+        return {"parameters": parameters, "precision": f"{notes['weight_bits']}-bit integers"}
+    if save_low_bit(model, source, target):
+        names = {1: "1 bit a weight", 2: "1.6 bits a weight (ternary)", 8: "8-bit integers"}
+        weights, tables = names[notes["trained_bits"]], names[notes["table_bits"]]
+        return {"parameters": parameters, "precision": weights if weights == tables else f"{weights}, tables {tables}"}
     save_gpt2(model.half(), source, target)
     return {"parameters": parameters, "precision": "half precision"}
 
@@ -152,6 +160,7 @@ def _form_card(ref: ArtifactRef, provenance: Provenance, config: dict[str, objec
         **{key: notes[key] for key in ("tokens", "minutes", "steps", "dev_bits_per_byte", "dev_bits_per_byte_before")},
         devices=", ".join(notes["trained_on"]),
         name=name,
+        studies=" and ".join(f"`slimline run {study}`" for study in notes["studies"]) or "its recipe",
         precision=notes["precision"],
         parameters=notes["parameters"] / 1e6,
         shape=_SHAPE.format_map(config),

@@ -160,8 +160,13 @@ def stored_tensors(directory: Path) -> Iterator[tuple[str, NDArray[Any]]]:
 
 
 def is_dynamic_int8(directory: Path) -> bool:
-    """Whether the checkpoint holds weights that were quantized by `dynamic-int8`."""
+    """Whether the checkpoint holds weights that were quantized by `dynamic-int8`, or as that does by ITREX."""
     return (directory / QUANTIZATION).is_file()
+
+
+def row_scales(module: str) -> tuple[str, str]:
+    """Names of the tensors with the scales and zero points of a quantized module that has one for each row."""
+    return f"{module}.scales", f"{module}.zero_points"
 
 
 def read_object(path: Path) -> dict[str, Any]:

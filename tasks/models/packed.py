@@ -14,13 +14,14 @@ outputs of a projection. Embeddings are int8 with one group per row; a tied head
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import linear
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
@@ -106,6 +107,35 @@ def pack_low_bit(matrix: torch.Tensor) -> PackedMatrix | None:
         return None
     packed = torch.from_numpy(low_bit.pack(found.integers, found.bits))
     return PackedMatrix(packed, torch.from_numpy(found.scales).to(torch.float16), low_bit.PER_BYTE[found.bits])
+
+
+def save_low_bit(model: GPT2LMHeadModel, source: Path, target: Path) -> bool:
+    """Write a model whose projections all have two or three values an output, packed; tables of more are in int8.
+
+    Args:
+        model: In fp32, as `xtc` left it.
+        source: With its `config.json` and `tokenizer.json`.
+        target: Where it is written.
+
+    Returns:
+        False if a projection has more values: then nothing is written.
+    """
+    tensors = {name: value.detach().half() for name, value in model.named_parameters() if value.ndim == 1}
+    for name, module in model.named_modules():
+        if isinstance(module, Conv1D | torch.nn.Embedding | torch.nn.Linear):
+            is_projection = isinstance(module, Conv1D)
+            matrix = module.weight.detach().T if is_projection else module.weight.detach()
+            packed = pack_low_bit(matrix)
+            if packed is None and is_projection:
+                return False
+            if name != "lm_head" or not model.config.tie_word_embeddings:
+                tensors |= (packed or round_rows(matrix)).tensors(name)
+    target.mkdir(parents=True, exist_ok=True)
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, target / PACKED_FILE, metadata={"format": "pt"})
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copyfile(source / name, target / name)
+    return True
 
 
 def is_packed(directory: Path) -> bool:

@@ -71,8 +71,8 @@ def settle(model: GPT2LMHeadModel) -> None:
         if isinstance(module, _LowBit):
             with torch.no_grad():
                 values = round_weights(module.weight, module.bits, module.axis)
-                scales = values.abs().amax(module.axis, keepdim=True)
-                module.weight.copy_(values * (scales.half().float() / scales.clamp(min=_TINY)))
+                steps = values.abs().amax(module.axis, keepdim=True) / (_INT8 if module.bits == 8 else 1)
+                module.weight.copy_((values / steps.clamp(min=_TINY)).round() * steps.half().float())
 
 
 class _LowBit(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy

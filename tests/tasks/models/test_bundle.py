@@ -10,9 +10,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore, Provenance
 from slimline.storage.metrics.store import MetricsStore
 from slimline.tasks.models.bundle import bundle
-from slimline.tasks.models.packed import load_dense
+from slimline.tasks.models.loading import load_gpt2, save_gpt2
+from slimline.tasks.models.packed import is_packed, load_dense
 from slimline.tasks.quantization.weight_only import quantize_weights
 from slimline.tasks.specs import WeightOnly
+from slimline.tasks.training.xtc import round_in_training, settle
 
 TRAINING = {
     "tokens": 5120,
@@ -72,3 +74,23 @@ def test_a_form_ships_as_it_is_packed_or_in_half_precision(packed: bool, checkpo
     torch.testing.assert_close(after, before, rtol=0, atol=1e-3)
     card = (shipped / "README.md").read_text()
     assert "10 steps, 5,120 tokens" in card and "0.900 -> 0.700 bits per byte" in card and "a GPU" in card
+
+
+@pytest.mark.parametrize(("bits", "table_bits"), [(1, 1), (2, 2), (2, 8)])
+def test_a_form_of_few_bits_ships_in_these_bits(bits: int, table_bits: int, checkpoint: Path, tmp_path: Path) -> None:
+    model = load_gpt2(checkpoint)
+    round_in_training(model, bits, table_bits)
+    settle(model)
+    save_gpt2(model, checkpoint, tmp_path / "settled")
+    source = ArtifactStore(tmp_path / "store")
+    base = publish(source, "base", [], checkpoint)
+    notes = {"trained_bits": bits, "table_bits": table_bits}
+    trained = publish(source, "xtc", [base], tmp_path / "settled", **TRAINING, **notes)
+    ref = bundle(str(trained), source, MetricsStore(tmp_path / "metrics"), tmp_path / "shipped", "small")
+    files = ArtifactStore(tmp_path / "shipped").path(ref)
+    assert ref.kind == "packed" and is_packed(files)
+    stored = (files / "packed.safetensors").stat().st_size
+    assert stored < 0.15 * (tmp_path / "settled" / "model.safetensors").stat().st_size + 3000
+    for (name, weight), other in zip(model.named_parameters(), load_dense(files).parameters(), strict=True):
+        if weight.ndim == 2:
+            assert torch.equal(weight, other), name
