@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from slimline.dashboards.reports.axes import AXES
 from slimline.dashboards.reports.charts import has_points, png, speedups, svg, tradeoff
 from slimline.dashboards.reports.formats import render
+from slimline.dashboards.reports.lineage import origins
 from slimline.dashboards.reports.overview import has_overview, overview
 from slimline.dashboards.reports.recommendation import HostResults, results_by_host
+from slimline.dashboards.reports.sensitivity import analyses, sensitivity_chart
+from slimline.storage.artifacts.store import ArtifactStore
 from slimline.storage.fs import replace_file
 from slimline.storage.queries.results import ResultRow
+from slimline.storage.text import clean
 from slimline.tasks.analysis.recommendation import Recommendation
 
 if TYPE_CHECKING:
@@ -66,22 +70,39 @@ def _caption(x: str, y: str) -> str:
     return f"{what[0].upper()}{what[1:]}. Bars are 95 % intervals; {line}."
 
 
-def write_pictures(rows: Sequence[ResultRow], directory: Path) -> list[Path]:
+def sensitivity_pictures(rows: Sequence[ResultRow], artifacts: ArtifactStore) -> list[Picture]:
+    """The pictures of what each tensor costs in 8 bits, of the artifacts for which that was measured."""
+    return [
+        Picture(
+            f"sensitivity-{_file_name(analysis.variants[0])}",
+            f"What each tensor of {', '.join(map(clean, analysis.variants))} costs in 8 bits, and what it got.",
+            sensitivity_chart(analysis),
+        )
+        for analysis in analyses(origins(rows, artifacts))
+    ]
+
+
+def write_pictures(rows: Sequence[ResultRow], artifacts: ArtifactStore, directory: Path) -> list[Path]:
     """Write every picture of a run as SVG and PNG, and its table as LaTeX and Markdown.
 
     With several hosts, each file's name has its host's.
+
+    Args:
+        rows: The result rows of the run.
+        artifacts: What was built.
+        directory: Where they are written.
 
     Returns:
         The files' paths.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    paths = []
     hosts = results_by_host(rows)
+    files = _as_files(sensitivity_pictures(rows, artifacts))
     for found in hosts:
-        for name, content in _files(found, f"-{_file_name(found.host)}" if len(hosts) > 1 else "").items():
-            replace_file(directory / name, content)
-            paths.append(directory / name)
-    return paths
+        files = _files(found, f"-{_file_name(found.host)}" if len(hosts) > 1 else "") | files
+    for name, content in files.items():
+        replace_file(directory / name, content)
+    return [directory / name for name in files]
 
 
 def _files(found: HostResults, suffix: str) -> dict[str, bytes]:
@@ -89,7 +110,13 @@ def _files(found: HostResults, suffix: str) -> dict[str, bytes]:
     files = {
         f"results{suffix}.{end}": render(found.rows, form).encode() for end, form in (("tex", "latex"), ("md", "md"))
     }
-    for picture in pictures(found.rows, found.recommendation):
+    return files | _as_files(pictures(found.rows, found.recommendation), suffix)
+
+
+def _as_files(pictures: Sequence[Picture], suffix: str = "") -> dict[str, bytes]:
+    """Pictures as SVG and PNG, by the names of their files."""
+    files: dict[str, bytes] = {}
+    for picture in pictures:
         files[f"{picture.name}{suffix}.svg"] = svg(picture.chart, background="white").encode()
         files[f"{picture.name}{suffix}.png"] = png(picture.chart)
     return files

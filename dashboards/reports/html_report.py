@@ -10,12 +10,13 @@ from collections.abc import Iterable, Sequence
 import yaml
 
 from slimline.dashboards.reports.charts import svg
-from slimline.dashboards.reports.figures import Picture, pictures
+from slimline.dashboards.reports.figures import Picture, pictures, sensitivity_pictures
 from slimline.dashboards.reports.formats import render
 from slimline.dashboards.reports.lineage import Origin, origins
 from slimline.dashboards.reports.recommendation import HostResults, render_recommendation, results_by_host
 from slimline.dashboards.reports.result_table import html as html_table
 from slimline.dashboards.reports.result_table import sheets
+from slimline.dashboards.reports.sensitivity import analyses
 from slimline.storage.artifacts.store import ArtifactStore
 from slimline.storage.metrics.metric import TABLE_METRICS
 from slimline.storage.metrics.rows import HostRow
@@ -69,6 +70,7 @@ def report(rows: Sequence[ResultRow], store: MetricsStore, artifacts: ArtifactSt
         f"<h1>{_text(title)}</h1>",
         f"<p>Run of the study {_text(first.study)}, started {_text(first.flat()['started'])}; written by slimline.</p>",
         *map(_host, results_by_host(rows)),
+        *_sensitivity(rows, artifacts),
         _lineage(rows, artifacts),
         _environment(hosts),
         _reproduction(study),
@@ -159,6 +161,19 @@ def _table(head: Sequence[str], lines: Iterable[Sequence[str]], label: str, kind
     ]
     parts = [f'<table class="{kind}">', f"<thead><tr>{columns}</tr></thead>", "<tbody>", *body, "</tbody>", "</table>"]
     return _wide("\n".join(parts), label)
+
+
+def _sensitivity(rows: Sequence[ResultRow], store: ArtifactStore) -> list[str]:
+    """Of each model whose tensors were rounded one by one: what each costs, as a figure and a table."""
+    found = analyses(origins(rows, store))
+    if not found:
+        return []
+    parts = ["<h2>What each tensor costs in 8 bits</h2>"]
+    for analysis, picture in zip(found, sensitivity_pictures(rows, store), strict=True):
+        lines = [[each.tensor, f"{each.divergence:.3g}", str(each.bits)] for each in analysis.tensors]
+        head = ["tensor", "divergence if only it has 8 bits, nats per token", "bits"]
+        parts += [_figure(picture), _table(head, lines, f"sensitivity of {', '.join(analysis.variants)}")]
+    return parts
 
 
 def _lineage(rows: Sequence[ResultRow], store: ArtifactStore) -> str:

@@ -11,6 +11,7 @@ import typer
 from slimline.flows.cli import (
     artifacts,
     codexglue,
+    comparison,
     dashboard,
     doctor,
     judge,
@@ -39,7 +40,7 @@ app = typer.Typer(
     epilog="State lives in .slimline, or where SLIMLINE_HOME says. With `--debug`, an error that nobody expected shows "
     "where it came from. Start with: `slimline run`",
 )
-for command in (run, nightly, judge, serve, table, recommend, report, dashboard, sql, codexglue, doctor):
+for command in (run, nightly, judge, serve, table, recommend, comparison, report, dashboard, sql, codexglue, doctor):
     app.add_typer(command.app)
 app.add_typer(artifacts.app, name="artifacts")
 app.add_typer(metrics.app, name="metrics")

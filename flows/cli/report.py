@@ -32,7 +32,7 @@ def report(
         from slimline.storage.queries.results import result_rows
 
         rows = result_rows(metrics_store(), study, run)
-        paths = write_pictures(rows, figures) if figures else []
+        paths = write_pictures(rows, artifact_store(), figures) if figures else []
         if out or not figures:
             out = out or Path(f"{rows[0].run}.html")
             replace_file(out, html_page(rows, metrics_store(), artifact_store()).encode())

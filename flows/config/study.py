@@ -51,6 +51,7 @@ class Variant(Spec):
 
     label: Literal["baseline", "control", "as published", "repaired", "ours", "external"] = "ours"
     recipe: tuple[Step, ...]
+    repairs: tuple[str, ...] = Field((), description="Variants, as published, whose idea this one does right.")
 
     @model_validator(mode="before")
     @classmethod
@@ -116,6 +117,16 @@ class Study(Spec):
                 raise ValueError(f"{name!r} is not a valid name; allowed: letters, digits, '-' and '_'")
         return variants
 
+    @field_validator("variants")
+    @classmethod
+    def _repaired_are_variants(cls, variants: dict[str, Variant]) -> dict[str, Variant]:
+        for name, variant in variants.items():
+            for repaired in variant.repairs:
+                if repaired == name or repaired not in variants:
+                    others = variants.keys() - {name}
+                    raise ValueError(f"{name}.repairs: {unknown_name(repaired, sorted(others))}")
+        return variants
+
     @field_validator("baseline", "control")
     @classmethod
     def _is_a_variant(cls, name: str | None, others: ValidationInfo) -> str | None:
@@ -157,7 +168,12 @@ class Study(Spec):
             if name not in self.variants:
                 raise StudyError(f"variants: {unknown_name(name, self.variants)}")
         always = (self.baseline, self.control)
-        kept = {name: variant for name, variant in self.variants.items() if name in {*names, *always}}
+        left = {name for name in self.variants if name in {*names, *always}}
+        kept = {
+            name: variant.model_copy(update={"repairs": tuple(each for each in variant.repairs if each in left)})
+            for name, variant in self.variants.items()
+            if name in left
+        }
         return self.model_copy(update={"variants": kept})
 
     @property

@@ -58,9 +58,7 @@ _ALL = (
     Metric("int8_matmuls", "operators", "Matrix multiplications that are executed in int8.", None),
     Metric("matmuls", "operators", "Matrix multiplications of the model.", None),
     Metric("greedy_agreement", "share", "Share of random prompts continued as before the conversion.", True),
-    Metric(
-        "line_agreement", "%", "Lines completed exactly as by the baseline, the teacher of distillation.", True
-    ),
+    Metric("line_agreement", "%", "Lines completed exactly as by the baseline, the teacher of distillation.", True),
     Metric("prefill_limit_share", "%", "Operations a second while prompts are read, of the host's peak, %.", None),
     Metric("decode_limit_share", "%", "Bytes a second that decoding has to read, of the host's peak, %.", None),
     Metric("parity_max_abs", "logits", "Largest difference of a logit from what it was converted from.", False),
