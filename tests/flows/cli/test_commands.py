@@ -22,7 +22,7 @@ from tests.storage.factories import measured as measured_row
 # ---------------------------------------------------------------------------------------------------------------- help
 
 WITH_EXAMPLE = (
-    *("run", "table", "recommend", "sql", "score", "lex", "doctor"),
+    *("run", "table", "recommend", "comparison", "sql", "score", "lex", "doctor"),
     *(f"artifacts {command}" for command in ("list", "show", "verify", "gc")),
 )
 WITHOUT = ("", "artifacts")
@@ -53,7 +53,7 @@ def test_a_wrong_command_or_option_is_named(slimline: Slimline, arguments: list[
 
 @pytest.mark.parametrize("form", ["text", "md", "csv", "json"])
 def test_sql_answers_from_the_published_figures(slimline: Slimline, home: Path, form: str) -> None:
-    answer = slimline("sql", "from published order by host, variant", "--format", form)
+    answer = slimline("sql", "from published where es is not null order by host, variant", "--format", form)
     assert (answer.status, answer.err) == (0, "")
     assert READERS[form](answer.out) == [
         ("delftblue", "original", "462.26", "14.5"),
@@ -204,6 +204,29 @@ def test_recommend_refuses_what_is_not_there(
     answer = slimline("recommend", *arguments)
     assert (answer.status, answer.out) == (2, "")
     assert answer.err.startswith("error: ") and reason in answer.err
+
+
+def test_comparison_prints_or_replaces_its_part_of_a_file(
+    slimline: Slimline, measured: MetricsStore, tmp_path: Path
+) -> None:
+    printed = slimline("comparison", "--study", "mine")
+    assert (printed.status, printed.err) == (0, "") and "| **original** | ours |" in printed.out
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- comparison -->\nold\n<!-- /comparison -->\nafter\n")
+    assert slimline("comparison", "--into", str(page)).out == f"{page}\n"
+    assert page.read_text() == f"before\n<!-- comparison -->\n{printed.out}<!-- /comparison -->\nafter\n"
+
+
+def test_comparison_refuses_a_file_without_a_place_for_it(
+    slimline: Slimline, measured: MetricsStore, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("nothing")
+    answer = slimline("comparison", "--into", str(page))
+    assert answer.status == BAD_INPUT and "into" in answer.err and "<!-- comparison -->" in answer.err
+    assert page.read_text() == "nothing"
+    missing = slimline("comparison", "--into", str(tmp_path / "none.md"))
+    assert missing.status == BAD_INPUT and "none.md" in missing.err
 
 
 def test_recommend_of_an_empty_store_says_what_to_do(slimline: Slimline, home: Path) -> None:
