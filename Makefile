@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 TORCH_CPU := https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup bench test testall coverage pictures benchmarks check format lock clean
+.PHONY: help setup itrex bench test testall coverage pictures benchmarks check format lock clean
 
 help: ## Print this help
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -26,6 +26,10 @@ setup: .venv/.ready ## Virtual environment at .venv with every dependency pinned
 	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	$(BIN)/python -m slimline.flows.cli.flow_runner
 	touch $@
+
+# An environment of its own, below .venv: Intel's library needs numpy 1 and transformers 4.
+itrex: setup ## Environment of the steps itrex-group-lasso and itrex-dynamic-int8, for Python 3.11 on x86
+	$(BIN)/python -m slimline.tasks.itrex.environment
 
 bench: setup ## Build every variant of the default study, measure it here, print the result table
 	$(BIN)/slimline run

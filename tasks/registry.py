@@ -34,6 +34,8 @@ from slimline.tasks.specs import (
     FineTune,
     GroupLasso,
     HubBase,
+    ItrexPrune,
+    ItrexQuantize,
     MpPtq,
     OnnxInt8,
     OnnxLowBit,
@@ -167,6 +169,11 @@ def _weight_bits(spec: Int8Step) -> str:
     return str(spec.weight_bits or usable_weight_bits()) if is_int8 else ""
 
 
+def _itrex_environment(spec: Spec) -> str:
+    """The environment that ITREX runs in, whose versions are not those of slimline's libraries."""
+    return str(import_module("slimline.tasks.itrex.environment").environment_digest())
+
+
 def directory_digest(directory: Path) -> str:
     """SHA-256 over the names and contents of a directory's files; of a missing one, that of nothing."""
     digest = sha256()
@@ -185,6 +192,7 @@ RECIPE_ROWS = (
     StepRow(Pretrain, "slimline.tasks.training.pretrain:pretrain", _TRAINS, _CHECKPOINT),
     StepRow(FineTune, "slimline.tasks.training.finetune:fine_tune", _TRAINS, _CHECKPOINT),
     StepRow(GroupLasso, "slimline.tasks.pruning.group_lasso:group_lasso", _TRAINS, _CHECKPOINT),
+    StepRow(ItrexPrune, "slimline.tasks.itrex.pruning:prune", _TRAINS, _CHECKPOINT, reads=_itrex_environment),
     StepRow(Slim, "slimline.tasks.pruning.slim:slim", "spec model data target", _CHECKPOINT, reads=_timing_host),
     StepRow(
         Distill,
@@ -215,6 +223,13 @@ RECIPE_ROWS = (
         "slimline.tasks.quantization.dynamic_int8:quantize_linear_only",
         "model target",
         {"checkpoint": "quantized checkpoint"},
+    ),
+    StepRow(
+        ItrexQuantize,
+        "slimline.tasks.itrex.quantization:quantize",
+        "model target",
+        {"checkpoint": "quantized checkpoint"},
+        reads=_itrex_environment,
     ),
     StepRow(
         WeightOnly,

@@ -84,8 +84,8 @@ def count_parameters(model_dir: Path) -> Parameters:
     """Count the weights of a GPT-2 checkpoint: the elements of all stored tensors, read in pieces.
 
     A tied head is not counted again, even if the file has a copy of it; an int8 head is untied and counts. A quantized
-    weight is zero where it equals its zero point, which those of embeddings seldom do: it is a fraction. Scales and zero
-    points are not weights.
+    weight is zero where it equals its zero point, which no weight of an int8 embedding does: that is a fraction. Scales
+    and zero points are not weights.
 
     Raises:
         CheckpointError: the directory has no whole GPT-2 checkpoint.
@@ -93,7 +93,8 @@ def count_parameters(model_dir: Path) -> Parameters:
     tied = read_gpt2_config(model_dir)["tie_word_embeddings"]
     total = nonzero = 0
     with safe_open(check_weights(model_dir), framework="numpy") as file:
-        zeros, scales = _zero_points(model_dir / QUANTIZATION, file)
+        zeros = _zero_points(model_dir / QUANTIZATION, file)
+        scales = {part for name in zeros for part in row_scales(name.removesuffix(".weight"))}
         for name in file.keys():  # noqa: SIM118 - not a mapping: it has no iterator
             if name.endswith(ATTENTION_MASKS) or (tied and name == _HEAD) or name in scales:
                 continue
@@ -102,36 +103,31 @@ def count_parameters(model_dir: Path) -> Parameters:
     return Parameters(total, nonzero)
 
 
-def _zero_points(path: Path, file: Any) -> tuple[dict[str, np.ndarray], set[str]]:
-    """Zero points of quantized tensors, [rows or 1, 1], by name; and the names of the tensors of scales and zero points.
-
-    Both are empty for a checkpoint that is not quantized.
-    """
+def _zero_points(path: Path, file: Any) -> dict[str, np.ndarray]:
+    """Zero points of quantized weights, [rows, 1], by tensor name; empty for a checkpoint that is not quantized."""
     modules = json.loads(path.read_text(encoding="utf-8"))["modules"] if path.is_file() else {}
-    of_rows = {name: row_scales(name) for name, module in modules.items() if "scale" not in module}
-    zeros = {
-        f"{name}.weight": np.reshape(
-            file.get_tensor(of_rows[name][1]) if name in of_rows else each["zero_point"], (-1, 1)
-        )
-        for name, each in modules.items()
-    }
-    return zeros, {part for names in of_rows.values() for part in names}
+    found = {}
+    for name, module in modules.items():
+        rows = file.get_slice(f"{name}.weight").get_shape()[0]
+        zeros = module["zero_point"] if "scale" in module else file.get_tensor(row_scales(name)[1])
+        found[f"{name}.weight"] = np.broadcast_to(zeros, rows)[:, None]
+    return found
 
 
 def _count_nonzero(file: Any, name: str, zeros: np.ndarray | None) -> int:
     count = row = 0
     for piece in _pieces(file, name):
-        of_piece = 0 if zeros is None else zeros[row : row + len(piece)] if len(zeros) > 1 else zeros
-        count += int(np.count_nonzero(piece != of_piece))
-        row += len(piece) if piece.ndim else 1
+        count += int(np.count_nonzero(piece != (0 if zeros is None else zeros[row : row + len(piece)])))
+        row += len(piece)
     return count
 
 
 def _pieces(file: Any, name: str) -> Iterator[np.ndarray]:
+    """A tensor in groups of rows; a number is a row of its own."""
     tensor = file.get_slice(name)
     shape = tensor.get_shape()
     if not shape:
-        yield file.get_tensor(name)
+        yield np.atleast_1d(file.get_tensor(name))
         return
     rows = max(1, _CHUNK_ELEMENTS // max(1, math.prod(shape[1:])))
     for begin in range(0, shape[0], rows):

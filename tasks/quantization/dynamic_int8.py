@@ -7,19 +7,15 @@ reproduces the published result; `onnx_int8` quantizes all matrices.
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch.ao.nn.quantized.dynamic import Linear as Int8Linear
 from transformers import GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
-from slimline.tasks.models.checkpoint import QUANTIZATION, WEIGHTS
-from slimline.tasks.models.int8_loading import METHOD, ignore_deprecation
+from slimline.tasks.models.int8_loading import ignore_deprecation, save_quantized
 from slimline.tasks.models.loading import load_gpt2
 
 
@@ -41,12 +37,7 @@ def quantize_linear_only(model_dir: Path, target: Path) -> dict[str, Any]:
     for name, weight in _quantize_weights(model).items():
         tensors[f"{name}.weight"] = weight.int_repr()
         modules[name] = {"scale": weight.q_scale(), "zero_point": weight.q_zero_point()}
-    target.mkdir(parents=True, exist_ok=True)
-    _copy_other_files(model_dir, target)
-    save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
-    _write_json(target / QUANTIZATION, {"method": METHOD, "modules": modules})
-    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
-    _write_json(target / "config.json", config | {"tie_word_embeddings": False})
+    save_quantized(model_dir, tensors, modules, target)
     matmuls = sum(isinstance(module, Conv1D | torch.nn.Linear) for module in model.modules())
     return {"matmuls": matmuls, "int8_matmuls": len(modules)}
 
@@ -56,13 +47,3 @@ def _quantize_weights(model: GPT2LMHeadModel) -> dict[str, torch.Tensor]:
     with ignore_deprecation():
         quantized = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
     return {name: module.weight() for name, module in quantized.named_modules() if isinstance(module, Int8Linear)}
-
-
-def _copy_other_files(source: Path, target: Path) -> None:
-    for path in source.iterdir():
-        if path.is_file() and path.name not in (WEIGHTS, "config.json"):
-            shutil.copyfile(path, target / path.name)
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

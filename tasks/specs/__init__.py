@@ -34,6 +34,10 @@ from slimline.tasks.specs.data import (
     PythonTrees,
     RandomBase,
 )
+from slimline.tasks.specs.itrex import (
+    ItrexPrune,
+    ItrexQuantize,
+)
 from slimline.tasks.specs.measurement import (
     Decoding,
     Engine,
@@ -90,6 +94,8 @@ __all__ = [
     "GroupLasso",
     "HubBase",
     "HubData",
+    "ItrexPrune",
+    "ItrexQuantize",
     "LocalPath",
     "MpPtq",
     "OnnxInt8",

@@ -85,7 +85,7 @@ def test_it_is_built_measured_and_built_again_when_a_byte_changes(theirs: dict[s
 
 
 def test_the_documents_example_is_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (text,) = re.findall(r"```yaml\n(base: .*?external.*?)```", DOCUMENT, re.DOTALL)
+    (text,) = re.findall(r"```yaml\n(base: (?:(?!```).)*?external.*?)```", DOCUMENT, re.DOTALL)
     (tmp_path / "theirs.yaml").write_text(text, "utf8")
     for name, export in (("their-onnx", "optimum"), ("their-openvino", "openvino"), ("their-llama", "llama")):
         export_of(export, tmp_path / name)

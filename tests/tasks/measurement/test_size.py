@@ -87,6 +87,21 @@ def test_an_int8_weight_is_zero_where_its_value_is(checkpoint):
     assert count_parameters(directory) == Parameters(total=48, nonzero=36)
 
 
+@pytest.mark.parametrize("at_once", [size._CHUNK_ELEMENTS, 8])
+def test_each_row_of_an_int8_weight_may_have_a_zero_point_of_its_own(checkpoint, monkeypatch, at_once):
+    monkeypatch.setattr(size, "_CHUNK_ELEMENTS", at_once)
+    tensors = {
+        "wte.weight": np.array([[3, 4, 5, 5]] * 6, dtype=np.uint8),
+        "wte.scales": np.ones(6, dtype=np.float32),
+        "wte.zero_points": np.array([3, 4, 5, 6, 4.5, 0], dtype=np.float32),
+        "ln_f.bias": weights(4, zeros=1),
+    }
+    directory = checkpoint(tensors)
+    modules = {"wte": {"kind": "embedding"}}
+    (directory / "quantization.json").write_text(json.dumps({"method": "torch-dynamic-int8", "modules": modules}))
+    assert count_parameters(directory) == Parameters(total=28, nonzero=28 - (1 + 1 + 2) - 1)
+
+
 def test_what_is_no_checkpoint_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"config\.json is missing"):
         count_parameters(tmp_path)

@@ -95,7 +95,7 @@ def test_more_layers_than_the_model_has_are_refused(bpe_model_dir: Path, tmp_pat
         reduce_layers(bpe_model_dir, tmp_path, ReduceLayers(layers=3))
 
 
-# ----------------------------------------------------------------------------------------------- what is made of a model
+# ---------------------------------------------------------------------------------------------- what is made of a model
 
 
 @pytest.fixture(scope="module", params=[(1, None), (2, None), (2, 8)], ids=["1 bit", "ternary", "ternary, int8 tables"])
