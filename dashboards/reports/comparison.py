@@ -8,6 +8,7 @@ from typing import NamedTuple
 from slimline.dashboards.reports.result_table import rows_by_host
 from slimline.dashboards.reports.text_tables import markdown_table
 from slimline.storage.metrics.store import MetricsStore
+from slimline.storage.queries.claims import Claim, claims_of
 from slimline.storage.queries.comparison import RecordedVariant, recorded_variants, similarities
 from slimline.storage.queries.results import Figure, PublishedFigures, ResultRow
 from slimline.storage.text import NONE, clean, escaped_markdown
@@ -79,9 +80,10 @@ def _systems(run: _Run) -> str:
     lines: list[list[str]] = []
     for row in run.rows:
         variant = run.variants.get(row.variant, RecordedVariant(label=row.label or "ours"))
-        if not row.published and variant.label not in ("baseline", "control", "as published"):
+        claims = claims_of(row.variant)
+        if not (row.published or claims) and variant.label not in ("baseline", "control", "as published"):
             continue
-        lines += [_published_line(each) for each in row.published]
+        lines += [*map(_published_line, row.published), *map(_claim_line, claims)]
         lines.append(_line(row, variant.label))
         lines += [
             _line(repaired, f"repaired: {row.variant}")
@@ -99,10 +101,12 @@ def _line(row: ResultRow, whose: str) -> list[str]:
 
 def _published_line(published: PublishedFigures) -> list[str]:
     name = f"{_text(published.published_name)} ({_text(published.host)})"
-    if published.claim:
-        return [name, f"published: {_text(published.claim)}", *[""] * len(_METRICS)]
     values = [(published.figures.get(_PUBLISHED.get(metric, "")), decimals) for metric, decimals in _METRICS]
     return [name, "published", *("" if value is None else f"{value:.{decimals}f}" for value, decimals in values)]
+
+
+def _claim_line(claim: Claim) -> list[str]:
+    return [f"{_text(claim.system)} ({_text(claim.author)})", f"published: {_text(claim.claim)}", *[""] * len(_METRICS)]
 
 
 def _cell(figure: Figure, decimals: int, with_interval: bool) -> str:

@@ -34,7 +34,7 @@ def _csv(rows: Sequence[ResultRow]) -> str:
 def _csv_cells(row: ResultRow) -> dict[str, object]:
     """The row's cells by column: the published figures of each host in columns of their own."""
     cells = {name: value for name, value in row.flat().items() if name != "published"}
-    for published in (each for each in row.published if each.has_figures):
+    for published in row.published:
         cells |= {f"published_{published.host}_{name}": published.figures[name] for name in PUBLISHED_METRICS}
     return cells
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from slimline.dashboards.reports.text_tables import markdown_table
+from slimline.storage.queries.claims import claims_of
 from slimline.storage.queries.results import PublishedFigures, ResultRow
 from slimline.storage.text import NONE, clean, escaped_markdown
 from slimline.tasks.analysis.significance import (
@@ -150,8 +151,7 @@ def _sheet(rows: Sequence[ResultRow]) -> Sheet:
     best = {column.metric: best_value(rows, column.metric) for column in columns}
     lines = []
     for row in rows:
-        published = [_published_line(each, columns) for each in row.published if each.has_figures]
-        lines += [_our_line(row, columns, best), *published]
+        lines += [_our_line(row, columns, best), *(_published_line(figures, columns) for figures in row.published)]
     return Sheet(_caption(rows[0]), columns, lines, _notes(rows, columns))
 
 
@@ -173,9 +173,14 @@ def _notes(rows: Sequence[ResultRow], columns: Sequence[FigureColumn]) -> list[s
         notes.append(NOT_ENOUGH)
     if any(row.random_weights for row in rows):
         notes.append("random weights: for size, memory and speed only")
-    if any(each.has_figures for row in rows for each in row.published):
+    if any(row.published for row in rows):
         notes.append(PUBLISHED_NOTE)
-    notes += [f"{clean(row.variant)}: {claim}" for row in rows for each in row.published if (claim := _claim(each))]
+    notes += [
+        f"{clean(row.variant)}: {each.system}, {each.author}, as the poster has it: {each.claim}"
+        for row in rows
+        if row.label == "as published"
+        for each in claims_of(row.variant)
+    ]
     controls = dict.fromkeys(clean(row.control) for row in rows if row.control)
     notes += [f"ES and EM of what was trained on: compared with {name}, which was trained as long" for name in controls]
     return (
@@ -184,13 +189,6 @@ def _notes(rows: Sequence[ResultRow], columns: Sequence[FigureColumn]) -> list[s
         + _training_notes(rows)
         + [MEANINGS[column.metric] for column in columns if column.metric in MEANINGS]
     )
-
-
-def _claim(published: PublishedFigures) -> str | None:
-    """What is published in words."""
-    if published.claim is None:
-        return None
-    return f"{clean(published.published_name)}, {clean(published.host)}, as the poster has it: {clean(published.claim)}"
 
 
 def _half_precision_notes(rows: Sequence[ResultRow]) -> list[str]:

@@ -13,6 +13,7 @@ from slimline.dashboards.reports.lineage import Origin
 from slimline.storage.text import clean
 
 _ROW_HEIGHT = 18
+_ROOM_FOR_WORDS = 1.1
 _COLOURS = {"8 bits": BLUE, "16 bits": VERMILLION}
 
 
@@ -52,8 +53,13 @@ def sensitivity_chart(analysis: Analysis) -> alt.LayerChart:
         {"tensor": clean(each.tensor), "divergence": each.divergence, "bits": f"{each.bits} bits"}
         for each in analysis.tensors
     ]
+    longest = max((each.divergence for each in analysis.tensors), default=0.0)
     base = alt.Chart(inline_data(data)).encode(
-        x=alt.X("divergence:Q", title="divergence from fp32 if only this tensor has 8 bits, nats per token"),
+        x=alt.X(
+            "divergence:Q",
+            title="divergence from fp32 if only this tensor has 8 bits, nats per token",
+            scale=alt.Scale(domain=[0, _ROOM_FOR_WORDS * longest], nice=False),
+        ),
         y=alt.Y("tensor:N", title=None, sort=[clean(each.tensor) for each in analysis.tensors]),
     )
     colour = alt.Color("bits:N", title="it gets", scale=alt.Scale(domain=list(_COLOURS), range=list(_COLOURS.values())))

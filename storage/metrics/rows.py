@@ -301,8 +301,6 @@ class PublishedRow(Row):
     es: float | None = Field(None, description="Edit similarity, %.")
     em: float | None = Field(None, description="Exact match, %.")
     params_m: float | None = Field(None, description="Non-zero parameters, millions.")
-    disk_ratio: float | None = Field(None, description="Size relative to the original's, where no size was published.")
-    claim: str | None = Field(None, description="What is published of it in words, where no table was.")
     source: str | None = Field(None, description="The publication.")
 
 

@@ -10,7 +10,6 @@ EVERYWHERE = {
     "figures": "The metrics by name, each with value, lo and hi: `figures['es'].value`.",
     "on_frontier": "Whether no other variant of its run and host is as good in everything and better in something.",
     "published_host": "The publication's host, of the same variant; null where it has none.",
-    "published_claim": "What is published of it in words, where no table was.",
     "disk_ratio": "Size in a gzip archive relative to the baseline's.",
     "previous_run": "The previous run of the same series.",
     "previous_value": "The value of that run.",

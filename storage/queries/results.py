@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PUBLISHED_METRICS = ("disk_mb", "memory_mb", "samples_per_s", "line_speed_ratio", "es", "em", "params_m")
 _NESTED = ("figures", "pair_ratios", "published")
-_ORIGIN = {"host", "published_name", "claim", "source"}
+_ORIGIN = {"host", "published_name", "source"}
 SHOWN_NAMES = 10
 # What a nightly run measured again is a part of that run: it is shown when it is asked for, and is not the newest run.
 _RERUN = "run IN (SELECT unnest(rerun) FROM verdicts)"
@@ -61,19 +61,12 @@ class PublishedFigures(BaseModel):
 
     host: str | None
     published_name: str | None
-    claim: str | None = None
-    """What is published in words, where no figures are."""
     source: str | None
     figures: Mapping[str, float | None]
 
-    @property
-    def has_figures(self) -> bool:
-        """Whether anything was published in numbers that a result table has."""
-        return any(value is not None for value in self.figures.values())
-
     def flat(self) -> dict[str, object]:
         """The same as one flat object, for exports."""
-        return {**self.model_dump(include=_ORIGIN), **self.figures}
+        return {"host": self.host, "published_name": self.published_name, "source": self.source, **self.figures}
 
 
 class ResultRow(BaseModel):

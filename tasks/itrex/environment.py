@@ -65,8 +65,8 @@ def python_of_environment() -> Path:
     Raises:
         ItrexError: there is no environment, it is half-built, or a package is not of the version that is pinned.
     """
-    if problem := _problem():
-        raise ItrexError(f"{problem}; {BUILD}")
+    if found := problem():
+        raise ItrexError(f"{found}; {BUILD}")
     return ENVIRONMENT / "bin" / "python"
 
 
@@ -80,10 +80,10 @@ def build_environment() -> None:
     here = (platform.system(), platform.machine(), sys.version_info[:2])
     if here != _PUBLISHED_FOR:
         raise ItrexError(f"ITREX is published for {_shown(*_PUBLISHED_FOR)}, this is {_shown(*here)}")
-    if (problem := _problem()) is None:
+    if (found := problem()) is None:
         print(f"{ENVIRONMENT} is whole, and of the pinned versions")
         return
-    print(f"{problem}: it is built now, which takes minutes", flush=True)
+    print(f"{found}: it is built now, which takes minutes", flush=True)
     shutil.rmtree(ENVIRONMENT, ignore_errors=True)
     _run("a virtual environment", sys.executable, "-m", "venv", str(ENVIRONMENT))
     _install("torch", *_torch_index(), "--no-deps", f"torch=={pinned_versions()['torch']}")
@@ -92,7 +92,7 @@ def build_environment() -> None:
     print(f"{ENVIRONMENT} is complete")
 
 
-def _problem() -> str | None:
+def problem() -> str | None:
     """What is wrong with the environment; None if nothing is."""
     if not ENVIRONMENT.is_dir():
         return f"the environment of ITREX, {ENVIRONMENT}, is missing"

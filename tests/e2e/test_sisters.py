@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 from slimline.storage.artifacts.store import ArtifactStore
+from slimline.tasks.itrex import environment
 from tests.command import ROOT, run_command
+from tests.system import give_up
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
@@ -28,6 +30,8 @@ def home(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rows(home: Path) -> dict[str, dict[str, Any]]:
+    if problem := environment.problem():
+        give_up(f"{problem}; {environment.BUILD}")
     study = yaml.safe_load(STUDY)
     (pruning, quantization, engine) = yaml.safe_load(LIBRARY)["recipe"]
     pruning |= {"max_steps": 2, "batch_size": 2, "window": 128}

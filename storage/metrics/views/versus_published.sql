@@ -29,7 +29,8 @@ ours AS (
 ),
 theirs AS (
     SELECT
-        published.* REPLACE (coalesce(published.disk_ratio, published.disk_mb / base.disk_mb) AS disk_ratio),
+        published.*,
+        published.disk_mb / base.disk_mb AS disk_ratio,
         published.samples_per_s / base.samples_per_s AS line_speed_ratio,
         base.es - published.es AS es_drop,
         base.em - published.em AS em_drop
@@ -50,7 +51,6 @@ SELECT
     ours.tainted,
     theirs.host AS published_host,
     theirs.published_name,
-    theirs.claim AS published_claim,
     ours.disk_mb,
     theirs.disk_mb AS published_disk_mb,
     ours.disk_gzip_mb,

@@ -12,7 +12,7 @@ from tests.system import give_up
 @pytest.fixture
 def itrex() -> None:
     """The real environment; without it, a test is skipped."""
-    if problem := environment._problem():
+    if problem := environment.problem():
         give_up(f"{problem}; {environment.BUILD}")
 
 
