@@ -19,6 +19,7 @@ Split = Literal["train", "dev", "test"]
 
 MAX_BYTES = 200_000
 _READERS = 8  # threads that wait for the disk: a fresh environment's files are not in memory yet
+_FILES_AT_ONCE = 64  # handing over a single file takes as long as reading it
 _VENDORED = {"_vendor", "vendor", "_vendored", "vendored", "_vendored_packages", "externals", "third_party"}
 _SKIPPED = {"__pycache__", "site-packages", "node_modules"}
 _SECOND_GENERATION = re.compile(r"(?<=[a-z])[23]$")  # of httpx2, urllib3, jinja2
@@ -189,13 +190,12 @@ def select(files: Iterable[SourceFile]) -> Selection:
     left_out = {"oversized": 0, "generated": 0, "duplicate": 0, "unreadable": 0}
     seen: set[str] = set()
     by_split = sorted(files, key=lambda file: list(chosen).index(file.split))
-    with ThreadPoolExecutor(_READERS) as readers:
-        for file, (reason, digest) in zip(by_split, readers.map(_examine, by_split), strict=True):
-            if not reason and digest not in seen:
-                chosen[file.split].append(file)
-            else:
-                left_out[reason or "duplicate"] += 1
-            seen.add(digest)
+    for file, (reason, digest) in zip(by_split, _examine_all(by_split), strict=True):
+        if not reason and digest not in seen:
+            chosen[file.split].append(file)
+        else:
+            left_out[reason or "duplicate"] += 1
+        seen.add(digest)
     return _without_shared(Selection(chosen, left_out))
 
 
@@ -227,6 +227,14 @@ def _windows(file: SourceFile) -> Hashes:
         return window_hashes(b"")
 
 
+def _examine_all(files: Sequence[SourceFile]) -> Iterator[tuple[str, str]]:
+    """What `_examine` says of each file, in their order."""
+    groups = [files[start : start + _FILES_AT_ONCE] for start in range(0, len(files), _FILES_AT_ONCE)]
+    with ThreadPoolExecutor(_READERS) as readers:
+        for found in readers.map(lambda group: [_examine(file) for file in group], groups):
+            yield from found
+
+
 def _examine(file: SourceFile) -> tuple[str, str]:
     """Why to leave a file out whatever the others hold ("" for no reason), and the SHA-256 of its content."""
     if file.size > MAX_BYTES:
@@ -241,7 +249,6 @@ def _examine(file: SourceFile) -> tuple[str, str]:
 def tree_digest(files: Sequence[SourceFile]) -> str:
     """SHA-256 over names and contents: what a cached slice of these trees depends on."""
     digest = hashlib.sha256()
-    with ThreadPoolExecutor(_READERS) as readers:
-        for file, (_, content) in zip(files, readers.map(_examine, files), strict=True):
-            digest.update(f"{file.name}\0{content}\n".encode())
+    for file, (_, content) in zip(files, _examine_all(files), strict=True):
+        digest.update(f"{file.name}\0{content}\n".encode())
     return digest.hexdigest()

@@ -11,31 +11,21 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import GPT2LMHeadModel
 
-from slimline.tasks.data.packing import Windows, pack_split
 from slimline.tasks.itrex.environment import ItrexError, library_versions
 from slimline.tasks.itrex.process import run_worker
 from slimline.tasks.itrex.worker import TILE_ROWS, WEIGHTS, Pruning
-from slimline.tasks.models.loading import load_gpt2, save_gpt2
+from slimline.tasks.models.loading import save_gpt2
 from slimline.tasks.specs import ItrexPrune
-from slimline.tasks.training.finetune import Notes, micro_batch, total_steps
-from slimline.tasks.training.training_loop import DevText, dev_text
+from slimline.tasks.training.finetune import Material, Notes, load_material, micro_batch, total_steps
 
 _TOLERANCE = 0.01
-
-
-class _Material(NamedTuple):
-    model: GPT2LMHeadModel
-    train: Windows
-    dev: DevText
 
 
 def prune(spec: ItrexPrune, model_dir: Path, slice_dir: Path, target: Path, work_dir: Path) -> Notes:
@@ -61,7 +51,7 @@ def prune(spec: ItrexPrune, model_dir: Path, slice_dir: Path, target: Path, work
         ValueError: the model does not fit the spec or its tokenizer, or the slice is too small.
         ItrexError: ITREX cannot run here or failed, or its result is not finite or misses the sparsity.
     """
-    material = _load(spec, model_dir, slice_dir)
+    material = load_material(spec, model_dir, slice_dir)
     before = material.dev.losses(material.model, spec.batch_size)
     work_dir.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=work_dir) as name:
@@ -86,22 +76,7 @@ def prune(spec: ItrexPrune, model_dir: Path, slice_dir: Path, target: Path, work
     }
 
 
-def _load(spec: ItrexPrune, model_dir: Path, slice_dir: Path) -> _Material:
-    model = load_gpt2(model_dir)
-    model.loss_type = "ForCausalLM"  # transformers' default for GPT-2, which it would use with a warning
-    if spec.window > model.config.n_positions:
-        raise ValueError(f"window: {spec.window}; allowed: at most the model's {model.config.n_positions} positions")
-    tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
-    if tokenizer.get_vocab_size() > model.config.vocab_size:
-        raise ValueError(
-            f"{model_dir}/tokenizer.json: {tokenizer.get_vocab_size()} tokens; "
-            f"allowed: at most config.json's vocab_size {model.config.vocab_size}"
-        )
-    train = pack_split(slice_dir, "train", tokenizer, spec.window)
-    return _Material(model, train, dev_text(slice_dir, tokenizer, spec.window))
-
-
-def _request(spec: ItrexPrune, material: _Material, model_dir: Path, scratch: Path) -> Pruning:
+def _request(spec: ItrexPrune, material: Material, model_dir: Path, scratch: Path) -> Pruning:
     """What the worker is asked for; the model and the windows are in `scratch`, in the formats that it reads."""
     save_gpt2(material.model, model_dir, scratch / "model")
     save_file({"train": torch.from_numpy(material.train)}, scratch / "windows.safetensors")

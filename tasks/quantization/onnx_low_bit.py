@@ -34,8 +34,8 @@ def quantize_onnx_low_bit(onnx_dir: Path, target: Path, spec: OnnxLowBit) -> dic
         most bits of an integer that is multiplied; packed_bits, how many matrices are stored in 1, 1.6 and 8 bits.
 
     Raises:
-        CheckpointError: `onnx_dir` is not an export of export-onnx, or no weight, or not every one of the blocks', has
-            only two or three values.
+        CheckpointError: `onnx_dir` is not an export of export-onnx, or a projection has more than three values for an
+            output.
     """
     config = read_gpt2_config(onnx_dir)
     arithmetic = PackedInt8(exported_weights(onnx_dir), spec.weight_bits or usable_weight_bits())

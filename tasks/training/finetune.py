@@ -42,7 +42,9 @@ _RATE_WARMUP_SHARE = 0.03
 _LOGITS_AT_ONCE = 2**26
 
 
-class _Material(NamedTuple):
+class Material(NamedTuple):
+    """A model, and what it is trained on and watched with."""
+
     model: GPT2LMHeadModel
     train: Windows
     dev: DevText
@@ -81,7 +83,7 @@ def fine_tune(
     """
     set_seed(spec.seed)
     keep_freed_memory()
-    material = _load(spec, model_dir, slice_dir)
+    material = load_material(spec, model_dir, slice_dir)
     work_dir.mkdir(parents=True, exist_ok=True)
     use_cache = material.model.config.use_cache
     before = material.dev.losses(material.model, spec.batch_size)
@@ -107,7 +109,12 @@ def micro_batch(batch_size: int, window: int, vocabulary: int) -> int:
     return max(size for size in range(1, min(batch_size, fitting) + 1) if batch_size % size == 0)
 
 
-def _load(spec: EpochTraining, model_dir: Path, slice_dir: Path) -> _Material:
+def load_material(spec: EpochTraining, model_dir: Path, slice_dir: Path) -> Material:
+    """Load the checkpoint `model_dir` and the slice in its tokens.
+
+    Raises:
+        ValueError: the model does not fit the spec or its tokenizer, or the slice is too small.
+    """
     model = load_gpt2(model_dir)
     model.loss_type = "ForCausalLM"  # transformers' default for GPT-2, which it would use with a warning
     choose_attention(model, spec)
@@ -120,10 +127,10 @@ def _load(spec: EpochTraining, model_dir: Path, slice_dir: Path) -> _Material:
             f"allowed: at most config.json's vocab_size {model.config.vocab_size}"
         )
     train = pack_split(slice_dir, "train", tokenizer, spec.window)
-    return _Material(model, train, dev_text(slice_dir, tokenizer, spec.window))
+    return Material(model, train, dev_text(slice_dir, tokenizer, spec.window))
 
 
-def _arguments(spec: EpochTraining, material: _Material, work_dir: Path, decay_share: float) -> TrainingArguments:
+def _arguments(spec: EpochTraining, material: Material, work_dir: Path, decay_share: float) -> TrainingArguments:
     steps = total_steps(spec, len(material.train))
     micro = micro_batch(spec.batch_size, spec.window, material.model.config.vocab_size)
     return TrainingArguments(
@@ -163,7 +170,7 @@ def _decay_steps(steps: int, share: float) -> int:
     return min(steps - _warmup_steps(steps), math.ceil(share * steps))
 
 
-def _trainer(arguments: TrainingArguments, material: _Material, callbacks: Sequence[TrainerCallback]) -> Trainer:
+def _trainer(arguments: TrainingArguments, material: Material, callbacks: Sequence[TrainerCallback]) -> Trainer:
     trainer = Trainer(
         model=material.model,
         args=arguments,
