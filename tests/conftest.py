@@ -26,7 +26,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # pytest-xdist hands files out in order. Those that take longest come first, the one that makes the first run before all
 # others; those that need that run come later, so that no worker waits for it.
 LONGEST = (
-    *("test_run", "test_bundled_model", "test_sisters", "test_many_hosts", "test_serve", "test_compression"),
+    *("test_run", "test_bundled_model", "test_many_hosts", "test_serve", "test_compression"),
     *("test_recipes", "test_ui", "test_postgres"),
     *(
         "test_readme",
