@@ -7,20 +7,16 @@ keys, forms and parity checks follow. A step of a user's own has no row: `user_r
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import file_digest, sha256
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
-from slimline.storage.paths import BUNDLED
-from slimline.tasks.formats import format_of
-from slimline.tasks.forms import ENGINE_OF, FORM_OF, KIND_OF, Form, Kind
-from slimline.tasks.runtime.host import describe_host, usable_threads, usable_weight_bits
+from slimline.tasks import outside
+from slimline.tasks.forms import ENGINE_OF, KIND_OF, Form, Kind
 from slimline.tasks.specs import (
     BundledBase,
     Data,
@@ -128,62 +124,6 @@ class StepRow:
         return any(taken != made for taken, made in self.takes.items())
 
 
-# ------------------------------------------------------------------------------------- what is read outside the store
-
-
-def _source_files(spec: Data) -> str:
-    from slimline.tasks.data.sources import source_digest  # multiprocessing and more, which no recipe step needs
-
-    return source_digest(spec.origin)
-
-
-def _bundled_files(spec: Spec) -> str:
-    return directory_digest(BUNDLED)
-
-
-def _local_files(directory: Path) -> str:
-    """Of a base; the `id` of a hub's model may be a directory as well."""
-    return directory_digest(directory.expanduser())
-
-
-def _form_of(spec: External) -> Form:
-    return FORM_OF[format_of(spec)]
-
-
-def _timing_host(spec: Slim) -> str:
-    """For `speedup`, the host whose latency table decides."""
-    return f"{describe_host().fingerprint} {usable_threads()}" if spec.speedup is not None else ""
-
-
-def _int8_of_host(spec: Spec) -> str:
-    """How many bits of a weight this host can use in int8: more saturate, so neither models nor scores are the same."""
-    return str(usable_weight_bits())
-
-
-Int8Step = OnnxInt8 | OnnxLowBit | OnnxStaticInt8 | MpPtq | PegPtq | OpenvinoInt8 | ExportCtranslate2
-
-
-def _weight_bits(spec: Int8Step) -> str:
-    """How many bits of a weight an int8 step uses on this host."""
-    is_int8 = not isinstance(spec, ExportCtranslate2) or spec.precision == "int8"
-    return str(spec.weight_bits or usable_weight_bits()) if is_int8 else ""
-
-
-def _itrex_environment(spec: Spec) -> str:
-    """The environment that ITREX runs in, whose versions are not those of slimline's libraries."""
-    return str(import_module("slimline.tasks.itrex.environment").environment_digest())
-
-
-def directory_digest(directory: Path) -> str:
-    """SHA-256 over the names and contents of a directory's files; of a missing one, that of nothing."""
-    digest = sha256()
-    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
-        # A name need not be UTF-8; it is of the file system's bytes.
-        with path.open("rb") as file:
-            digest.update(os.fsencode(path.relative_to(directory)) + b"\0" + file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
 # ------------------------------------------------------------------------------------------------------- the registry
 
 _TRAINS = "spec model data target work"
@@ -192,8 +132,8 @@ RECIPE_ROWS = (
     StepRow(Pretrain, "slimline.tasks.training.pretrain:pretrain", _TRAINS, _CHECKPOINT),
     StepRow(FineTune, "slimline.tasks.training.finetune:fine_tune", _TRAINS, _CHECKPOINT),
     StepRow(GroupLasso, "slimline.tasks.pruning.group_lasso:group_lasso", _TRAINS, _CHECKPOINT),
-    StepRow(ItrexPrune, "slimline.tasks.itrex.pruning:prune", _TRAINS, _CHECKPOINT, reads=_itrex_environment),
-    StepRow(Slim, "slimline.tasks.pruning.slim:slim", "spec model data target", _CHECKPOINT, reads=_timing_host),
+    StepRow(ItrexPrune, "slimline.tasks.itrex.pruning:prune", _TRAINS, _CHECKPOINT, reads=outside.itrex_environment),
+    StepRow(Slim, "slimline.tasks.pruning.slim:slim", "spec model data target", _CHECKPOINT, reads=outside.timing_host),
     StepRow(
         Distill,
         "slimline.tasks.training.distill:distill",
@@ -208,15 +148,15 @@ RECIPE_ROWS = (
         "slimline.tasks.models.bases:unpack_prebuilt",
         "model target spec",
         _CHECKPOINT,
-        reads=_bundled_files,
+        reads=outside.bundled_files,
     ),
     StepRow(
         External,
         "slimline.tasks.external.adoption:adopt",
         "spec target",
         {},
-        reads=lambda spec: _local_files(spec.directory),
-        opens=_form_of,
+        reads=lambda spec: outside.local_files(spec.directory),
+        opens=outside.form_of,
     ),
     StepRow(
         DynamicInt8,
@@ -229,7 +169,7 @@ RECIPE_ROWS = (
         "slimline.tasks.itrex.quantization:quantize",
         "model target",
         {"checkpoint": "quantized checkpoint"},
-        reads=_itrex_environment,
+        reads=outside.itrex_environment,
     ),
     StepRow(
         WeightOnly,
@@ -249,35 +189,35 @@ RECIPE_ROWS = (
         "slimline.tasks.quantization.onnx_int8:quantize_onnx",
         "model target per_channel weight_bits",
         {"graph": "quantized graph"},
-        reads=_weight_bits,
+        reads=outside.weight_bits,
     ),
     StepRow(
         OnnxLowBit,
         "slimline.tasks.quantization.onnx_low_bit:quantize_onnx_low_bit",
         "model target spec",
         {"graph": "quantized graph"},
-        reads=_weight_bits,
+        reads=outside.weight_bits,
     ),
     StepRow(
         OnnxStaticInt8,
         "slimline.tasks.quantization.onnx_static_int8:quantize_onnx_static",
         "model target spec data",
         {"graph": "quantized graph"},
-        reads=_weight_bits,
+        reads=outside.weight_bits,
     ),
     StepRow(
         MpPtq,
         "slimline.tasks.quantization.onnx_mixed_precision:quantize_mixed_precision",
         "model target spec data",
         {"graph": "quantized graph"},
-        reads=_weight_bits,
+        reads=outside.weight_bits,
     ),
     StepRow(
         PegPtq,
         "slimline.tasks.quantization.onnx_group_int8:quantize_groups",
         "model target spec data",
         {"graph": "quantized graph"},
-        reads=_weight_bits,
+        reads=outside.weight_bits,
     ),
     StepRow(
         ExportOpenvino,
@@ -291,7 +231,7 @@ RECIPE_ROWS = (
         "slimline.tasks.quantization.openvino_int8:quantize_openvino",
         "model target spec data",
         {"OpenVINO model": "quantized OpenVINO model"},
-        reads=_weight_bits,
+        reads=outside.weight_bits,
     ),
     StepRow(
         ExportCtranslate2,
@@ -299,23 +239,23 @@ RECIPE_ROWS = (
         "model target spec",
         {"checkpoint": "CTranslate2 model"},
         bound=Bound(),
-        reads=_weight_bits,
+        reads=outside.weight_bits,
     ),
 )
 _BASE = "slimline.tasks.models.bases:make_base"
 _OTHER_ROWS = (
-    StepRow(Data, "slimline.tasks.data.slices:prepare_slice", "spec target", {}, "slice", reads=_source_files),
-    StepRow(HubBase, _BASE, "spec data target", {}, "model", reads=lambda spec: _local_files(Path(spec.id))),
-    StepRow(PathBase, _BASE, "spec data target", {}, "model", reads=lambda spec: _local_files(spec.directory)),
-    StepRow(BundledBase, _BASE, "spec data target", {}, "model", reads=_bundled_files),
-    StepRow(RandomBase, _BASE, "spec data target", {}, "model", reads=_bundled_files),
+    StepRow(Data, "slimline.tasks.data.slices:prepare_slice", "spec target", {}, "slice", reads=outside.source_files),
+    StepRow(HubBase, _BASE, "spec data target", {}, "model", reads=lambda spec: outside.local_files(Path(spec.id))),
+    StepRow(PathBase, _BASE, "spec data target", {}, "model", reads=lambda spec: outside.local_files(spec.directory)),
+    StepRow(BundledBase, _BASE, "spec data target", {}, "model", reads=outside.bundled_files),
+    StepRow(RandomBase, _BASE, "spec data target", {}, "model", reads=outside.bundled_files),
     StepRow(
         ScoreStep,
         "slimline.tasks.measurement.completions:complete_samples",
         "spec model data target",
         {},
         "predictions",
-        reads=_int8_of_host,
+        reads=outside.int8_of_host,
     ),
 )
 _ROWS: dict[type[Spec], StepRow] = {row.spec: row for row in RECIPE_ROWS + _OTHER_ROWS}

@@ -15,7 +15,7 @@ BEGIN, END = "<!-- comparison -->", "<!-- /comparison -->"
 app = typer.Typer()
 
 
-@app.command(epilog="Examples: `slimline comparison` | `slimline comparison --study sisters --into docs/comparison.md`")
+@app.command(epilog="Examples: `slimline comparison` | `slimline comparison --study embedded --into page.md`")
 def comparison(
     study: Annotated[str | None, typer.Option(help="The newest run of this study.")] = None,
     run: Annotated[str | None, typer.Option(help="This run.")] = None,

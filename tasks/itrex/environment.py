@@ -16,7 +16,6 @@ import subprocess
 import sys
 from hashlib import sha256
 from pathlib import Path
-from urllib.error import URLError
 from urllib.request import urlopen
 
 ENVIRONMENT = Path(sys.prefix) / "itrex"
@@ -119,7 +118,7 @@ def _torch_index() -> list[str]:
     """Arguments for pip to get torch from its CPU index, if that can be reached."""
     try:
         urlopen(f"{_TORCH_CPU}/torch/", timeout=5).close()  # noqa: S310 - its scheme is https
-    except (URLError, TimeoutError):
+    except OSError:  # no network, or no such page
         return []
     return ["--index-url", _TORCH_CPU]
 

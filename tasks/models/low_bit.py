@@ -45,8 +45,8 @@ def as_low_bit(matrix: NDArray[np.float32], axis: int) -> LowBitMatrix | None:
     """
     sizes = np.abs(matrix)
     scales = sizes.max(axis=axis, keepdims=True)
-    integers = np.sign(matrix).astype(np.int8)
-    if (np.abs(sizes - np.abs(integers) * scales) > _TOLERANCE * scales).any():
+    integers = np.nan_to_num(np.sign(matrix)).astype(np.int8)
+    if not (np.abs(sizes - np.abs(integers) * scales) <= _TOLERANCE * scales).all():  # so that NaN is refused, too
         return None
     return LowBitMatrix(integers, scales, 2 if (integers == 0).any() else 1)
 

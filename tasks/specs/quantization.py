@@ -36,40 +36,39 @@ class OnnxLowBit(StepSpec):
     weight_bits: WeightBits = None
 
 
-class OnnxStaticInt8(StepSpec):
-    """Static int8 of every projection of an ONNX graph: activation scales are calibrated, not computed at run time."""
+class CalibratedInt8(StepSpec):
+    """Int8 whose ranges of activations are taken from text."""
 
-    step: Literal["onnx-static-int8"] = "onnx-static-int8"
     calibration_samples: PositiveInt = Field(64, description="Windows of the training split the ranges are taken from.")
     weight_bits: WeightBits = None
 
 
-class MpPtq(StepSpec):
+class OnnxStaticInt8(CalibratedInt8):
+    """Static int8 of every projection of an ONNX graph: activation scales are calibrated, not computed at run time."""
+
+    step: Literal["onnx-static-int8"] = "onnx-static-int8"
+
+
+class MpPtq(CalibratedInt8):
     """Static int8 in which the most sensitive activations have 16 bits: mixed-precision post-training quantization."""
 
     step: Literal["mp-ptq"] = "mp-ptq"
     sensitive_share: float = Field(
         0.15, ge=0.0, le=1.0, description="Share of the tensors that get 16 bits: those that lose most in 8."
     )
-    calibration_samples: PositiveInt = Field(64, description="Windows of the training split the ranges are taken from.")
-    weight_bits: WeightBits = None
 
 
-class PegPtq(StepSpec):
+class PegPtq(CalibratedInt8):
     """Static int8 with a range for each group of channels: per-embedding-group post-training quantization."""
 
     step: Literal["peg-ptq"] = "peg-ptq"
     groups: int = Field(4, ge=1, le=64, description="Groups of channels: each is a product of its own.")
-    calibration_samples: PositiveInt = Field(64, description="Windows of the training split the ranges are taken from.")
-    weight_bits: WeightBits = None
 
 
-class OpenvinoInt8(StepSpec):
+class OpenvinoInt8(CalibratedInt8):
     """Post-training int8 of an OpenVINO model by nncf, calibrated."""
 
     step: Literal["openvino-int8"] = "openvino-int8"
-    calibration_samples: PositiveInt = Field(64, description="Windows of the training split the ranges are taken from.")
-    weight_bits: WeightBits = None
 
 
 class WeightOnly(StepSpec):

@@ -75,6 +75,7 @@ def test_bytes_that_stand_for_nothing_are_refused() -> None:
 
 
 def test_a_matrix_of_other_values_is_not_low_bit() -> None:
+    assert as_low_bit(np.array([[1.0, np.nan]], np.float32), axis=1) is None
     assert as_low_bit(np.array([[1.0, -1.0, 0.5]], np.float32), axis=1) is None
     assert as_low_bit(np.array([[1.0, -1.0], [0.5, 0.5]], np.float32), axis=0) is None
     assert as_low_bit(np.array([[1.0, -1.0], [0.5, 0.5]], np.float32), axis=1) is not None
