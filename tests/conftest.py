@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 
 from slimline.storage.metrics.store import MetricsStore
 from slimline.tasks.runtime.machine_lock import LOCK_DIRECTORY
-from tests.command import FIRST_RUN, FirstRun, copy_source, environment, run_command
+from tests.command import FIRST_RUN, ROOT, FirstRun, copy_source, environment, program_command, run_command
 from tests.s3 import BUCKET, KEYS, s3_server
 
 # A slow or busy machine is no failure: no test asserts a time.
@@ -26,7 +26,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # pytest-xdist hands files out in order. Those that take longest come first, the one that makes the first run before all
 # others; those that need that run come later, so that no worker waits for it.
 LONGEST = (
-    *("test_run", "test_bundled_model", "test_many_hosts", "test_serve", "test_compression"),
+    *("test_run", "test_bundled_model", "test_many_hosts", "test_serve", "test_compression", "test_sisters"),
     *("test_recipes", "test_ui", "test_postgres"),
     *(
         "test_readme",
@@ -39,6 +39,7 @@ LONGEST = (
     ),
     *("test_build", "test_distill", "test_bases", "test_s3_faults", "test_disks"),
 )
+PREPARE_HOME = ROOT / "tests" / "e2e" / "programs" / "prepare_home.py"
 NEED_FIRST_RUN = ("test_report", "test_sql")
 
 
@@ -78,11 +79,14 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def prepared_home(shared: Path) -> Path:
-    """A state directory with nothing but Prefect's database, which takes half a minute to create; to be copied."""
+    """A state directory to be copied, in which nothing has run yet. What takes a minute each is there.
+
+    It is Prefect's database, the slice and the base of the smoke study, and this host's peaks.
+    """
     home = shared / "prepared"
     with FileLock(shared / "prepared.lock"):
         if not home.exists():
-            command = [sys.executable, "-P", "-m", "slimline.flows.cli.flow_runner"]
+            command = program_command(PREPARE_HOME, "smoke")
             subprocess.run(command, env=environment(shared / "preparing"), check=True)
             (shared / "preparing").rename(home)
     return home

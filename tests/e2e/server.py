@@ -19,13 +19,13 @@ import psutil
 
 from slimline.flows.server.discovery import processes_with_mark
 from slimline.storage.metrics.store import MetricsStore
-from tests.command import ROOT, environment
+from tests.command import ROOT, SMOKE_DATA, environment
 from tests.system import PATIENCE_S
 
 # The baseline alone, in the engine that starts fastest: six measuring processes, each long enough to be killed.
 STUDY: dict[str, Any] = {
     "name": "tiny",
-    "data": {"train_files": 4, "dev_files": 2, "samples": 2},
+    "data": SMOKE_DATA,
     "variants": {
         "original": {
             "label": "baseline",

@@ -14,7 +14,7 @@ import yaml
 
 from slimline.flows.config.study import STUDIES
 from slimline.storage.artifacts.store import ArtifactRef, ArtifactStore
-from tests.command import ROOT, run_command, run_program
+from tests.command import ROOT, SMOKE_DATA, run_command, run_program
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
@@ -48,8 +48,11 @@ def home(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rows(home: Path) -> dict[str, dict[str, Any]]:
     """The study, on a few lines: of each step and engine one variant."""
     study = yaml.safe_load((STUDIES / "compression.yaml").read_text("utf8"))
-    study["data"] |= {"train_files": 40, "dev_files": 5, "samples": 8}
+    study["data"] |= SMOKE_DATA
     study["variants"] = {name: study["variants"][name] for name in VARIANTS}
+    for step in (step for variant in study["variants"].values() for step in variant["recipe"]):
+        if step["step"] in ("onnx-static-int8", "openvino-int8", "weight-only"):
+            step["calibration_samples"] = 4
     study["measuring"] |= {
         "rounds": 2,  # one pair of processes is not enough to recommend anything
         "speed_samples": 2,

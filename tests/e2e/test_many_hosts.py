@@ -13,20 +13,22 @@ import pytest
 import yaml
 
 from slimline.storage.metrics.store import MetricsStore
-from tests.command import ROOT, environment, program_command
+from tests.command import ROOT, SMOKE_DATA, environment, program_command
 from tests.e2e.server import Server, wait_until
 from tests.e2e.slurm import slurm_cluster
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
-STUDY = """
-data: {train_files: 40, dev_files: 8, samples: 4}
+STUDY = (
+    f"data: {SMOKE_DATA}"
+    + """
 variants:
   original:
     label: baseline
     recipe: [{step: export-onnx}, {step: engine, name: onnxruntime}]
 measuring: {rounds: 1, speed_samples: 1, pair_seconds: 0, warmup_samples: 1, decoding: {max_new_tokens: 4}}
 """
+)
 GUIDE = (ROOT / "docs/hosts.md").read_text("utf8")
 # The guide's own files, without what only the real cluster has.
 DESK, CLUSTER = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL))

@@ -24,19 +24,21 @@ import pytest
 from slimline.storage.metrics.connection import fetch
 from slimline.storage.metrics.rows import HostRow, MeasurementRow, PredictionRow, RoundRow, RunRow
 from slimline.storage.metrics.store import MetricsStore
-from tests.command import ROOT, environment
+from tests.command import ROOT, SMOKE_DATA, environment
 from tests.e2e.server import free_port, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
-STUDY = """
-data: {train_files: 10, dev_files: 2, samples: 6}
+STUDY = (
+    f"data: {SMOKE_DATA}"
+    + """
 baseline: onnx
 variants:
   onnx: {label: baseline, recipe: [{step: export-onnx}, {step: engine, name: onnxruntime}]}
   slowed: {recipe: [{step: export-ctranslate2}, {step: engine, name: ctranslate2}]}
 measuring: {rounds: 2, speed_samples: 2, pair_seconds: 0, warmup_samples: 1, decoding: {max_new_tokens: 8}}
 """
+)
 # What eight nights have measured, relative to each other.
 NIGHTS = (1.0, 0.98, 1.03, 0.97, 1.02, 0.99, 1.01, 0.98)
 SPEEDS = {"onnx": 40.0, "slowed": 60.0}  # samples per second

@@ -45,8 +45,9 @@ def database() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("postgres") / "home"
+def home(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home, ours = tmp_path_factory.mktemp("postgres") / "home", shutil.ignore_patterns("prefect.db*")
+    return shutil.copytree(prepared_home, home, ignore=ours)
 
 
 @pytest.fixture(scope="module")

@@ -10,19 +10,20 @@ from typing import Any
 import pytest
 
 from slimline.storage.artifacts.store import ArtifactStore
-from tests.command import run_command
+from tests.command import SMOKE_DATA, run_command
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
-CHAIN = """
+CHAIN = (
+    f"data: {SMOKE_DATA}"
+    + """
 base: {source: bundled}
-data: {train_files: 30, dev_files: 5, samples: 8}
 variants:
   original: {label: baseline, recipe: [{step: export-onnx}, {step: engine, name: onnxruntime}]}
   slimmer:
     recipe:
       - {step: trim-vocabulary, tokens: 1024}
-      - {step: slim, sparsity: 0.5, calibration_windows: 8, trial_steps: 1, window: 128}
+      - {step: slim, sparsity: 0.5, calibration_windows: 2, trial_steps: 1, window: 128}
       - {step: distill, minutes: 5, max_steps: 4, batch_size: 2, window: 128}
       - {step: export-onnx}
       - {step: onnx-int8}
@@ -35,8 +36,9 @@ variants:
   lookup: {recipe: [{step: export-onnx}, {step: engine, name: onnxruntime, draft_tokens: 4}]}
   torch-lookup: {recipe: [{step: engine, name: torch, draft_tokens: 4}]}
 measuring: {rounds: 1, speed_samples: 2, pair_seconds: 0, warmup_samples: 1, quality_batch_size: 1,
-  decoding: {max_new_tokens: 30}}
+  decoding: {max_new_tokens: 16}}
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,5 +68,5 @@ def test_drafts_change_no_completion(chain: dict[str, dict[str, Any]], home: Pat
     query = f"SELECT variant, list(prediction ORDER BY sample) AS lines FROM predictions WHERE run = '{run}' GROUP BY 1"
     out = run_command("sql", query, "--format", "json", home=home).stdout
     lines = {row["variant"]: row["lines"] for row in json.loads(out)}
-    assert len(lines["original"]) == 8
+    assert len(lines["original"]) == SMOKE_DATA["samples"]
     assert lines["original"] == lines["lookup"] == lines["torch-lookup"]

@@ -1,0 +1,16 @@
+"""Fill a new state directory with what is the same for every run of a small study: prepare_home.py STUDY."""
+
+import sys
+
+from slimline.flows.cli.flow_runner import prepare_home
+from slimline.flows.config.study import load_study
+from slimline.storage.stores import artifact_store
+from slimline.tasks.build import make_base, prepare_data
+from slimline.tasks.measurement.peaks import host_peaks
+from slimline.tasks.measurement.rounds import threads_of
+
+if __name__ == "__main__":  # the processes that read the data import this module
+    prepare_home()
+    study, store = load_study(sys.argv[1]), artifact_store()
+    make_base(study.base, prepare_data(study.data, store), store)
+    host_peaks(threads_of(study.measuring))
