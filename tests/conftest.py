@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,20 +22,13 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 # A shell's background job ignores SIGINT, and so would everything that tests start, and then send it to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# pytest-xdist hands files out in order. Those that take longest come first, the one that makes the first run before all
-# others; those that need that run come later, so that no worker waits for it.
+# pytest-xdist hands files out in order. Those that take longest come first. The first of all makes the home that many
+# others copy, and the first run; three that need neither come next, and last what is short and needs that run, so that
+# no worker waits for another.
 LONGEST = (
-    *("test_run", "test_bundled_model", "test_many_hosts", "test_serve", "test_compression", "test_sisters"),
-    *("test_recipes", "test_ui", "test_postgres"),
-    *(
-        "test_readme",
-        "test_dashboard",
-        "test_nightly",
-        "test_other_pythons",
-        "test_wheel",
-        "test_mutants",
-        "test_kills",
-    ),
+    *("test_run", "test_bundled_model", "test_other_pythons", "test_mutants"),
+    *("test_many_hosts", "test_serve", "test_sisters", "test_compression", "test_recipes", "test_ui", "test_postgres"),
+    *("test_readme", "test_dashboard", "test_nightly", "test_wheel", "test_kills"),
     *("test_build", "test_distill", "test_bases", "test_s3_faults", "test_disks"),
 )
 PREPARE_HOME = ROOT / "tests" / "e2e" / "programs" / "prepare_home.py"

@@ -13,9 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import ruptures
 from numpy.typing import NDArray
-from scipy import ndimage
 
 SHORTEST = 5
 """Nights that make a level: fewer at another one are suspicious nights, not a level of their own."""
@@ -61,6 +59,8 @@ def _median(series: Series, level: Level) -> float:
 def _changes(series: Series) -> list[int]:
     if len(series) < 2 * SHORTEST:
         return []
+    import ruptures  # with scipy seconds, which a run that judges nothing need not wait for
+
     standardised = _without_wild(series / _noise_between(series))
     search = ruptures.KernelCPD(kernel="linear", min_size=SHORTEST, jump=1).fit(standardised)
     *changes, _ = search.predict(pen=PENALTY * math.log(len(series)))
@@ -68,6 +68,8 @@ def _changes(series: Series) -> list[int]:
 
 
 def _without_wild(standardised: Series) -> Series:
+    from scipy import ndimage
+
     neighbours = ndimage.median_filter(standardised, _NEIGHBOURS, mode="nearest")
     return np.where(np.abs(standardised - neighbours) > _WILD, neighbours, standardised)
 

@@ -20,7 +20,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from slimline.tasks.regression.changepoints import levels
 
@@ -174,6 +173,8 @@ def _within(series: Sequence[Night]) -> float:
 
 @cache
 def _median_of_squares(degrees: int) -> float:
+    from scipy import stats  # which takes seconds to import
+
     return float(stats.chi2.median(degrees))
 
 
@@ -198,7 +199,7 @@ def shift(values: Sequence[float], expectation: Expectation) -> Shift:
     value = float(np.median(values))
     low, high = median_bounds(values)
     nights = math.hypot(expectation.between, expectation.uncertainty)
-    reach = nights * float(stats.t.ppf((1 + _CONFIDENCE) / 2, expectation.degrees))
+    reach = nights * _t_quantile(expectation)
     middle = value - expectation.level
     return Shift(middle, middle - math.hypot(value - low, reach), middle + math.hypot(high - value, reach))
 
@@ -211,9 +212,15 @@ def shift_of_nights(nights: Sequence[Night], expectation: Expectation) -> Shift:
     middle = float(np.median([night.level for night in nights])) - expectation.level
     own = float(np.mean([_variance_of_median(len(night.values)) for night in nights])) * expectation.within**2
     variance = (expectation.between**2 + own) * _variance_of_median(len(nights))
-    reach = math.sqrt(variance + expectation.uncertainty**2)
-    reach *= float(stats.t.ppf((1 + _CONFIDENCE) / 2, expectation.degrees))
+    reach = math.sqrt(variance + expectation.uncertainty**2) * _t_quantile(expectation)
     return Shift(middle, middle - reach, middle + reach)
+
+
+def _t_quantile(expectation: Expectation) -> float:
+    """Half the width of an interval, in standard deviations."""
+    from scipy import stats  # which takes seconds to import
+
+    return float(stats.t.ppf((1 + _CONFIDENCE) / 2, expectation.degrees))
 
 
 def _variance_of_median(count: int) -> float:
@@ -234,6 +241,8 @@ def decide(found: Shift, rule: Rule) -> Decision:
 
 def median_bounds(values: Sequence[float]) -> tuple[float, float]:
     """The sign test's 99 % interval of a median: two of the sorted values, or infinite for fewer than eight."""
+    from scipy import stats  # which takes seconds to import
+
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     rank = int(stats.binom.ppf((1 - _CONFIDENCE) / 2, len(ordered), 0.5))
     if rank == 0:

@@ -31,6 +31,7 @@ NAMES = ", ".join(
         "group-lasso",
         "paper",
         "pretrain",
+        "sister-forms",
         "smoke",
     ]
 )
