@@ -8,14 +8,15 @@ import os
 import re
 import sysconfig
 import tokenize
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from slimline.tasks.data.overlap import Hashes, shared_parts, window_hashes
 
 Split = Literal["train", "dev", "test"]
+T = TypeVar("T")
 
 MAX_BYTES = 200_000
 _READERS = 8  # threads that wait for the disk: a fresh environment's files are not in memory yet
@@ -190,7 +191,7 @@ def select(files: Iterable[SourceFile]) -> Selection:
     left_out = {"oversized": 0, "generated": 0, "duplicate": 0, "unreadable": 0}
     seen: set[str] = set()
     by_split = sorted(files, key=lambda file: list(chosen).index(file.split))
-    for file, (reason, digest) in zip(by_split, _examine_all(by_split), strict=True):
+    for file, (reason, digest) in zip(by_split, _map(_examine, by_split), strict=True):
         if not reason and digest not in seen:
             chosen[file.split].append(file)
         else:
@@ -227,28 +228,39 @@ def _windows(file: SourceFile) -> Hashes:
         return window_hashes(b"")
 
 
-def _examine_all(files: Sequence[SourceFile]) -> Iterator[tuple[str, str]]:
-    """What `_examine` says of each file, in their order."""
+def _map(of_file: Callable[[SourceFile], T], files: Sequence[SourceFile]) -> Iterator[T]:
+    """What a function that reads one file says of each, in their order."""
     groups = [files[start : start + _FILES_AT_ONCE] for start in range(0, len(files), _FILES_AT_ONCE)]
     with ThreadPoolExecutor(_READERS) as readers:
-        for found in readers.map(lambda group: [_examine(file) for file in group], groups):
+        for found in readers.map(lambda group: [of_file(file) for file in group], groups):
             yield from found
 
 
 def _examine(file: SourceFile) -> tuple[str, str]:
-    """Why to leave a file out whatever the others hold ("" for no reason), and the SHA-256 of its content."""
+    """Why to leave a file out whatever the others hold ("" for no reason), and its digest."""
+    reason, content = _read(file)
+    if not reason and looks_generated(file.name, content):
+        reason = "generated"
+    return reason, hashlib.sha256(content).hexdigest()
+
+
+def _digest(file: SourceFile) -> str:
+    return hashlib.sha256(_read(file)[1]).hexdigest()
+
+
+def _read(file: SourceFile) -> tuple[str, bytes]:
+    """Why a file is not read ("" if it is), and its content, or what tells it from others instead."""
     if file.size > MAX_BYTES:
-        return "oversized", f"{file.name} {file.size}"
+        return "oversized", f"{file.name} {file.size}".encode()
     try:
-        content = file.path.read_bytes()
+        return "", file.path.read_bytes()
     except OSError:  # it has gone since it was found
-        return "unreadable", file.name
-    return "generated" if looks_generated(file.name, content) else "", hashlib.sha256(content).hexdigest()
+        return "unreadable", file.name.encode()
 
 
 def tree_digest(files: Sequence[SourceFile]) -> str:
     """SHA-256 over names and contents: what a cached slice of these trees depends on."""
     digest = hashlib.sha256()
-    for file, (_, content) in zip(files, _examine_all(files), strict=True):
+    for file, content in zip(files, _map(_digest, files), strict=True):
         digest.update(f"{file.name}\0{content}\n".encode())
     return digest.hexdigest()

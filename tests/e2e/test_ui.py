@@ -17,6 +17,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 from playwright.sync_api import TimeoutError as BrowserTimeout
 
+from tests.command import SMOKE_DATA
 from tests.e2e.server import Server, wait_until
 from tests.system import PATIENCE_S, require
 
@@ -168,7 +169,7 @@ def shorter(server: Server) -> Iterator[None]:
     deployment = server.deployment("benchmark/benchmark")
     assert deployment["parameters"] == {"study": "smoke"}
     place = f"deployments/{deployment['id']}"
-    quick = {"study": "smoke", "variants": ["int8"], "rounds": 1, "samples": 8}
+    quick = {"study": "smoke", "variants": ["int8"], "rounds": 1}
     server.request("PATCH", place, {"parameters": quick})
     yield
     server.request("PATCH", place, {"parameters": deployment["parameters"]})
@@ -201,7 +202,7 @@ def test_custom_run_takes_what_is_filled_in(page: Page, server: Server, snap: Sn
     open_deployment(page, server, "benchmark")
     page.get_by_role("button", name="Run", exact=True).click()
     page.locator(ENTRY, has_text="Custom run").click()
-    for name, value in (("rounds", "2"), ("samples", "4")):
+    for name, value in (("rounds", "2"), ("samples", str(SMOKE_DATA["samples"]))):
         field(page, name).get_by_role("button", name="int").click()
         field(page, name).get_by_role("spinbutton").fill(value)
     snap("custom-run")
@@ -210,7 +211,7 @@ def test_custom_run_takes_what_is_filled_in(page: Page, server: Server, snap: Sn
     page.goto("about:blank")
     assert server.wait_for_end(run)["type"] == "COMPLETED"
     parameters = server.ask(f"flow_runs/{run}")["parameters"]
-    assert (parameters["study"], parameters["rounds"], parameters["samples"]) == ("smoke", 2, 4)
+    assert (parameters["study"], parameters["rounds"], parameters["samples"]) == ("smoke", 2, SMOKE_DATA["samples"])
     assert {row["round"] for row in server.rows(run)} == {1, 2}
     see_results(page, server, run, snap)
 
