@@ -73,7 +73,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepared_home(shared: Path) -> Path:
     """A state directory to be copied, in which nothing has run yet. What takes a minute each is there.
 
-    It is Prefect's database, the slice and the base of the smoke study, and this host's peaks.
+    It is Prefect's database, slice and base of the smoke study, the base's ONNX graph, and this host's peaks.
     """
     home = shared / "prepared"
     with FileLock(shared / "prepared.lock"):

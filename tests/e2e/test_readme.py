@@ -21,8 +21,9 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith("slimline ")
 ]
-# By the fixture `first_run`, test_run.py, test_serve.py and test_dashboard.py: servers run until they are stopped.
-RUN_ELSEWHERE = {FIRST_RUN, SECOND_RUN, "slimline serve", "slimline dashboard"}
+# By the fixture `first_run`, test_run.py, test_serve.py and test_dashboard.py, as servers run until they are stopped;
+# and by test_compression.py, on a few lines.
+RUN_ELSEWHERE = {FIRST_RUN, SECOND_RUN, "slimline serve", "slimline dashboard", "slimline run compression"}
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def test_the_command_runs_the_study(study_file: Path, prepared_home: Path, tmp_p
     (command,) = re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL)
     assert shlex.split(command) == ["slimline", "run", study_file.name]
     home = shutil.copytree(prepared_home, tmp_path / "home")
-    rows = json.loads(run_command("run", str(study_file), "--json", home=home).stdout)
+    rows = json.loads(run_command("run", str(study_file), "--rounds", "1", "--json", home=home).stdout)
     assert [(row["variant"], row["error"]) for row in rows] == [("original", None), ("shallow", None)]
     assert rows[1]["params_m"] < rows[0]["params_m"]
 

@@ -28,6 +28,7 @@ PROGRAMS = Path(__file__).with_name("programs")
 MEASURE = PROGRAMS / "measure_order.py"
 MEASURE_WITHOUT_VNNI = PROGRAMS / "measure_without_vnni.py"
 MOST_LISTINGS = 12
+LINES = 8
 ONNX = {"step": "engine", "name": "onnxruntime"}
 COUNTS = """
 SELECT (SELECT count(*) FROM rounds WHERE error IS NULL) AS rounds, (SELECT count(*) FROM predictions) AS lines,
@@ -62,14 +63,16 @@ def publish(store: ArtifactStore, directory: Path, kind: str, *inputs: ArtifactR
 
 
 def build_order(store: ArtifactStore, directory: Path, weight_bits: int | None = None) -> Order:
-    """Four variants of a tiny model, and four lines to complete; `int8` and the control are noted as trained on."""
+    """Four variants of a tiny model, and some lines to complete; `int8` and the control are noted as trained on."""
     slice_dir, graph_dir, longer_dir, int8_dir = (directory / name for name in ("slice", "graph", "longer", "int8"))
     for each in (slice_dir, graph_dir, longer_dir, int8_dir):
         each.mkdir()
     model = write_bpe_model(directory / "model")
-    other = write_bpe_model(directory / "other", n_layer=1)
+    other = write_bpe_model(directory / "other", n_layer=1, tie_word_embeddings=False)  # completes otherwise
+    words = ["os", ".", "path", ".", "join", "(", "a", ",", "b", ")"]
     write_rows(
-        slice_dir / "samples.parquet", [Sample(n, "a.py", "<s> import os <EOL> x =", f"= {n}") for n in range(4)]
+        slice_dir / "samples.parquet",
+        [Sample(n, "a.py", "<s> import os <EOL> x =", " ".join(["=", *words[:n]])) for n in range(LINES)],
     )
     slice_, base = publish(store, slice_dir, "slice"), publish(store, model, "model")
     longer = publish(store, longer_dir, "onnx", base, tokens=9, **export_onnx(other, longer_dir))
@@ -119,7 +122,7 @@ def test_a_measurement_lists_the_store_a_few_times_and_a_second_one_measures_not
 
     metrics = MetricsStore(f"{s3}/metrics")
     (counts,) = metrics.query(COUNTS).to_pylist()
-    assert counts == {"rounds": 2 * 5, "lines": 4 * 4, "scored": 4, "runs": 1, "hosts": 1}
+    assert counts == {"rounds": 2 * 5, "lines": 4 * LINES, "scored": 4, "runs": 1, "hosts": 1}
     assert_drops_are_against(metrics, {"original": "original", "drafts": "original", "int8": "longer"})
 
     before = metrics.files()
@@ -141,7 +144,7 @@ class Measured(NamedTuple):
 @pytest.fixture(scope="module")
 def measured(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Measured:
     directory = tmp_path_factory.mktemp("measured")
-    home = shutil.copytree(prepared_home, directory / "home")
+    home = shutil.copytree(prepared_home, directory / "home", ignore=shutil.ignore_patterns("peaks"))
     order = directory / "order.json"
     order.write_text(build_order(ArtifactStore(home / "artifacts"), directory, weight_bits=8).model_dump_json())
     finished = subprocess.run(
