@@ -88,7 +88,8 @@ measuring: {rounds: 1, speed_samples: 1, pair_seconds: 0, warmup_samples: 1, dec
 @pytest.mark.long
 def test_what_one_machine_measures_another_reads(s3, prepared_home, tmp_path):
     (tmp_path / "tiny.yaml").write_text(TINY)
-    ours, theirs = shutil.copytree(prepared_home, tmp_path / "ours"), tmp_path / "theirs"
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    shutil.copytree(prepared_home, ours, ignore=shutil.ignore_patterns("artifacts"))
     run_command("run", str(tmp_path / "tiny.yaml"), home=ours, SLIMLINE_STORE=s3)
     printed = run_command("table", "--format", "json", home=theirs, SLIMLINE_STORE=f"{s3}/").stdout
     (row,) = json.loads(printed)
