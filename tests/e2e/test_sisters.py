@@ -30,8 +30,10 @@ def rows(smoke_home: Path) -> dict[str, dict[str, Any]]:
     study = yaml.safe_load(STUDY)
     (pruning, quantization, engine) = yaml.safe_load(LIBRARY)["recipe"]
     pruning |= {"max_steps": 2, "batch_size": 2, "window": 128}
-    recipe = [pruning, quantization, engine]
-    study["variants"]["quantized-itrex"] = {"label": "as published", "recipe": recipe}
+    study["variants"] |= {
+        "pruned-itrex": {"label": "as published", "recipe": [pruning, engine]},
+        "quantized-itrex": {"label": "as published", "recipe": [pruning, quantization, engine]},
+    }
     study["variants"]["mp-ptq"]["repairs"] = ["quantized-itrex"]
     study["measuring"] |= {"rounds": 1, "speed_samples": 2, "pair_seconds": 0, "warmup_samples": 1}
     (smoke_home / "sisters.yaml").write_text(yaml.safe_dump(study), "utf8")
@@ -43,7 +45,7 @@ def test_every_system_is_built_and_measured(rows: dict[str, dict[str, Any]]) -> 
     assert {name: row["error"] for name, row in rows.items()} == dict.fromkeys(rows)
     assert set(rows) == {
         *("original", "distil", "xtc-1bit", "mp-ptq", "peg-ptq"),
-        "quantized-itrex",
+        *("pruned-itrex", "quantized-itrex"),
     }
     for row in rows.values():
         assert row["speed_ratio"] > 0 and row["es"] is not None and 0 <= row["line_agreement"] <= 100
@@ -56,6 +58,7 @@ def test_sizes_are_what_the_systems_claim(rows: dict[str, dict[str, Any]]) -> No
     for name in ("mp-ptq", "peg-ptq"):
         assert disk[name] < disk["original"] / 3.7
     assert rows["distil"]["params_m"] < 0.7 * rows["original"]["params_m"]
+    assert rows["pruned-itrex"]["params_nonzero_m"] == pytest.approx(0.4 * rows["original"]["params_m"], rel=0.02)
 
 
 def test_what_they_say_is_executed_in_int8_is(rows: dict[str, dict[str, Any]]) -> None:

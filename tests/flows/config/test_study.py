@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from slimline.flows.config.host import host_names, load_host
 from slimline.flows.config.study import STUDIES, Study, StudyError, load_study, parse_study, study_names
-from slimline.tasks.specs import Engine, GroupLasso, Spec
+from slimline.tasks.specs import Data, Engine, GroupLasso, Spec
+from tests.command import SMOKE_DATA
 from tests.flows.config.studies import (
     DYNAMIC,
     EXPORT,
@@ -279,6 +280,10 @@ def test_an_unknown_host_is_refused_with_what_comes_close():
 
 def test_the_shipped_studies_are_those_documented():
     assert ", ".join(study_names()) == NAMES
+
+
+def test_tests_share_the_data_of_the_smoke_study() -> None:
+    assert load_study("smoke").data == Data.model_validate(SMOKE_DATA)
 
 
 @pytest.mark.parametrize("name", study_names())
